@@ -1,0 +1,60 @@
+"""prefopt: preference optimization of language models. The public names; importing them is lazy."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "PreferenceTrainer": "trainer",
+    "PreferenceConfig": "config",
+    "DPOTrainer": "trainers",
+    "DPOConfig": "trainers",
+    "RewardTrainer": "trainers",
+    "RewardConfig": "trainers",
+    "SFTTrainer": "trainers",
+    "SFTConfig": "trainers",
+    "DPO": "objectives.dpo",
+    "BradleyTerry": "objectives.reward",
+    "BestOf": "objectives.best_of",
+    "Objective": "objectives.base",
+    "Loss": "objectives.base",
+    "Batch": "batch",
+    "Outputs": "batch",
+    "load_preferences": "data",
+    "load_prompts": "data",
+    "load_sft": "data",
+}
+__all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from .batch import Batch as Batch
+    from .batch import Outputs as Outputs
+    from .config import PreferenceConfig as PreferenceConfig
+    from .data import load_preferences as load_preferences
+    from .data import load_prompts as load_prompts
+    from .data import load_sft as load_sft
+    from .objectives.base import Loss as Loss
+    from .objectives.base import Objective as Objective
+    from .objectives.best_of import BestOf as BestOf
+    from .objectives.dpo import DPO as DPO
+    from .objectives.reward import BradleyTerry as BradleyTerry
+    from .trainer import PreferenceTrainer as PreferenceTrainer
+    from .trainers import DPOConfig as DPOConfig
+    from .trainers import DPOTrainer as DPOTrainer
+    from .trainers import RewardConfig as RewardConfig
+    from .trainers import RewardTrainer as RewardTrainer
+    from .trainers import SFTConfig as SFTConfig
+    from .trainers import SFTTrainer as SFTTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'prefopt' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

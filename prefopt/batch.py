@@ -1,0 +1,109 @@
+"""What crosses the waist: one batch layout going into a model, one set of outputs coming out of it.
+
+Shape letters, the same in every file:
+
+    G  prompts in the batch (the first axis is always prompts)
+    K  responses per prompt, best first when an order is known; a preference pair is K = 2
+    P  prompt positions, left padded
+    R  response positions, right padded
+    V  vocabulary
+
+A layout only: nothing here knows a tokenizer, a model or a loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GRADES = ("significantly", "better", "slightly", "negligibly")
+"""Llama 2's four preference grades (arXiv:2307.09288, section 3.2.1), strongest first; `Batch.grade` holds the index."""
+
+
+class Batch(dict[str, Tensor]):
+    """A dict of tensors, so that Trainer and accelerate can move it, with its columns as attributes.
+
+    ============== ========= ==============================================================================
+    prompt_ids     [G, P]    left padded
+    prompt_mask    [G, P]    bool
+    response_ids   [G, K, R] right padded
+    response_mask  [G, K, R] bool: the token exists and is attended; an absent response is all False
+    loss_mask      [G, K, R] bool, a subset of response_mask: what log-probs, lengths, KL and sizes count
+    index          [G]       row number in the dataset, -1 for a row that only fills up the batch
+    score          [G, K]    what a scorer gave each response, if known
+    margin         [G]       required gap between the scores of a pair, if known
+    grade          [G]       index into GRADES, -1 where unknown, if known
+    ref_logps      [G, K, R] response log-probs under the reference, if an objective needs them
+    ============== ========= ==============================================================================
+    """
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this batch has no column {name!r}; it has {sorted(self)}") from None
+
+    def with_columns(self, **columns: Tensor) -> Batch:
+        """A batch with these columns added or replaced; the tensors are shared, not copied."""
+        return Batch({**self, **columns})
+
+    def rows(self, select: slice | Tensor) -> Batch:
+        """The same columns for some of the prompts."""
+        return Batch({name: column[select] for name, column in self.items()})
+
+    @property
+    def present(self) -> Tensor:
+        """[G, K] bool: which responses exist."""
+        return self.response_mask.any(-1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[G, K]: how many response tokens count."""
+        return self.loss_mask.sum(-1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Batch, (dict(self),)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says about a batch. A field is None unless it was asked for; masked positions are 0.
+
+    ============= ========= ==============================================================================
+    logps         [G, K, R] log-prob of response token t, read where t is predicted
+    values        [G, K, R] value before response token t, read at the same place: a baseline must not see the action
+    scores        [G, K]    reward head at the last response token, which has been fed
+    entropy       [G, K, R] entropy of the distribution that token t was drawn from, in nats
+    top1          [G, K, R] 1 where token t was the most probable one
+    log_sum_sq    [G, K, R] log of the sum over the vocabulary of squared probabilities (WPO's normaliser)
+    ============= ========= ==============================================================================
+    """
+
+    logps: Tensor | None = None
+    values: Tensor | None = None
+    scores: Tensor | None = None
+    entropy: Tensor | None = None
+    top1: Tensor | None = None
+    log_sum_sq: Tensor | None = None
+
+    def detached(self) -> Outputs:
+        return Outputs(**{name: value if value is None else value.detach() for name, value in vars(self).items()})
+
+    def required(self, name: str) -> Tensor:
+        """The field, or an error that says it was not asked for."""
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"Outputs.{name} was not computed: name it in the objective's `wants` or `trains`")
+        return value
+
+
+def fill_rows(batch: Batch, count: int) -> Batch:
+    """`batch` with `count` more prompts that are absent: every mask False, index -1."""
+    def grow(name: str, column: Tensor) -> Tensor:
+        empty = column.new_full((count, *column.shape[1:]), -1 if name in ("index", "grade") else 0)
+        return torch.cat([column, empty])
+
+    return Batch({name: grow(name, column) for name, column in batch.items()})

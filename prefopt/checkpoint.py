@@ -1,0 +1,119 @@
+"""Whole-or-absent checkpoints, and which one to resume from. Knows folders and manifests, not training.
+
+A checkpoint is written under another name, flushed, given a manifest of its files and only then renamed into place:
+a run killed at any moment leaves either a complete `checkpoint-N` or none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "prefopt_manifest.json"
+STAGING = ".staging"
+_NAME = re.compile(r"checkpoint-(\d+)$")
+
+
+def publish(staged: Path, final: Path, run: dict[str, Any]) -> None:
+    """Complete `staged` with a manifest, make sure it is on disk, and rename it to `final`.
+
+    `run` describes what the checkpoint belongs to; `check_resumable` compares it later.
+    """
+    files = {str(f.relative_to(staged)): f.stat().st_size for f in sorted(staged.rglob("*")) if f.is_file()}
+    (staged / MANIFEST).write_text(json.dumps({"files": files, "run": run}, indent=2))
+    for file in staged.rglob("*"):
+        _flush(file)
+    _flush(staged)
+    if final.exists():
+        _remove(final)
+    os.replace(staged, final)
+    _flush(final.parent)
+
+
+def problem_with(folder: Path) -> str | None:
+    """Why `folder` is not a complete checkpoint, or None if it is one."""
+    if not (folder / MANIFEST).is_file():
+        return f"no {MANIFEST}: it was not finished, or another program wrote it"
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (ValueError, KeyError):
+        return f"{MANIFEST} is damaged"
+    for name, size in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def newest(run_dir: str | Path) -> Path:
+    """The newest complete checkpoint; says which newer ones it passed over and why.
+
+    Raises:
+        FileNotFoundError: there is none; the message lists what was found instead.
+    """
+    passed_over = []
+    for folder in reversed(_numbered(Path(run_dir))):
+        problem = problem_with(folder)
+        if problem is None:
+            return folder
+        passed_over.append(f"{folder.name}: {problem}")
+        logger.warning("not resuming from %s: %s", folder, problem)
+    found = "; ".join(passed_over) or "no checkpoint-* folder"
+    raise FileNotFoundError(f"no complete checkpoint in {run_dir} to resume from ({found})")
+
+
+def check_resumable(folder: Path, run: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another model, or one that another step size made: its data position means nothing here.
+
+    A folder without our manifest is left to transformers.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        logger.warning("%s has no %s: whether it belongs to this run cannot be checked", folder, MANIFEST)
+        return
+    then = json.loads(manifest.read_text())["run"]
+    differing = [f"{key} was {then[key]!r}, is {run[key]!r}" for key in run if key in then and then[key] != run[key]]
+    if differing:
+        raise ValueError(f"{folder} belongs to another run: {'; '.join(differing)}")
+
+
+def rotate(run_dir: Path, limit: int | None, keep: str | None) -> None:
+    """Delete the oldest complete checkpoints beyond `limit`; never the newest, never `keep` (the best)."""
+    if not limit or limit < 1:
+        return
+    kept = Path(keep).name if keep else None
+    complete = [folder for folder in _numbered(run_dir) if problem_with(folder) is None]
+    spare = [folder for folder in complete[:-1] if folder.name != kept]
+    for folder in spare[: max(0, len(complete) - limit)]:
+        _remove(folder)
+
+
+def _numbered(run_dir: Path) -> list[Path]:
+    """checkpoint-N folders by N: names and times can lie, numbers do not."""
+    found = [(int(m[1]), p) for p in run_dir.glob("checkpoint-*") if p.is_dir() and (m := _NAME.match(p.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _remove(folder: Path) -> None:
+    # Renamed first: a removal that is cut short must not leave half a checkpoint under a checkpoint's name.
+    doomed = folder.with_name(f".removing-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

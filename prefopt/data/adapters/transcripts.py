@@ -1,0 +1,128 @@
+r"""Formats that write a conversation as one text with speaker tags: HH-RLHF and rm-static, English and Chinese."""
+
+import re
+
+from ..records import Candidates, Turn
+from .base import register
+from .fields import ROLES, Drop, Row, is_text, merged, text
+
+HH_TAG = re.compile(r"\n\n(Human|Assistant):")
+HH_START = re.compile(r"\s*(Human|Assistant):")
+WORDS = "Human|Assistant|User|人类|用户|助手|助理|机器人|问|答"
+SPEAKERS = {**ROLES, "答": "assistant"}
+# From the published form to what translation leaves of it: a tag after a blank line, on its own line, after any space.
+# A looser form is tried only where a stricter one does not explain the whole prompt, as answers may quote tags.
+TAGS = tuple(
+    re.compile(rf"{before}({WORDS})[ \t\u3000]*[:：]")
+    for before in (r"(?:\A\s*|\n[ \t\u3000]*\n\s*)", r"(?:\A\s*|\n\s*)", r"(?:\A\s*|\s+)")
+)
+HAN = re.compile("[\u4e00-\u9fff]")
+
+
+def split_turns(transcript: str, tag: re.Pattern[str]) -> list[Turn]:
+    """The turns of a transcript, less the space around them."""
+    before, *parts = tag.split(transcript)
+    if before.strip() or not parts:
+        raise Drop("text does not start with a speaker tag")
+    return [Turn(SPEAKERS[who.lower()], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _is_hh(row: Row) -> bool:
+    if "prompt" in row or not is_text(row, "chosen", "rejected"):
+        return False
+    return HH_START.match(row["chosen"]) is not None and HH_START.match(row["rejected"]) is not None
+
+
+@register(
+    "hh-rlhf",
+    kind="pair",
+    fields=r'chosen, rejected: "\n\nHuman: ...\n\nAssistant: ..." transcripts',
+    recognises=_is_hh,
+)
+def read_hh(row: Row) -> Candidates:
+    """The longest common prefix of whole turns is the prompt; exactly one assistant turn must remain on each side.
+
+    Anthropic's rows have no other mark of where the answer starts: cutting at the first differing character puts the
+    answers' common beginning into the prompt, and cutting both at the last tag corrupts rows that differ earlier.
+    """
+    chosen, repairs = _conversation(text(row, "chosen"))
+    rejected, more = _conversation(text(row, "rejected"))
+    return pair_of(chosen, rejected, repairs or more)
+
+
+def _conversation(transcript: str) -> tuple[list[Turn], tuple[str, ...]]:
+    return merged(split_turns("\n\n" + transcript.lstrip(), HH_TAG))
+
+
+def pair_of(chosen: list[Turn], rejected: list[Turn], repairs: tuple[str, ...] = ()) -> Candidates:
+    """A pair from two whole conversations."""
+    if any(side[-1].role != "assistant" for side in (chosen, rejected)):
+        raise Drop("conversation ends on a user turn")
+    if chosen == rejected:
+        raise Drop("identical answers")
+    shared = common_turns(chosen, rejected)
+    if not len(chosen) == len(rejected) == shared + 1:
+        raise Drop("context mismatch")
+    return Candidates(tuple(chosen[:shared]), (chosen[-1].content, rejected[-1].content), repairs=repairs)
+
+
+def common_turns(chosen: list[Turn], rejected: list[Turn]) -> int:
+    """How many turns two conversations share from the start."""
+    same = (a == b for a, b in zip(chosen, rejected))  # noqa: B905 (the shorter one ends it)
+    return next((count for count, equal in enumerate(same) if not equal), min(len(chosen), len(rejected)))
+
+
+def tagged_prompt(transcript: str) -> tuple[tuple[Turn, ...], tuple[str, ...]] | None:
+    """The turns of a prompt that carries speaker tags, and its repairs; None when it carries none."""
+    transcript = transcript.replace("\r\n", "\n")
+    if not TAGS[0].match(transcript):
+        return None
+    for tag in TAGS:
+        *turns, last = split_turns(transcript, tag)
+        if turns and last == Turn("assistant", ""):
+            conversation, repairs = merged(turns)
+            return tuple(conversation), repairs
+    conversation, repairs = merged(split_turns(transcript, TAGS[0]))
+    return tuple(conversation), (*repairs, "final assistant tag was missing")
+
+
+def untagged(answer: str) -> tuple[str, tuple[str, ...]]:
+    """An answer less the assistant tag that some copies repeat before it."""
+    tag = TAGS[0].match(answer)
+    if tag and SPEAKERS[tag[1].lower()] == "assistant":
+        return answer[tag.end() :].strip(), ("assistant tag removed from an answer",)
+    return answer.strip(), ()
+
+
+def _is_tagged(row: Row) -> bool:
+    return is_text(row, "prompt", "chosen", "rejected") and TAGS[0].match(row["prompt"]) is not None
+
+
+def _is_tagged_chinese(row: Row) -> bool:
+    return _is_tagged(row) and HAN.search(row["prompt"]) is not None
+
+
+def read_rm_static(row: Row) -> Candidates:
+    """Prompt with tags, answers without; the column `response` repeats the chosen answer and is not needed."""
+    found = tagged_prompt(text(row, "prompt"))
+    if found is None:
+        raise Drop("prompt does not start with a speaker tag")
+    prompt, repairs = found
+    chosen, chosen_repairs = untagged(text(row, "chosen"))
+    rejected, rejected_repairs = untagged(text(row, "rejected"))
+    return Candidates(prompt, (chosen, rejected), repairs=tuple({*repairs, *chosen_repairs, *rejected_repairs}))
+
+
+# One reading serves both names: the strictest form that explains the prompt is the English one where it applies.
+register(
+    "rm-static-zh",
+    kind="pair",
+    fields="prompt, chosen, rejected: as rm-static, in Chinese (人类：... 助手：)",
+    recognises=_is_tagged_chinese,
+)(read_rm_static)
+register(
+    "rm-static",
+    kind="pair",
+    fields=r'prompt: "\n\nHuman: ...\n\nAssistant:", chosen, rejected: answers',
+    recognises=_is_tagged,
+)(read_rm_static)

@@ -1,0 +1,52 @@
+"""What a preference record is, in text; knows no file format, no tokenizer and no tensor."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+GRADES = ("significantly", "better", "slightly", "negligibly")  # Llama 2 (arXiv 2307.09288), table 27
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what, where, and what to do instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation.
+
+    Roles are "system", "user", "assistant", "tool", and "text" for a prompt that came as bare text: it has no speaker
+    and is encoded verbatim, without a template.
+    """
+
+    role: str
+    content: str
+
+
+# A response is the answer's text, or, for a conversation with several answers, every turn after the prompt.
+Response = str | tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """A prompt with its responses, best first when an order is known. A pair is two candidates; SFT has one.
+
+    `scores` has one number per response. `repairs` names what an adapter had to mend in the raw row.
+    """
+
+    prompt: tuple[Turn, ...]
+    responses: tuple[Response, ...] = ()
+    scores: tuple[float, ...] | None = None
+    margin: float | None = None
+    grade: str | None = None
+    repairs: tuple[str, ...] = ()
+
+
+def texts(candidates: Candidates) -> Iterator[str]:
+    """Every piece of text in a record."""
+    for turn in candidates.prompt:
+        yield turn.content
+    for response in candidates.responses:
+        if isinstance(response, str):
+            yield response
+        else:
+            yield from (turn.content for turn in response)

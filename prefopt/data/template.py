@@ -1,0 +1,144 @@
+"""How a conversation is written as text, and which token ends a response; knows no dataset and no length limit."""
+
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .records import DataError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+Message = dict[str, str]
+SPEAKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "tool": "\n\nTool: ", "system": ""}
+PROBE = "an answer"
+
+
+class Segment(NamedTuple):
+    """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers."""
+
+    text: str
+    trained: bool
+
+
+def stop_token_ids(
+    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None" = None
+) -> list[int]:
+    """The ids on which sampling stops; the first is the one that ends every response in training.
+
+    That is the chat template's end of turn when sampling may stop on it (it is the tokenizer's EOS or one of the
+    generation config's), else EOS.
+    """
+    allowed = _eos_ids(tokenizer, generation_config)
+    end = end_of_turn(tokenizer)
+    return [end, *(i for i in allowed if i != end)] if end in allowed else allowed
+
+
+def _eos_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None") -> list[int]:
+    configured: Any = getattr(generation_config, "eos_token_id", None)
+    configured = [configured] if isinstance(configured, int) else list(configured or [])
+    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
+    ids = list(dict.fromkeys(own + configured))
+    if not ids:
+        raise DataError("the tokenizer has no EOS token, so no response could ever end; set tokenizer.eos_token")
+    return ids
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The special token that the chat template writes after an answer, if it has a template and writes one."""
+    if not tokenizer.chat_template:
+        return None
+    rendered = render(tokenizer, [{"role": "user", "content": "a question"}, {"role": "assistant", "content": PROBE}])
+    after = rendered.rpartition(PROBE)[2]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    return next((i for i in ids if i in special), None)  # type: ignore[union-attr]
+
+
+def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], prompt: bool = False) -> str:
+    """The chat template's text of a conversation; of a prompt, up to where the model is to answer."""
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)  # type: ignore
+    except Exception as error:  # templates raise errors of their own, without saying for which conversation
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
+
+
+class Renderer:
+    """Writes prompts and responses as text, with the chat template when the tokenizer has one, else plainly."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None" = None):
+        self.tokenizer = tokenizer
+        self.stop = stop_token_ids(tokenizer, generation_config)[0]
+        self.stop_text = str(tokenizer.decode([self.stop], skip_special_tokens=False))
+        self.eos = self.stop if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+    def templated(self, prompt: list[Message]) -> bool:
+        """Bare text has no speaker, hence no template."""
+        return bool(self.tokenizer.chat_template) and not is_bare(prompt)
+
+    def prompt(self, prompt: list[Message]) -> str:
+        """The text up to the first character of the answer."""
+        if is_bare(prompt):
+            return prompt[0]["content"] if prompt else ""
+        if self.tokenizer.chat_template:
+            return render(self.tokenizer, prompt, prompt=True)
+        return "".join(SPEAKERS[turn["role"]] + turn["content"] for turn in prompt) + SPEAKERS["assistant"].rstrip()
+
+    def end(self, prompt: list[Message]) -> int:
+        """The stop token of a response to this prompt."""
+        return self.eos if is_bare(prompt) else self.stop
+
+    def response(self, prompt: list[Message], opening: str, tail: list[Message]) -> tuple[list[Segment], bool]:
+        """The segments of a response (one answer, or answers with the turns between), and whether the template agrees.
+
+        `opening` is the prompt's text. The template agrees when it renders the whole conversation as exactly these
+        segments, each answer with its stop token, following the prompt. Some insert or strip text by position; then
+        the segments are still what sampling would see.
+        """
+        if is_bare(prompt):
+            return [Segment(tail[0]["content"], True)], True
+        if not self.tokenizer.chat_template:
+            return self._plain(tail), True
+        return self._templated(prompt, opening, tail)
+
+    def _plain(self, tail: list[Message]) -> list[Segment]:
+        segments, between = [], ""
+        for number, turn in enumerate(tail):
+            if turn["role"] != "assistant":
+                between += SPEAKERS[turn["role"]] + turn["content"]
+                continue
+            if number:
+                segments.append(Segment(between + SPEAKERS["assistant"].rstrip(), False))
+            segments.append(Segment(" " + turn["content"].lstrip(), True))
+            between = ""
+        return segments
+
+    def _templated(self, prompt: list[Message], opening: str, tail: list[Message]) -> tuple[list[Segment], bool]:
+        segments, agrees = [Segment(tail[0]["content"], True)], True
+        answer = tail[0]["content"]
+        for number, turn in enumerate(tail[1:], 1):
+            if turn["role"] != "assistant":
+                continue
+            following = render(self.tokenizer, prompt + tail[:number], prompt=True)
+            agrees &= following.startswith(opening + answer + self.stop_text)
+            between = self._after(answer, following, opening)
+            if between is None:
+                return segments, False
+            answer, opening = turn["content"], following
+            segments += [Segment(between, False), Segment(answer, True)]
+        whole = render(self.tokenizer, prompt + tail)
+        return segments, agrees and whole.startswith(opening + answer + self.stop_text)
+
+    def _after(self, answer: str, following: str, opening: str) -> str | None:
+        """What the template writes after an answer and its stop token; None when it has rewritten the answer."""
+        start = following.find(answer, len(commonprefix([following, opening])))
+        if start < 0:
+            return None
+        rest = following[start + len(answer) :]
+        stopped = rest.lstrip()
+        return stopped.removeprefix(self.stop_text) if stopped.startswith(self.stop_text) else rest
+
+
+def is_bare(prompt: list[Message]) -> bool:
+    """Whether a prompt is bare text (or empty), which is encoded verbatim."""
+    return not prompt or [turn["role"] for turn in prompt] == ["text"]

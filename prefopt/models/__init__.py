@@ -1,0 +1,1 @@
+"""Policies, reward models and references: how they are loaded, run and frozen."""

@@ -1,0 +1,123 @@
+"""The reward head over any backbone, and the auxiliary language-model head beside it. Knows modules, not batches.
+
+A reward model is transformers' own sequence-classification class with one label, so that plain
+`AutoModelForSequenceClassification.from_pretrained` loads what was trained here and gives the same scores.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+HEAD_NAMES = ("score", "classifier")
+LM_HEAD = "auxiliary_lm_head"
+
+
+def head_name(model: nn.Module) -> str:
+    """Which submodule is the reward head."""
+    for name in HEAD_NAMES:
+        if isinstance(getattr(model, name, None), nn.Module):
+            return name
+    raise ValueError(
+        f"{type(model).__name__} has no reward head ({' or '.join(HEAD_NAMES)}): load it with "
+        "AutoModelForSequenceClassification(num_labels=1), or prefopt.models.load.load_scorer"
+    )
+
+
+def reward_head_of(model: nn.Module) -> nn.Module:
+    return getattr(model, head_name(model))
+
+
+def is_scorer(model: nn.Module) -> bool:
+    return any(isinstance(getattr(model, name, None), nn.Module) for name in HEAD_NAMES)
+
+
+def widen_head(model: nn.Module) -> None:
+    """Keep the reward head in float32: a bfloat16 score ties about a fifth of all pairs."""
+    head = reward_head_of(model)
+    if next(head.parameters()).dtype in (torch.float16, torch.bfloat16):
+        head.float()
+
+
+def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
+    """A reward model with the policy's backbone (copied) and a new head, as Llama 2 (section 3.2.2) starts one."""
+    labels = {"id2label": {0: "score"}, "label2id": {"score": 0}}
+    config = type(policy.config).from_dict(policy.config.to_dict() | labels | {"architectures": None})
+    scorer = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
+    scorer.base_model.load_state_dict(policy.base_model.state_dict())
+    widen_head(scorer)
+    return scorer.to(policy.device)
+
+
+def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give model and tokenizer a pad token that is not the end of a response.
+
+    transformers' classification models score the last token that is not pad. With pad == eos that is one token before
+    the one trained here, so another special token becomes pad, in the config and the tokenizer that are saved.
+    """
+    ends = {tokenizer.eos_token_id, *_template_ends(tokenizer)}
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
+        free = [i for i in sorted(tokenizer.all_special_ids) if i not in ends]
+        if not free:
+            raise ValueError(
+                "the tokenizer's only special tokens end a response, so none can pad: add one with "
+                "tokenizer.add_special_tokens({'pad_token': '<pad>'}) and model.resize_token_embeddings(len(tokenizer))"
+            )
+        token = tokenizer.convert_ids_to_tokens(free[0])
+        logger.warning("pad was an end token, which plain transformers would not score: pad is now %r", token)
+        tokenizer.pad_token = token
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _template_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    from ..data.encode import stop_token_ids
+
+    return list(stop_token_ids(tokenizer))
+
+
+def attach_lm_head(model: PreTrainedModel, policy: PreTrainedModel | None) -> None:
+    """Give a reward model the policy's language-model head, for the auxiliary loss of Secrets of RLHF, eq. 2.
+
+    It is part of the module, so that it trains and is synchronised with the rest, but `split_auxiliary` keeps it out
+    of the saved classification model.
+    """
+    source = None if policy is None else policy.get_output_embeddings()
+    if source is None:
+        raise ValueError("lm_coefficient > 0 needs a checkpoint with a language-model head, or ready log-probs")
+    tied = source.weight.data_ptr() == policy.get_input_embeddings().weight.data_ptr()  # type: ignore[union-attr]
+    head = nn.Linear(source.in_features, source.out_features, bias=source.bias is not None)
+    head.load_state_dict(source.state_dict())
+    head.to(model.device)
+    if tied:
+        head.weight = model.get_input_embeddings().weight  # type: ignore[assignment]
+    model.add_module(LM_HEAD, head)
+
+
+def lm_head_of(model: nn.Module) -> nn.Module:
+    head = getattr(model, LM_HEAD, None)
+    if head is None:
+        raise ValueError("this reward model has no auxiliary language-model head: pass lm_coefficient when creating it")
+    return head
+
+
+def split_auxiliary(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A state dict -> (what belongs to the model, what belongs to its auxiliary heads)."""
+    auxiliary = {name: tensor for name, tensor in state.items() if LM_HEAD in name}
+    return {name: tensor for name, tensor in state.items() if name not in auxiliary}, auxiliary
+
+
+def set_normalization(model: PreTrainedModel, mean: float, std: float) -> None:
+    """Store the mean and standard deviation of training scores in the config that is saved with the model."""
+    model.config.score_mean, model.config.score_std = float(mean), float(std)
+
+
+def normalize(model: PreTrainedModel, scores: Tensor) -> Tensor:
+    """(score - mean) / std by what `set_normalization` stored; unchanged for a model that stores nothing."""
+    mean, std = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_std", 1.0)
+    return (scores - mean) / std

@@ -1,0 +1,168 @@
+"""A path, a hub id or a ready model -> a policy or a reward model, with its dtype, quantisation and adapters."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    AutoPeftModelForCausalLM,
+    AutoPeftModelForSequenceClassification,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
+from safetensors import safe_open
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .heads import attach_lm_head, head_name, is_scorer, scorer_from_policy, separate_pad, widen_head
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id; a missing pad token becomes eos, whose id is never read as padding."""
+    tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False} | kwargs)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_config: Any = None, **kwargs: Any) -> Any:
+    """A causal language model.
+
+    Args:
+        source: path, hub id or adapter folder (its base is loaded with it and the adapter goes on training), or a
+            model, which is returned as it is.
+        quantization_config: a `BitsAndBytesConfig`.
+        kwargs: for `from_pretrained`; `dtype` is float32 unless given.
+    """
+    if not isinstance(source, str):
+        return _ready(source, quantization_config, kwargs)
+    auto = AutoPeftModelForCausalLM if _is_adapter(source) else AutoModelForCausalLM
+    return _from_pretrained(auto, source, quantization_config, kwargs)
+
+
+def load_scorer(
+    source: str | PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    quantization_config: Any = None,
+    lm_head: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """A reward model: one score per response, its head in float32.
+
+    Args:
+        source: path, hub id, adapter folder, or a model; a language model gives its backbone to a new reward head.
+        tokenizer: gets a pad token that is not the end of a response, if it has none.
+        lm_head: also keep the language-model head, for the auxiliary loss.
+        quantization_config, kwargs: as for `load_policy`.
+    """
+    if not isinstance(source, str):
+        source = _ready(source, quantization_config, kwargs)
+        scorer = source if isinstance(source, PeftModel) or is_scorer(source) else scorer_from_policy(source)
+    else:
+        auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
+        scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
+    inner = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
+    _restore_head(inner, source)
+    if tokenizer is not None:
+        separate_pad(inner, tokenizer)
+    if lm_head:
+        policy = load_policy(source, **kwargs) if isinstance(source, str) else source
+        attach_lm_head(inner, policy)
+    return scorer
+
+
+def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_checkpointing: bool) -> PeftModel:
+    """A fresh adapter on `model`.
+
+    Raises:
+        ValueError: the model already carries an adapter.
+    """
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "the model already has an adapter and a peft_config was given: pass the model alone to go on training its "
+            "adapter, or model.merge_and_unload() with the peft_config to start a new one"
+        )
+    if is_quantized(model):
+        prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
+    elif gradient_checkpointing:
+        model.enable_input_require_grads()
+    return get_peft_model(model, peft_config)
+
+
+def is_quantized(model: nn.Module) -> bool:
+    return getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout to zero: log-ratios compare two passes, which must not differ by chance."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
+    options = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True} | kwargs
+    if isinstance(options["dtype"], str) and options["dtype"] != "auto":
+        options["dtype"] = _dtype(options["dtype"])
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    if _is_adapter(source):
+        options |= {"is_trainable": True}
+    return auto.from_pretrained(source, **options)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={name!r} is not a torch dtype: use float32, bfloat16, float16 or auto")
+    return dtype
+
+
+def _ready(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
+    given = sorted({"quantization_config"} & {"quantization_config" if quantization_config is not None else ""} | set(kwargs))
+    if given:
+        raise ValueError(f"{', '.join(given)} is for loading a model by name, but {type(model).__name__} is already one")
+    return model
+
+
+def _is_adapter(source: str) -> bool:
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def _restore_head(model: PreTrainedModel, source: Any) -> None:
+    """Read a saved head back in float32: loading a half-precision checkpoint rounds it with the rest."""
+    widen_head(model)
+    if not isinstance(source, str) or not Path(source).is_dir() or _is_adapter(source):
+        return
+    wanted = {f"{head_name(model)}.weight", f"{head_name(model)}.bias"}
+    for file, names in _weights_by_file(Path(source), wanted).items():
+        with safe_open(file, framework="pt") as weights, torch.no_grad():
+            for name in names:
+                model.get_parameter(name).copy_(weights.get_tensor(name))
+
+
+def _weights_by_file(folder: Path, wanted: set[str]) -> dict[Path, set[str]]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        where = json.loads(index.read_text())["weight_map"]
+        return {folder / file: {n for n in wanted if where.get(n) == file} for file in {where[n] for n in wanted & set(where)}}
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        return {}
+    with safe_open(single, framework="pt") as weights:
+        return {single: wanted & set(weights.keys())}

@@ -1,0 +1,201 @@
+"""The frozen policy that log-ratios are taken against: a copy, the adapter switched off, a copied adapter, or a cache.
+
+Which one it is depends on what the trainer was given, and is decided in one place, `reference_for`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..batch import Batch, Outputs
+from .forward import forward
+
+COPY = "prefopt_reference"
+
+
+class Reference(ABC):
+    """Gives the outputs of a policy that training does not change."""
+
+    @abstractmethod
+    def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
+        """Outputs under the reference, without gradient. `policy` is the trained model as the trainer wraps it."""
+
+    def weights(self, policy: nn.Module) -> dict[str, Tensor]:
+        """What its outputs depend on: the weights of the policy that do not train, unless it has its own."""
+        return {name: p for name, p in _unwrapped(policy).named_parameters() if not p.requires_grad}
+
+    def blend(self, policy: nn.Module, alpha: float) -> None:
+        """Move the reference towards the policy: ref <- alpha * policy + (1 - alpha) * ref (TR-DPO, arXiv:2404.09656)."""
+        raise ValueError(
+            f"sync_ref_model needs a reference with weights of its own, not {type(self).__name__}: train without an "
+            "adapter, or pass ref_model"
+        )
+
+
+@dataclass(frozen=True)
+class FrozenModel(Reference):
+    """A model of its own: the one handed in as `ref_model`, or a copy of the policy as it was handed in."""
+
+    model: nn.Module
+
+    def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
+        with torch.no_grad():
+            return forward(self.model, batch, wants)
+
+    def weights(self, policy: nn.Module) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
+    def blend(self, policy: nn.Module, alpha: float) -> None:
+        with torch.no_grad():
+            source = dict(_unwrapped(policy).named_parameters())
+            for name, parameter in self.model.named_parameters():
+                parameter.lerp_(source[name].to(parameter), alpha)
+
+
+@dataclass(frozen=True)
+class AdapterOff(Reference):
+    """The base model under the policy's fresh adapter: no second copy in memory."""
+
+    def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
+        with torch.no_grad(), evaluating(policy), _unwrapped(policy).disable_adapter():
+            return forward(policy, batch, wants)
+
+
+@dataclass(frozen=True)
+class AdapterCopy(Reference):
+    """A frozen copy of the adapter as it was handed in, on the policy's own backbone."""
+
+    def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
+        with torch.no_grad(), evaluating(policy), _active(_unwrapped(policy), COPY):
+            return forward(policy, batch, wants)
+
+
+def reference_for(model: nn.Module, ref_model: nn.Module | None, *, fresh_adapter: bool) -> Reference:
+    """Which reference a policy has.
+
+    ============================== ==============================================================
+    `ref_model` given              that model, frozen
+    plain model                    a frozen copy of the model handed in
+    plain model + `peft_config`    the policy with its adapter switched off
+    model that carries an adapter  a frozen copy of that adapter
+    ============================== ==============================================================
+
+    Adapters whose initialisation rewrites the base weights (PiSSA and its kin) are copied too: switched off, they
+    would leave a model that nobody trained.
+    """
+    if ref_model is not None:
+        if ref_model is model:
+            raise ValueError("ref_model is the policy itself, so it would train too: leave it out to use a frozen copy")
+        return FrozenModel(freeze(ref_model))
+    if not isinstance(model, PeftModel):
+        return FrozenModel(freeze(copy.deepcopy(model)))
+    if fresh_adapter and not _rewrites_base(model):
+        return AdapterOff()
+    _copy_adapter(model)
+    return AdapterCopy()
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """`model` in evaluation mode, each module's own mode restored after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _unwrapped(policy: nn.Module) -> Any:
+    from accelerate.utils import extract_model_from_parallel
+
+    return extract_model_from_parallel(policy)
+
+
+def _rewrites_base(model: PeftModel) -> bool:
+    how = getattr(model.active_peft_config, "init_lora_weights", True)
+    return isinstance(how, str) and how.lower().startswith(("pissa", "olora", "loftq", "corda", "lora_ga"))
+
+
+def _copy_adapter(model: PeftModel) -> None:
+    """Add adapter COPY with the weights of the active one; it never takes gradients."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    if COPY in model.peft_config:  # left by an earlier round
+        model.delete_adapter(COPY)
+    active = model.active_adapter
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    config = copy.deepcopy(model.peft_config[active])
+    if isinstance(getattr(config, "init_lora_weights", None), str):
+        config.init_lora_weights = True  # the weights are overwritten; the base must not be rewritten a second time
+    model.add_adapter(COPY, config)
+    set_peft_model_state_dict(model, get_peft_model_state_dict(model, adapter_name=active), adapter_name=COPY)
+    model.set_adapter(active)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trainable.get(name, False))
+
+
+@contextmanager
+def _active(model: PeftModel, adapter: str) -> Iterator[None]:
+    """Switch adapters for a while; PEFT's `set_adapter` also flips which weights take gradients, so that is undone."""
+    before = model.active_adapter
+    trainable = [(p, p.requires_grad) for p in model.parameters()]
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(before)
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+
+
+def fingerprint(weights: Mapping[str, Tensor], tokenizer: Any, rows: Iterable[Mapping[str, Any]]) -> str:
+    """A hash of all that reference log-probs depend on: weights, tokenizer, chat template and token ids."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    digest.update((backend.to_str() if backend is not None else repr(tokenizer)).encode())
+    digest.update(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True).encode())
+    for row in rows:
+        digest.update(json.dumps([row["prompt_ids"], row["response_ids"]]).encode())
+    return digest.hexdigest()
+
+
+def cache_path(key: str) -> Path:
+    """Where log-probs with this fingerprint are kept: under $PREFOPT_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+    folder = Path(os.environ.get("PREFOPT_CACHE", Path(base) / "prefopt"))
+    return folder / "ref_logps" / f"{key}.safetensors"
+
+
+def read_cache(path: Path) -> Tensor:
+    return load_file(path)["ref_logps"]
+
+
+def write_cache(path: Path, logps: Tensor) -> None:
+    """Whole or not at all: a run that dies here leaves nothing that a later one would trust."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"ref_logps": logps.contiguous()}, staged)
+    os.replace(staged, path)

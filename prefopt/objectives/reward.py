@@ -1,0 +1,126 @@
+"""Reward modelling: Bradley-Terry with Llama 2's margins. Knows scores and margins, not the model they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..batch import GRADES, Batch, Outputs
+from ..tensors import masked_sum, wide, wins
+from .base import Loss, Metric, Objective, Term, mean_of
+
+MARGINS = {
+    "none": (0.0, 0.0, 0.0, 0.0),
+    "small": (1.0, 2 / 3, 1 / 3, 0.0),
+    "large": (3.0, 2.0, 1.0, 0.0),
+}
+"""m(r) for each of GRADES: Llama 2, arXiv:2307.09288, table 27."""
+
+
+def bradley_terry_loss(scores: Tensor, margin: Tensor | float = 0.0, *, label_smoothing: float = 0.0) -> Tensor:
+    """Negative log-likelihood that the chosen response wins, with a required margin.
+
+        -(1 - a) log sigmoid(r_w - r_l - m)  -  a log sigmoid(-(r_w - r_l - m))
+
+    Llama 2, arXiv:2307.09288, equations 1 and 2 (a = 0); label smoothing as in Secrets of RLHF part II,
+    arXiv:2401.06080. scores: [G, 2], chosen first; margin: [G] or a number -> [G].
+    """
+    gap = scores[:, 0] - scores[:, 1] - margin
+    return -(1 - label_smoothing) * F.logsigmoid(gap) - label_smoothing * F.logsigmoid(-gap)
+
+
+def centering_loss(scores: Tensor) -> Tensor:
+    """(r_w + r_l)^2: keeps the mean score of a pair near zero (arXiv:2312.09244). scores: [G, 2] -> [G]."""
+    return scores.sum(-1) ** 2
+
+
+@dataclass(kw_only=True)
+class RewardArguments:
+    """The knobs of a reward model, shared by the objective and `RewardConfig`."""
+
+    margin: str = field(
+        default="auto",
+        metadata={
+            "help": "Required gap between the scores of a pair: `column` takes the dataset's `margin`, `small` and "
+            "`large` are Llama 2's tables for the `grade` column, `none` asks for no gap, `auto` takes what the "
+            "dataset has: the margin column, else the small table, else none.",
+            "choices": ["auto", "column", "small", "large", "none"],
+        },
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Probability that a label is taken to be flipped, in [0, 0.5)."}
+    )
+    center_rewards_coefficient: float | None = field(
+        default=None, metadata={"help": "Weight of the mean squared sum of a pair's scores; 0.01 is usual."}
+    )
+    lm_coefficient: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the language-modelling loss on the chosen response (Secrets of RLHF, eq. 2)."},
+    )
+
+
+@dataclass(kw_only=True)
+class BradleyTerry(RewardArguments, Objective):
+    """A reward model trained on pairs."""
+
+    trains = "scorer"
+    responses = 2
+
+    def __post_init__(self) -> None:
+        if self.margin not in ("auto", "column", *MARGINS):
+            raise ValueError(f"margin={self.margin!r}: choose auto, column or one of {', '.join(MARGINS)}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 0.5)")
+
+    @property
+    def wants(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"logps"} if self.lm_coefficient else ())
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        scores, pairs = wide(out.required("scores")), batch.present.all(-1)
+        losses = bradley_terry_loss(scores, self.margins(batch, scores), label_smoothing=self.label_smoothing)
+        terms = {"bradley_terry": Term(losses[pairs].sum(), "prompts")}
+        if self.center_rewards_coefficient:
+            centering = centering_loss(scores)[pairs].sum()
+            terms["centering"] = Term(centering, "prompts", self.center_rewards_coefficient)
+        if self.lm_coefficient:
+            nll = -masked_sum(out.required("logps")[:, 0], batch.loss_mask[:, 0]).sum()
+            terms["lm"] = Term(nll, "best_tokens", self.lm_coefficient)
+        return Loss(terms, reward_metrics(scores.detach(), batch), scores.detach())
+
+    def margins(self, batch: Batch, scores: Tensor) -> Tensor | float:
+        """[G] in the dtype of `scores`, or 0 where the batch says nothing about it."""
+        if self.margin == "column" and "margin" not in batch:
+            raise ValueError("margin='column' but the dataset has no `margin` column; it has " + ", ".join(sorted(batch)))
+        if self.margin in ("auto", "column") and "margin" in batch:
+            return batch.margin.to(scores.dtype)
+        table = "small" if self.margin == "auto" else self.margin
+        if "grade" not in batch:
+            if self.margin in ("small", "large"):
+                raise ValueError(f"margin={self.margin!r} needs a `grade` column with one of {', '.join(GRADES)}")
+            return 0.0
+        # The appended zero is what grade -1, unknown, picks.
+        return scores.new_tensor((*MARGINS[table], 0.0))[batch.grade]
+
+
+def reward_metrics(scores: Tensor, batch: Batch) -> dict[str, Metric]:
+    """Accuracy (a tie counts one half), margin, the spread of scores, and accuracy by grade. scores: [G, 2]."""
+    present = batch.present
+    pairs, any_row = present.all(-1), present.sum()
+    correct, gap = wins(scores[:, 0], scores[:, 1]), scores[:, 0] - scores[:, 1]
+    metrics = {
+        "accuracy": mean_of(correct, pairs),
+        "margin": mean_of(gap, pairs),
+        "mean_reward": mean_of(scores, present),
+        "min_reward": Metric(scores.masked_fill(~present, torch.inf).min(), any_row, "min"),
+        "max_reward": Metric(scores.masked_fill(~present, -torch.inf).max(), any_row, "max"),
+    }
+    if "grade" in batch:
+        metrics |= {f"accuracy/{name}": mean_of(correct, pairs & (batch.grade == i)) for i, name in enumerate(GRADES)}
+    return metrics
+
+
+NAMES = {"reward": BradleyTerry()}

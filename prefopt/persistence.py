@@ -1,0 +1,163 @@
+"""What a trainer's checkpoints and saved models hold, as overrides of transformers' Trainer. Knows no loss and no data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+
+from . import checkpoint
+from .models.heads import split_auxiliary
+from .models.reference import COPY, FrozenModel
+
+logger = logging.getLogger(__name__)
+
+EXTRAS = "prefopt_state.safetensors"
+
+
+class Persistence(Trainer):
+    """Trainer with whole-or-absent checkpoints that carry all that a resumed run needs, and no secret."""
+
+    _staging = False
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; `True` resumes from the newest checkpoint that is complete.
+
+        Raises:
+            FileNotFoundError: nothing complete to resume from.
+            ValueError: the checkpoint belongs to another model or another step size.
+        """
+        if resume_from_checkpoint:
+            folder = checkpoint.newest(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
+            checkpoint.check_resumable(Path(folder), self._run())
+            logger.info("resuming from %s", folder)
+            resume_from_checkpoint = str(folder)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to go on in this run."""
+        model = self.accelerator.unwrap_model(self.model)
+        return {
+            "model": type(model).__name__,
+            "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "objective": repr(self.objective),  # type: ignore[attr-defined]
+            "rows": len(self.train_dataset) if self.train_dataset is not None else None,  # type: ignore[arg-type]
+            "per_device_train_batch_size": self.args.per_device_train_batch_size,
+            "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
+            "processes": self.args.world_size,
+            "seed": self.args.seed,
+        }
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        run_dir = super()._get_output_dir(trial)
+        return os.path.join(run_dir, checkpoint.STAGING) if self._staging else run_dir
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_dir = Path(self._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        staged = run_dir / checkpoint.STAGING / name
+        self._staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self._point_at_best(run_dir, staged)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                save_file(self._extras(), staged / EXTRAS)
+                checkpoint.publish(staged, run_dir / name, self._run())
+                checkpoint.rotate(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"could not write {run_dir / name} ({error}): earlier checkpoints are untouched") from error
+        finally:
+            self._staging = False
+            if self.args.should_save:
+                shutil.rmtree(run_dir / checkpoint.STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _point_at_best(self, run_dir: Path, staged: Path) -> None:
+        """The best checkpoint under the name it has, or is about to have, and not the staged one."""
+        step = self.state.best_global_step
+        if not step:
+            return
+        best = run_dir / f"checkpoint-{step}"
+        if step == self.state.global_step or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        if self.args.should_save:
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The model as plain transformers or PEFT loads it: no auxiliary head, no reference adapter, no token."""
+        if state_dict is None and not isinstance(self.model, PeftModel):
+            model = self.accelerator.unwrap_model(self.model)
+            state = split_auxiliary(model.state_dict())
+            state_dict = state[0] if state[1] else None
+        with _without_reference(self.model), _without_token(self.args):
+            super()._save(output_dir, state_dict)
+
+    def _extras(self) -> dict[str, Tensor]:
+        """What Trainer does not know to save: the objective's state, auxiliary heads, a reference that moves."""
+        groups = {"objective": self.objective_state, "auxiliary": self._auxiliary(), "reference": self._moving_reference()}  # type: ignore[attr-defined]
+        flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
+
+    def _auxiliary(self) -> dict[str, Tensor]:
+        return split_auxiliary(self.accelerator.unwrap_model(self.model).state_dict())[1]
+
+    def _moving_reference(self) -> dict[str, Tensor]:
+        reference = self.reference  # type: ignore[attr-defined]
+        moves = self.args.sync_ref_model and isinstance(reference, FrozenModel)
+        return dict(reference.model.state_dict()) if moves else {}
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / EXTRAS
+        if path.is_file():
+            self._restore(load_file(path, device=str(self.args.device)))
+
+    def _restore(self, flat: dict[str, Tensor]) -> None:
+        groups: dict[str, dict[str, Tensor]] = {"objective": {}, "auxiliary": {}, "reference": {}}
+        for name, tensor in flat.items():
+            group, _, rest = name.partition("/")
+            groups[group][rest] = tensor
+        self.objective_state = self.objective_state | groups["objective"]  # type: ignore[attr-defined]
+        if groups["auxiliary"]:
+            self.accelerator.unwrap_model(self.model).load_state_dict(groups["auxiliary"], strict=False)
+        if groups["reference"]:
+            self.reference.model.load_state_dict(groups["reference"])  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _without_reference(model: nn.Module) -> Iterator[None]:
+    """Hide the reference's adapter: PEFT saves every adapter it knows."""
+    configs = getattr(model, "peft_config", {})
+    hidden = configs.pop(COPY, None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            configs[COPY] = hidden
+
+
+@contextmanager
+def _without_token(args: Any) -> Iterator[None]:
+    """Hide the hub token: Trainer pickles its arguments, in clear, into every folder it saves."""
+    token, args.hub_token = args.hub_token, None
+    try:
+        yield
+    finally:
+        args.hub_token = token
+
+

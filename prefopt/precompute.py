@@ -1,0 +1,76 @@
+"""The reference's log-probs of a dataset, computed once, sharded over ranks and kept on disk under a fingerprint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from .data.collate import Rows, collate, shard
+from .models.reference import cache_path, fingerprint, read_cache, write_cache
+
+if TYPE_CHECKING:
+    from .trainer import PreferenceTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def with_ref_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
+    """`dataset` with the column `ref_logps`: per row, K lists of per-token log-probs."""
+    if dataset is None or (isinstance(dataset, Dataset) and "ref_logps" in dataset.column_names):
+        return dataset
+    if isinstance(dataset, dict):
+        return {name: with_ref_logps(trainer, part) for name, part in dataset.items()}
+    weights = trainer.reference.weights(trainer.model)
+    path = cache_path(fingerprint(weights, trainer.processing_class, dataset))
+    flat = _read_or_compute(trainer, dataset, path)
+    return dataset.add_column("ref_logps", _split(flat, dataset["response_ids"]))
+
+
+def _read_or_compute(trainer: PreferenceTrainer, dataset: Dataset, path: Path) -> Tensor:
+    from accelerate.utils import broadcast_object_list
+
+    # One rank decides for all: a file that appears between two looks would leave the ranks in different passes.
+    (found,) = broadcast_object_list([path.is_file()])
+    if found:
+        logger.info("reference log-probs read from %s", path)
+        return read_cache(path)
+    flat = _gathered(trainer, dataset)
+    if trainer.args.should_save:
+        write_cache(path, flat)
+    return flat
+
+
+def _gathered(trainer: PreferenceTrainer, dataset: Dataset) -> Tensor:
+    """Per-token log-probs of every response, one after the other: [sum of lengths]."""
+    from accelerate.utils import gather_object
+
+    found = dict(gather_object(_own_rows(trainer, dataset)))
+    return torch.tensor([value for number in range(len(dataset)) for value in found[number]])
+
+
+def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, list[float]]]:
+    args = trainer.args
+    size = args.precompute_ref_batch_size or args.eval_batch_size
+    lengths = [len(row["prompt_ids"]) + max(map(len, row["response_ids"]), default=0) for row in dataset]
+    by_length = sorted(range(len(dataset)), key=lambda i: -lengths[i])  # longest first: memory runs out at once or never
+    numbers = [by_length[i] if i >= 0 else -1 for i in shard(len(dataset), args.process_index, args.world_size, size)]
+    loader = DataLoader(Rows(dataset), batch_size=size, sampler=numbers, collate_fn=collate)
+    found = []
+    for batch in tqdm(loader, desc="reference log-probs", disable=args.disable_tqdm or not args.should_log):
+        batch = trainer.annotated(trainer._prepare_inputs(batch))
+        for number, logps, mask in zip(batch.index.tolist(), batch.ref_logps, batch.response_mask, strict=True):
+            if number >= 0:
+                found.append((number, logps[mask].float().tolist()))
+    return found
+
+
+def _split(flat: Tensor, responses: list[list[list[int]]]) -> list[list[list[float]]]:
+    pieces = iter(flat.split([len(ids) for row in responses for ids in row]))
+    return [[next(pieces).tolist() for _ in row] for row in responses]

@@ -1,0 +1,127 @@
+"""From what a user passes to a trainer to what training needs: model, tokenizer, reference and encoded rows."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from .config import PreferenceConfig
+from .data.encode import encode_dataset, with_mismatched
+from .models.load import add_adapter, disable_dropout, is_quantized, load_policy, load_scorer, load_tokenizer
+from .models.reference import Reference, reference_for
+from .objectives.base import Objective, load
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `prepare_model` made of a trainer's arguments."""
+
+    objective: Objective
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    reference: Reference | None
+
+
+def prepare_model(
+    model: Any,
+    objective: str | Objective,
+    args: PreferenceConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    ref_model: Any,
+    peft_config: PeftConfig | None,
+    quantization_config: Any,
+) -> Setup:
+    """Load what is given by name, add the adapter, and freeze the reference before anything trains."""
+    objective = load(objective) if isinstance(objective, str) else objective
+    tokenizer = _tokenizer(model, args, tokenizer)
+    loaded = _load(model, objective, args, tokenizer, quantization_config)
+    fresh = peft_config is not None
+    if fresh:
+        loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
+    elif is_quantized(loaded) and not isinstance(loaded, PeftModel):
+        raise ValueError("a quantised model trains through an adapter only: pass a peft_config, such as LoraConfig()")
+    if args.disable_dropout:
+        disable_dropout(loaded)
+    reference = _reference(loaded, objective, args, ref_model, fresh)
+    return Setup(objective, loaded, tokenizer, reference)
+
+
+def prepare_dataset(dataset: Any, setup: Setup, args: PreferenceConfig) -> Any:
+    """Raw rows -> encoded rows that the objective can use; a dict of datasets is prepared one by one."""
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        return {name: prepare_dataset(part, setup, args) for name, part in dataset.items()}
+    encoded = encode_dataset(dataset, setup.tokenizer, args.encoding, num_proc=args.dataset_num_proc)
+    encoded = _with_responses(encoded, setup.objective)
+    return with_mismatched(encoded) if "mismatched" in setup.objective.needs else encoded
+
+
+def _tokenizer(model: Any, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    if tokenizer is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        if not name:
+            raise ValueError("this model has no name to load a tokenizer from: pass processing_class=tokenizer")
+        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+    if args.chat_template_path:
+        path = Path(args.chat_template_path)
+        tokenizer.chat_template = path.read_text() if path.is_file() else load_tokenizer(str(path)).chat_template
+    for kind in ("eos_token", "pad_token"):
+        _set_token(tokenizer, kind, getattr(args, kind))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _set_token(tokenizer: PreTrainedTokenizerBase, kind: str, token: str | None) -> None:
+    if token is None:
+        return
+    if token not in tokenizer.get_vocab():
+        raise ValueError(f"{kind}={token!r} is not in the vocabulary of this tokenizer")
+    setattr(tokenizer, kind, token)
+
+
+def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: Any, quantization_config: Any) -> Any:
+    kwargs = args.init_kwargs if isinstance(model, str) else {}
+    if objective.trains == "policy":
+        return load_policy(model, quantization_config=quantization_config, **kwargs)
+    lm_head = "logps" in objective.outputs
+    return load_scorer(model, tokenizer, quantization_config=quantization_config, lm_head=lm_head, **kwargs)
+
+
+def _reference(model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, fresh: bool) -> Reference | None:
+    """Only what the objective needs: SimPO and its like never hold a second model."""
+    if "reference" not in objective.needs:
+        if ref_model is not None:
+            raise ValueError(f"{objective!r} uses no reference: leave ref_model out")
+        return None
+    if isinstance(ref_model, str):
+        ref_model = load_policy(ref_model, **args.init_kwargs)
+    reference = reference_for(model, ref_model, fresh_adapter=fresh)
+    if args.sync_ref_model and type(reference).blend is Reference.blend:
+        reference.blend(model, 0.0)  # raises, now rather than after ref_model_sync_steps
+    return reference
+
+
+def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
+    """Check that each row has as many responses as the objective compares; one means the best, so the rest go."""
+    wanted = objective.responses
+    if wanted == 1:
+        columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
+        return dataset.map(lambda row: {column: row[column][:1] for column in columns})
+    counts = [len(row) for row in dataset["response_ids"]]
+    wrong = next((i for i, count in enumerate(counts) if wanted and count != wanted), None)
+    if wrong is not None:
+        raise ValueError(
+            f"row {wrong} has {counts[wrong]} responses and {type(objective).__name__} compares {wanted}: give it pairs "
+            "(prompt, chosen, rejected)"
+        )
+    return dataset

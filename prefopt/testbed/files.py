@@ -1,0 +1,75 @@
+"""Writes the small world's rows as files in the published formats: JSON lines, UTF-8, characters unescaped.
+
+It knows the formats and nothing of how the rows are made.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from prefopt.testbed.rows import Row, candidate_rows, preference_rows, prompt_rows, sft_rows
+from prefopt.testbed.world import Message, find_prompt
+
+TAGS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
+
+
+def transcript(messages: Iterable[Message]) -> str:
+    """Anthropic's text form of a conversation: every turn opens with two newlines, its speaker and one space."""
+    return "".join(TAGS[m["role"]] + m["content"] for m in messages)
+
+
+def hh_rlhf(row: Row) -> Row:
+    """Anthropic/hh-rlhf: two whole transcripts {chosen, rejected} with the conversation in common."""
+    return {
+        side: transcript([*row["prompt"], {"role": "assistant", "content": row[side]}])
+        for side in ("chosen", "rejected")
+    }
+
+
+def rm_static(row: Row) -> Row:
+    """Dahoas/rm-static: the prompt ends on "Assistant:" and a response begins with the space after it."""
+    prompt = transcript(row["prompt"]) + TAGS["assistant"].rstrip(" ")
+    chosen, rejected = " " + row["chosen"], " " + row["rejected"]
+    return {"prompt": prompt, "response": chosen, "chosen": chosen, "rejected": rejected}
+
+
+def rrhf(row: Row) -> Row:
+    """RRHF's ranked responses: {query, responses, scores}, the query a transcript up to "Assistant:"."""
+    query = transcript(row["prompt"]) + TAGS["assistant"].rstrip(" ")
+    return {"query": query, "responses": row["responses"], "scores": row["scores"]}
+
+
+def conversation(row: Row) -> Row:
+    """An SFT row as {messages}: the whole conversation with its response as the last turn."""
+    return {"messages": [*row["prompt"], {"role": "assistant", "content": row["response"]}]}
+
+
+def of_language(rows: Iterable[Row], language: str) -> list[Row]:
+    return [row for row in rows if find_prompt(row["prompt"]).language == language]
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Row]) -> Path:
+    """One row a line; the folder is made when it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def write_all(folder: str | Path, seed: int = 0, *, sft: int = 8000, preferences: int = 3000, test: int = 2000) -> list[Path]:
+    """Every kind of file, for training (`train`) and held out (`test`), into `folder`; their paths."""
+    folder = Path(folder)
+    written: list[Path] = []
+    for split, n_sft, n_pairs in (("train", sft, preferences), ("test", test, test)):
+        pairs = preference_rows(n_pairs, seed, split)
+        written += [
+            write_jsonl(folder / f"sft.{split}.jsonl", sft_rows(n_sft, seed, split)),
+            write_jsonl(folder / f"preferences.{split}.jsonl", pairs),
+            write_jsonl(folder / f"hh-rlhf.{split}.jsonl", map(hh_rlhf, pairs)),
+            write_jsonl(folder / f"rm-static-en.{split}.jsonl", map(rm_static, of_language(pairs, "en"))),
+            write_jsonl(folder / f"rm-static-zh.{split}.jsonl", map(rm_static, of_language(pairs, "zh"))),
+            write_jsonl(folder / f"candidates.{split}.jsonl", map(rrhf, candidate_rows(n_pairs, seed, split))),
+            write_jsonl(folder / f"prompts.{split}.jsonl", prompt_rows(n_pairs, seed, split)),
+        ]
+    return written

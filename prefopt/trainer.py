@@ -1,0 +1,327 @@
+"""The one training loop: any objective, over transformers' Trainer. Knows batches, outputs and sums, no method.
+
+What Trainer cannot know is added here: losses as sums with units, counted over the whole optimizer step and all ranks;
+metrics as sums with counts; a frozen reference; a step that is skipped when its gradient is not finite.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from .batch import Batch, Outputs
+from .config import PreferenceConfig
+from .data.collate import Order, Rows, collate, shard
+from .evaluation import Evaluation
+from .meter import Meter, term_metrics
+from .models.forward import forward
+from .models.reference import FrozenModel, Reference, evaluating
+from .objectives.base import Loss, Objective
+from .persistence import Persistence
+from .precompute import with_ref_logps
+from .setup import prepare_dataset, prepare_model
+
+logger = logging.getLogger(__name__)
+
+
+class PreferenceTrainer(Persistence, Trainer):
+    """Trains a policy or a reward model by an objective.
+
+    Args:
+        model: a path or hub id, a transformers model, or one that carries an adapter.
+        objective: a name that `prefopt.objectives.load` knows, or an objective.
+        args: a `PreferenceConfig`.
+        train_dataset, eval_dataset: raw rows in any format that an adapter recognises, what `load_preferences`
+            returns, or rows already encoded; `eval_dataset` may be a dict of them.
+        processing_class: the tokenizer; taken from the model's name if not given.
+        ref_model: the reference, where the default (see `models/reference.py`) is not what you want.
+        peft_config: put a fresh adapter on the model.
+        quantization_config: load the model quantised.
+        compute_metrics: receives `EvalPrediction(predictions=(logps, rewards))`, each [N, K].
+
+    Raises:
+        ValueError: a combination that would train something else than was meant; the message says what to pass.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        objective: str | Objective = "dpo",
+        args: PreferenceConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        ref_model: str | PreTrainedModel | None = None,
+        peft_config: PeftConfig | None = None,
+        quantization_config: Any = None,
+        compute_metrics: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ):
+        args = args or PreferenceConfig(output_dir="prefopt-output")
+        setup = prepare_model(model, objective, args, processing_class, ref_model, peft_config, quantization_config)
+        self.objective: Objective = setup.objective
+        self.reference = setup.reference
+        self.objective_state = self.objective.init_state()
+        self.meter = Meter()
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
+        self._suspects: list[int] = []
+        self._prepare = partial(prepare_dataset, setup=setup, args=args)
+        super().__init__(
+            model=setup.model,
+            args=args,
+            data_collator=partial(collate, pad_to_multiple_of=args.pad_to_multiple_of),
+            train_dataset=self._prepare(train_dataset),
+            eval_dataset=self._prepare(eval_dataset),
+            processing_class=setup.tokenizer,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
+        self._place()
+
+    def _place(self) -> None:
+        """Move what Trainer does not know to the device, and run the reference over the data if that is asked for."""
+        device = self.args.device
+        self.objective_state = {name: tensor.to(device) for name, tensor in self.objective_state.items()}
+        if isinstance(self.reference, FrozenModel):
+            self.reference.model.to(device)
+        if self.args.sync_ref_model and self.reference is not None:
+            self.add_callback(SyncReference(self.reference, self.args))
+        if self.args.precompute_ref_log_probs and self.reference is not None:
+            self.train_dataset = with_ref_logps(self, self.train_dataset)
+            self.eval_dataset = with_ref_logps(self, self.eval_dataset)
+            self.reference = None  # its memory is the point of computing it once
+
+    # ---- data ------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset: pass one to the trainer")
+        order = Order(
+            len(self.train_dataset),
+            fill=self._train_batch_size * self.args.world_size if self.args.world_size > 1 else 1,
+            seed=None if self.args.train_sampling_strategy == "sequential" else self._data_seed,
+            epoch=lambda: int(self.state.epoch or 0),
+        )
+        return self.accelerator.prepare(self._loader(self.train_dataset, order, self._train_batch_size))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """This rank's share of the rows; every row is in exactly one rank's share."""
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if chosen is None:
+            raise ValueError("evaluation needs an eval_dataset: pass one to the trainer or to evaluate()")
+        if isinstance(chosen, str):
+            chosen = self.eval_dataset[chosen]
+        elif chosen is not self.eval_dataset:
+            chosen = self._prepare(chosen)
+        size = self.args.eval_batch_size
+        numbers = shard(len(chosen), self.args.process_index, self.args.world_size, size)
+        return self._loader(chosen, numbers, size)
+
+    get_test_dataloader = get_eval_dataloader
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _loader(self, dataset: Dataset, order: Iterable[int], batch_size: int) -> DataLoader:
+        return DataLoader(
+            Rows(dataset),
+            batch_size=batch_size,
+            sampler=order,
+            collate_fn=self.data_collator,
+            drop_last=self.args.dataloader_drop_last and isinstance(order, Order),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+
+    # ---- one optimizer step ----------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of one optimizer step, ready for the loss, and how many units they hold together."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        batches = [self.annotated(self._prepare_inputs(batch)) for batch in batches]
+        if self.objective.couples and len(batches) > 1:
+            batches, self.objective_state = self.coupled(batches)
+        return batches, self.units(batches)
+
+    def annotated(self, batch: Batch) -> Batch:
+        """The batch with what frozen models say of it."""
+        if "reference" not in self.objective.needs or "ref_logps" in batch:
+            return batch
+        if self.reference is None:
+            raise ValueError(
+                "these rows have no precomputed ref_logps and the reference was released after precomputing: pass "
+                "ref_model to the trainer, give it this dataset as eval_dataset, or set precompute_ref_log_probs=False"
+            )
+        with self.accelerator.autocast():
+            out = self.reference(self.model_wrapped, batch, frozenset({"logps"}))
+        return batch.with_columns(ref_logps=out.required("logps"))
+
+    def coupled(self, batches: list[Batch], outs: list[Outputs] | None = None) -> tuple[list[Batch], dict[str, Tensor]]:
+        """Batches with the columns that need every row of the step on every rank, and the objective's next state."""
+        outs = outs or [self._quietly(batch) for batch in batches]
+        parts = [self.objective.observe(out.detached(), batch) for out, batch in zip(outs, batches, strict=True)]
+        present = torch.cat([batch.present.any(-1) for batch in batches])
+        observed = {name: torch.cat([part[name] for part in parts])[present] for name in parts[0]}
+        everyone, mine = self._gathered(observed, int(present.sum()))
+        columns, state = self.objective.couple(everyone, self.objective_state)
+        sizes = [len(batch.prompt_ids) for batch in batches]
+        spread = {name: _scatter(column[mine], present).split(sizes) for name, column in columns.items()}
+        marked = [batch.with_columns(coupled=batch.index) for batch in batches]
+        return [b.with_columns(**{name: spread[name][i] for name in spread}) for i, b in enumerate(marked)], state
+
+    def _gathered(self, observed: dict[str, Tensor], count: int) -> tuple[dict[str, Tensor], slice]:
+        """Rows of all ranks, and which of them are this rank's."""
+        if self.args.world_size == 1:
+            return observed, slice(0, count)
+        from accelerate.utils import gather_object
+
+        parts = gather_object([{name: column.cpu() for name, column in observed.items()}])
+        start = sum(len(next(iter(part.values()))) for part in parts[: self.args.process_index])
+        whole = {name: torch.cat([part[name] for part in parts]).to(self.args.device) for name in observed}
+        return whole, slice(start, start + count)
+
+    def run(self, model: nn.Module, batch: Batch) -> Outputs:
+        """What the objective reads of the model on this batch."""
+        with self.accelerator.autocast():
+            return forward(model, batch, self.objective.outputs)
+
+    @torch.no_grad()
+    def _quietly(self, batch: Batch) -> Outputs:
+        with evaluating(self.model_wrapped):
+            return self.run(self.model_wrapped, batch)
+
+    def units(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """How many of each unit the step holds, as the mean over ranks: DDP averages the gradients of ranks."""
+        sizes = [self.objective.sizes(batch) for batch in batches]
+        names = sorted(sizes[0])
+        attended = sum(batch.prompt_mask.sum() + batch.response_mask.sum() for batch in batches)
+        counts = torch.stack([sum(size[name] for size in sizes) for name in names] + [attended]).double()
+        counts = self.accelerator.reduce(counts, "mean")
+        self.state.num_input_tokens_seen += int(counts[-1] * self.args.world_size)
+        return dict(zip(names, counts, strict=False))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of one micro-batch, scaled so that those of the step and its ranks add up to the step's loss."""
+        out = self.run(model, inputs)
+        if self.objective.couples and "coupled" not in inputs:
+            (inputs,), self.objective_state = self.coupled([inputs], [out])
+        units = num_items_in_batch or self.units([inputs])
+        loss = self.objective.loss(out, inputs)
+        self._record(loss, inputs)
+        total = loss.reduced(units)
+        if not torch.isfinite(total):
+            self._suspects += inputs.index.tolist()
+        return (total, out) if return_outputs else total
+
+    def _record(self, loss: Loss, batch: Batch) -> None:
+        self.meter.add(loss.metrics)
+        if len(loss.terms) > 1:
+            sizes = self.objective.sizes(batch)
+            self.meter.add({f"loss/{name}": metric for name, metric in term_metrics(loss, sizes).items()})
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # Trainer adds this to a running sum, which one NaN would spoil for good; the step itself is skipped below.
+        return torch.where(torch.isfinite(loss), loss, torch.zeros_like(loss))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm that all ranks agree on; if it is not finite, nothing is learnt from this step."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if torch.isfinite(torch.as_tensor(norm)):
+            self._skipped_in_a_row = 0
+        else:
+            self._skip_step(model)
+        self._suspects = []
+        return norm
+
+    def _skip_step(self, model: nn.Module) -> None:
+        """Drop the gradients: an optimizer leaves weights without a gradient, and their moments, as they are."""
+        model.zero_grad(set_to_none=True)
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        rows = sorted(set(self._suspects))
+        where = f"rows {rows}" if rows else "no single row: every loss was finite"
+        text = f"step {self.state.global_step + 1}: the gradient is not finite ({where})"
+        if self._skipped_in_a_row >= self.args.max_skipped_steps:
+            raise FloatingPointError(
+                f"{text}, {self._skipped_in_a_row} times in a row: lower the learning rate or look at those rows"
+            )
+        logger.warning("%s; the step is skipped (%d so far)", text, self.skipped_steps)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.meter.read() | {"num_tokens": float(self.state.num_input_tokens_seen)}
+            if self.skipped_steps:
+                logs["skipped_steps"] = float(self.skipped_steps)
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """6 per weight and token: forward and backward (Kaplan et al., arXiv:2001.08361)."""
+        k = inputs["response_ids"].shape[1]
+        tokens = int(inputs["prompt_mask"].sum()) * k + int(inputs["response_mask"].sum())
+        return 6 * tokens * self._weights
+
+    @property
+    def _weights(self) -> int:
+        if not hasattr(self, "_weight_count"):
+            self._weight_count = sum(p.numel() for p in self.model.parameters())
+        return self._weight_count
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Exact sums over rows: the result does not depend on batch size, ranks or the order of rows."""
+        return Evaluation(self, dataloader, description).run(metric_key_prefix)
+
+    def judge(self, logps: Any, rewards: Any) -> dict[str, float]:
+        """What the user's `compute_metrics` says of log-probs and rewards, [N, K] each."""
+        if self.compute_metrics is None:
+            return {}
+        return self.compute_metrics(EvalPrediction(predictions=(logps, rewards), label_ids=None))
+
+
+class SyncReference(TrainerCallback):
+    """TR-DPO (arXiv:2404.09656): every so many steps the reference moves towards the policy."""
+
+    def __init__(self, reference: Reference, args: PreferenceConfig):
+        self.reference, self.alpha, self.every = reference, args.ref_model_mixup_alpha, args.ref_model_sync_steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 and model is not None:
+            self.reference.blend(model, self.alpha)
+
+
+def _scatter(column: Tensor, present: Tensor) -> Tensor:
+    """Values of present rows -> values of all rows, 0 where absent."""
+    whole = column.new_zeros(len(present), *column.shape[1:])
+    whole[present] = column
+    return whole

@@ -1,0 +1,170 @@
+"""The field's names for the trainers and their configs. Names and arguments only: the loop is `PreferenceTrainer`'s."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from peft import PeftConfig
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from .config import PreferenceConfig
+from .models.heads import set_normalization
+from .objectives.base import Objective
+from .objectives.best_of import BestOf
+from .objectives.dpo import DPO, DPOArguments
+from .objectives.reward import BradleyTerry, RewardArguments
+from .trainer import PreferenceTrainer
+
+O = TypeVar("O", bound=Objective)
+
+
+def objective_from(config: Any, kind: type[O]) -> O:
+    """The objective whose knobs a config carries."""
+    return kind(**{knob.name: getattr(config, knob.name) for knob in fields(kind)})  # type: ignore[arg-type]
+
+
+@dataclass
+class DPOConfig(DPOArguments, PreferenceConfig):
+    """Arguments of `DPOTrainer`, named as in TRL."""
+
+    reference_free: bool | None = field(default=None, metadata={"help": "Old name: use --loss_type cpo --cpo_alpha 0."})
+    rpo_alpha: float | None = field(default=None, metadata={"help": "Old name: use --loss_type sigmoid sft with --loss_weights."})
+
+    def __post_init__(self) -> None:
+        if self.rpo_alpha is not None:
+            warnings.warn("rpo_alpha=a is now loss_type=['sigmoid', 'sft'], loss_weights=[1, a]", FutureWarning, stacklevel=3)
+            self.loss_type, self.loss_weights = ["sigmoid", "sft"], [1.0, self.rpo_alpha]
+        if self.reference_free:
+            warnings.warn("reference_free=True is now loss_type=['cpo'], cpo_alpha=0", FutureWarning, stacklevel=3)
+            self.loss_type, self.cpo_alpha = ["cpo"], 0.0
+        super().__post_init__()
+
+
+@dataclass
+class RewardConfig(RewardArguments, PreferenceConfig):
+    """Arguments of `RewardTrainer`, named as in TRL."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate."})
+    normalize_scores: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, store the mean and standard deviation of the training scores in the model's "
+            "config; prefopt then reports scores in those units."
+        },
+    )
+
+
+@dataclass
+class SFTConfig(PreferenceConfig):
+    """Arguments of `SFTTrainer`, named as in TRL."""
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
+    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds bare text."})
+    completion_only_loss: bool | None = field(
+        default=None, metadata={"help": "Only answers are trained on. False would train on prompts too: not offered."}
+    )
+    assistant_only_loss: bool = field(default=True, metadata={"help": "Only assistant turns are trained on."})
+    packing: bool = field(default=False, metadata={"help": "Accepted for compatibility: padding is never computed with."})
+
+    def __post_init__(self) -> None:
+        if self.completion_only_loss is False:
+            raise ValueError("completion_only_loss=False (train on prompts too) is not offered: put the text in `text`")
+        if self.packing:
+            warnings.warn("packing changes nothing here: a step stays per_device_train_batch_size rows", stacklevel=3)
+        super().__post_init__()
+
+
+class _Named(PreferenceTrainer):
+    """What the named trainers share: TRL's arguments, old names included."""
+
+    config: type[PreferenceConfig]
+    objective_type: type[Objective]
+
+    def __init__(
+        self,
+        model: Any,
+        args: PreferenceConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics: Callable[..., dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+        *,
+        ref_model: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
+        if data_collator is not None:
+            raise ValueError("rows are collated into prefopt's own Batch: change the rows (or `encode_dataset`) instead")
+        if tokenizer is not None:
+            warnings.warn("`tokenizer` is now `processing_class`", FutureWarning, stacklevel=3)
+        args = args or self.config(output_dir=f"{type(self).__name__.removesuffix('Trainer').lower()}-output")
+        if not isinstance(args, self.config):
+            raise TypeError(f"{type(self).__name__} takes args of type {self.config.__name__}, not {type(args).__name__}")
+        super().__init__(
+            model,
+            objective_from(args, self.objective_type),
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class or tokenizer,
+            ref_model=ref_model,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+
+
+class DPOTrainer(_Named):
+    """Direct preference optimization and its family; `DPOConfig.loss_type` chooses."""
+
+    config, objective_type = DPOConfig, DPO
+
+    def __init__(self, model: Any, ref_model: Any = None, args: DPOConfig | None = None, *rest: Any, **kwargs: Any):
+        super().__init__(model, args, *rest, ref_model=ref_model, **kwargs)
+
+
+class RewardTrainer(_Named):
+    """A reward model from pairs; saved as a plain transformers classification model with one label."""
+
+    config, objective_type = RewardConfig, BradleyTerry
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().train(*args, **kwargs)
+        if self.args.normalize_scores:
+            scores = self.predict(self.train_dataset).predictions[1]
+            set_normalization(self.accelerator.unwrap_model(self.model), scores.mean(), scores.std())
+        return result
+
+
+class SFTTrainer(_Named):
+    """Supervised fine-tuning on answers (prompt-only tokens are never trained on)."""
+
+    config, objective_type = SFTConfig, BestOf
+
+    def __init__(
+        self, model: Any, args: SFTConfig | None = None, *rest: Any, formatting_func: Any = None, **kwargs: Any
+    ):
+        args = args or SFTConfig(output_dir="sft-output")
+        for name in ("train_dataset", "eval_dataset"):
+            kwargs[name] = _as_text(kwargs.get(name), formatting_func, args.dataset_text_field)
+        super().__init__(model, args, *rest, **kwargs)
+
+
+def _as_text(dataset: Any, formatting_func: Any, text_field: str) -> Any:
+    """Rows of bare text, where the user's function makes it or another column holds it."""
+    if dataset is None or isinstance(dataset, dict):
+        return dataset if dataset is None else {k: _as_text(v, formatting_func, text_field) for k, v in dataset.items()}
+    if formatting_func is not None:
+        return dataset.map(lambda row: {"text": formatting_func(row)}, remove_columns=dataset.column_names)
+    if text_field != "text" and text_field in getattr(dataset, "column_names", ()):
+        return dataset.select_columns([text_field]).rename_column(text_field, "text")
+    return dataset

@@ -1,0 +1,92 @@
+"""Random batches and outputs for any objective, from what it declares; and what a trainer does with the ones that couple."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from prefopt.batch import GRADES, Batch, Outputs
+from prefopt.objectives.base import Loss, Objective
+
+NEEDED_COLUMN = {"reference": "ref_logps"}
+"""Which column a need brings; a need of another name brings the column of that name."""
+
+
+def make(objective: Objective, *, prompts: int = 6, length: int = 7, seed: int = 0) -> tuple[Batch, Outputs]:
+    """A ragged batch with every column of the layout, and every output that the objective reads, in float64."""
+    g = torch.Generator().manual_seed(seed)
+    responses = (objective.responses or 3) + ("mismatched" in objective.needs)
+    shape = (prompts, responses, length)
+    lengths = torch.randint(2, length + 1, shape[:2], generator=g)
+    response_mask = torch.arange(length) < lengths[..., None]
+    counted = torch.rand(shape, generator=g) < 0.8
+    counted[..., 0] = True
+    batch = Batch(
+        prompt_ids=torch.randint(0, 50, (prompts, 4), generator=g),
+        prompt_mask=torch.arange(4) >= torch.randint(0, 4, (prompts, 1), generator=g),
+        response_ids=torch.randint(0, 50, shape, generator=g),
+        response_mask=response_mask,
+        loss_mask=response_mask & counted,
+        index=torch.arange(prompts),
+        score=torch.randn(shape[:2], generator=g, dtype=torch.float64).sort(1, descending=True).values,
+        margin=torch.rand(prompts, generator=g, dtype=torch.float64),
+        grade=torch.randint(-1, len(GRADES), (prompts,), generator=g),
+        ref_logps=_logps(response_mask, g),
+    )
+    return batch, Outputs(**{name: _output(name, response_mask, g) for name in objective.outputs})
+
+
+def _logps(mask: Tensor, g: torch.Generator) -> Tensor:
+    return (-2 * torch.rand(mask.shape, generator=g, dtype=torch.float64)).masked_fill(~mask, 0.0)
+
+
+def _output(name: str, mask: Tensor, g: torch.Generator) -> Tensor:
+    if name == "scores":
+        values = torch.randn(mask.shape[:2], generator=g, dtype=torch.float64)
+    elif name in ("logps", "log_sum_sq"):
+        values = _logps(mask, g)
+    elif name == "top1":
+        values = (torch.rand(mask.shape, generator=g) < 0.5).double().masked_fill(~mask, 0.0)
+    else:
+        values = torch.randn(mask.shape, generator=g, dtype=torch.float64).masked_fill(~mask, 0.0)
+    return values.requires_grad_()
+
+
+def declared_only(objective: Objective, batch: Batch) -> Batch:
+    """The batch without the columns that the objective did not ask for."""
+    always = {"prompt_ids", "prompt_mask", "response_ids", "response_mask", "loss_mask", "index"}
+    asked = {NEEDED_COLUMN.get(need, need) for need in objective.needs}
+    return Batch({name: column for name, column in batch.items() if name in always | asked})
+
+
+def rows(out: Outputs, select: slice | Tensor) -> Outputs:
+    """The same outputs for some of the prompts."""
+    return mapped(out, lambda value: value[select])
+
+
+def mapped(out: Outputs, function) -> Outputs:
+    return Outputs(**{f.name: None if (v := getattr(out, f.name)) is None else function(v) for f in fields(out)})
+
+
+def coupled(objective: Objective, batch: Batch, out: Outputs, state: dict[str, Tensor] | None = None) -> Batch:
+    """The batch with the columns that `observe` and `couple` bring when it is the whole optimizer step."""
+    if not objective.couples:
+        return batch
+    present = batch.present.any(-1)
+    with torch.no_grad():
+        observed = {name: column[present] for name, column in objective.observe(out, batch).items()}
+    columns, _ = objective.couple(observed, objective.init_state() if state is None else state)
+    return batch.with_columns(**{name: column.new_zeros(len(present)).masked_scatter(present, column) for name, column in columns.items()})
+
+
+def loss_of(objective: Objective, batch: Batch, out: Outputs) -> Loss:
+    return objective.loss(out, coupled(objective, batch, out))
+
+
+def numbers(loss: Loss) -> dict[str, float]:
+    """Every number that a loss consists of, by name."""
+    terms = {f"term {name}": float(term.total.detach()) for name, term in loss.terms.items()}
+    totals = {f"total {name}": float(metric.total) for name, metric in loss.metrics.items()}
+    return terms | totals | {f"count {name}": float(metric.count) for name, metric in loss.metrics.items()}

@@ -1,0 +1,181 @@
+"""What every objective must keep, in float64 to 1e-9: walks the registry, so that a new file is tested as it is."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefopt.batch import Batch, Outputs, fill_rows
+from prefopt.objectives.base import Loss, Objective, load, registry
+
+from .factory import NEEDED_COLUMN, coupled, declared_only, loss_of, make, mapped, numbers, rows
+
+REGISTRY = registry()
+every = pytest.mark.parametrize("objective", REGISTRY.values(), ids=REGISTRY.keys())
+exactly = {"rel": 1e-9, "abs": 1e-9}
+MAIN = {"logps", "scores"}
+
+
+def gradients(objective: Objective, batch: Batch, out: Outputs) -> dict[str, torch.Tensor | None]:
+    read = {name: getattr(out, name) for name in sorted(objective.outputs)}
+    total = loss_of(objective, batch, out).reduced(objective.sizes(batch))
+    found = torch.autograd.grad(total, list(read.values()), allow_unused=True)
+    return dict(zip(read, found, strict=True))
+
+
+@every
+@pytest.mark.parametrize("scale", [1.0, 1e3], ids=["", "extreme"])
+def test_gradients_are_finite(objective: Objective, scale: float):
+    batch, out = make(objective)
+    out = dataclasses.replace(out, **{n: (scale * getattr(out, n).detach()).requires_grad_() for n in MAIN & objective.outputs})
+    found = gradients(objective, batch, out)
+    assert scale > 1 or all(found[name].abs().sum() > 0 for name in MAIN & objective.outputs)
+    for name, gradient in found.items():
+        assert gradient is None or gradient.isfinite().all(), name
+    assert all(map(torch.isfinite, map(torch.tensor, numbers(loss_of(objective, batch, out)).values())))
+
+
+@every
+def test_gradients_are_finite_in_float32_where_policy_and_reference_differ_by_a_thousand(objective: Objective):
+    batch, out = make(objective)
+    for sign in (-1e3, 1e3):
+        shift = torch.tensor([sign, -sign, sign]).repeat(2)[: batch.present.shape[1], None] * batch.loss_mask / 5
+        moved = mapped(out, lambda v, s=shift: (v + (s if v.dim() == 3 else s[..., 0])).float().detach().requires_grad_())
+        far = batch.with_columns(ref_logps=batch.ref_logps.float())
+        for name, gradient in gradients(objective, far, moved).items():
+            assert gradient is None or gradient.isfinite().all(), name
+
+
+@every
+def test_more_padding_changes_nothing(objective: Objective):
+    batch, out = make(objective)
+    want = numbers(loss_of(objective, batch, out))
+
+    def longer(name: str, column: torch.Tensor) -> torch.Tensor:
+        if name.startswith("prompt"):
+            return torch.cat([column.new_zeros(len(column), 3), column], 1)
+        if column.dim() < 3:
+            return column
+        return torch.cat([column, column.new_zeros(*column.shape[:2], 5)], 2)
+
+    padded = Batch({name: longer(name, column) for name, column in batch.items()})
+    assert numbers(loss_of(objective, padded, mapped(out, lambda v: longer("", v)))) == pytest.approx(want, **exactly)
+
+
+@every
+def test_what_stands_under_the_masks_is_not_read(objective: Objective):
+    batch, out = make(objective)
+    want = numbers(loss_of(objective, batch, out))
+    hidden = ~batch.loss_mask
+    noisy = mapped(out, lambda v: v.masked_fill(hidden, -7.0) if v.dim() == 3 else v)
+    batch = batch.with_columns(ref_logps=batch.ref_logps.masked_fill(hidden, -3.0))
+    assert numbers(loss_of(objective, batch, noisy)) == pytest.approx(want, **exactly)
+
+
+@every
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=5, deadline=None)
+def test_order_of_prompts_changes_nothing(objective: Objective, seed: int):
+    batch, out = make(objective, seed=seed)
+    order = torch.randperm(len(batch.index), generator=torch.Generator().manual_seed(seed))
+    want = numbers(loss_of(objective, batch, out))
+    assert numbers(loss_of(objective, batch.rows(order), rows(out, order))) == pytest.approx(want, **exactly)
+
+
+@every
+def test_absent_rows_change_nothing(objective: Objective):
+    batch, out = make(objective)
+    want, sizes = numbers(loss_of(objective, batch, out)), objective.sizes(batch)
+    filled = fill_rows(batch, 2)
+    more = mapped(out, lambda v: torch.cat([v, v.new_zeros(2, *v.shape[1:])]))
+    assert numbers(loss_of(objective, filled, more)) == pytest.approx(want, **exactly)
+    assert objective.sizes(filled) == sizes
+    found = gradients(objective, filled, more)
+    assert all(g is None or g.isfinite().all() for g in found.values())
+
+
+@every
+@given(cuts=st.lists(st.integers(1, 5), max_size=3, unique=True).map(sorted), seed=st.integers(0, 2**16))
+@settings(max_examples=5, deadline=None)
+def test_parts_add_up_to_the_whole(objective: Objective, cuts: list[int], seed: int):
+    batch, out = make(objective, seed=seed)
+    batch = coupled(objective, batch, out)
+    whole = objective.loss(out, batch)
+    slices = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, 6], strict=True)]
+    parts = [objective.loss(rows(out, s), batch.rows(s)) for s in slices]
+    assert added_up(parts) == pytest.approx(numbers(whole), **exactly)
+    sizes = [objective.sizes(batch.rows(s)) for s in slices]
+    assert {unit: sum(s[unit] for s in sizes) for unit in sizes[0]} == objective.sizes(batch)
+    assert {t.unit for t in whole.terms.values()} <= set(sizes[0])
+
+
+def added_up(parts: list[Loss]) -> dict[str, float]:
+    reduce = {"mean": sum, "min": min, "max": max}
+    each = [numbers(part) for part in parts]
+    kinds = {f"total {name}": metric.reduce for name, metric in parts[0].metrics.items()}
+    return {name: reduce[kinds.get(name, "mean")](e[name] for e in each) for name in each[0]}
+
+
+@every
+def test_swapping_chosen_and_rejected_flips_the_margin(objective: Objective):
+    if objective.responses != 2:
+        pytest.skip("not a pair objective")
+    batch, out = make(objective)
+    order = torch.tensor([1, 0, 2])[: batch.present.shape[1]]
+    swapped = Batch({n: c[:, order] if n.startswith(("response", "loss", "ref")) else c for n, c in batch.items()})
+    names = [name for name in loss_of(objective, batch, out).metrics if name.split("/")[-1] in ("margin", "margins")]
+    assert names
+    before = loss_of(objective, batch, out).metrics
+    after = loss_of(objective, swapped, mapped(out, lambda v: v[:, order])).metrics
+    for name in names:
+        assert float(after[name].total) == pytest.approx(-float(before[name].total), **exactly)
+
+
+@every
+def test_metrics_and_rewards_are_detached(objective: Objective):
+    loss = loss_of(objective, *make(objective))
+    assert not any(m.total.requires_grad or m.count.requires_grad for m in loss.metrics.values())
+    assert loss.rewards is None or not loss.rewards.requires_grad
+    assert all(t.total.requires_grad for t in loss.terms.values())
+    assert all(t.total.shape == () for t in loss.terms.values())
+
+
+@every
+def test_only_what_is_declared_is_read(objective: Objective):
+    batch, out = make(objective)
+    bare = declared_only(objective, batch)
+    loss_of(objective, bare, out)
+    for need in objective.needs:
+        column = NEEDED_COLUMN.get(need, need)
+        less = Batch({name: c for name, c in bare.items() if name != column})
+        if need == "mismatched":
+            less = Batch({name: c[:, :2] if c.dim() == 3 else c for name, c in bare.items()})
+            out_of = mapped(out, lambda v: v[:, :2])
+        with pytest.raises((AttributeError, IndexError, KeyError, ValueError)):
+            loss_of(objective, less, out_of if need == "mismatched" else out)
+    for name in objective.outputs:
+        with pytest.raises(ValueError, match=name):
+            loss_of(objective, bare, dataclasses.replace(out, **{name: None}))
+
+
+@every
+def test_an_objective_is_a_value(objective: Objective):
+    assert dataclasses.is_dataclass(objective)
+    assert copy.deepcopy(objective) == objective == dataclasses.replace(objective)
+    assert pickle.loads(pickle.dumps(objective)) == objective
+    for field in dataclasses.fields(objective):
+        value = getattr(objective, field.name)
+        assert f"{field.name}={value!r}" in repr(objective)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(objective, field.name, value)
+
+
+def test_an_unknown_name_is_answered_with_near_ones():
+    with pytest.raises(ValueError, match="did you mean simpo"):
+        load("simp")
