@@ -48,7 +48,7 @@ def term_metrics(loss: Loss, units: Mapping[str, Tensor]) -> dict[str, Metric]:
 def _exact(x: Any) -> Tensor:
     # Not every device has float64; those that lack it log in float32.
     wide = torch.float32 if isinstance(x, Tensor) and x.device.type == "mps" else torch.float64
-    return torch.as_tensor(x).detach().to(wide)
+    return torch.as_tensor(x, dtype=wide).detach()
 
 
 def _fold(a: Metric, b: Metric) -> Metric:

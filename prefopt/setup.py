@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from .config import PreferenceConfig
 from .data.encode import encode_dataset, with_mismatched
@@ -40,6 +40,7 @@ def prepare_model(
     quantization_config: Any,
 ) -> Setup:
     """Load what is given by name, add the adapter, and freeze the reference before anything trains."""
+    set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
     objective = load(objective) if isinstance(objective, str) else objective
     tokenizer = _tokenizer(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)

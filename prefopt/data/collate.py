@@ -67,12 +67,14 @@ def _grade(name: str | None) -> int:
 class Rows(Dataset[Row]):
     """Encoded rows by number, each with its `index`.
 
-    Number -1 is a row that only fills up a batch: it has no response, so every mask is False and nothing counts.
+    Number -1 is a row that only fills up a batch: its responses are empty, so every mask is False and nothing counts.
     """
 
     def __init__(self, rows: Any):
         self.rows = rows
-        self.absent: Row = {name: None if name in ("margin", "grade") else [] for name in rows.column_names} | {"index": -1}
+        nothing: Row = {name: None if name in ("margin", "grade") else [] for name in rows.column_names}
+        per_response = [[]] * len(rows[0]["response_ids"]) if len(rows) else []
+        self.absent: Row = {**nothing, "response_ids": per_response, "index": -1}
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -93,7 +93,7 @@ def attach_lm_head(model: PreTrainedModel, policy: PreTrainedModel | None) -> No
     tied = source.weight.data_ptr() == policy.get_input_embeddings().weight.data_ptr()  # type: ignore[union-attr]
     head = nn.Linear(source.in_features, source.out_features, bias=source.bias is not None)
     head.load_state_dict(source.state_dict())
-    head.to(model.device)
+    head.to(model.device, source.weight.dtype)
     if tied:
         head.weight = model.get_input_embeddings().weight  # type: ignore[assignment]
     model.add_module(LM_HEAD, head)

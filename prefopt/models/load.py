@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .heads import attach_lm_head, head_name, is_scorer, scorer_from_policy, separate_pad, widen_head
+from .heads import LM_HEAD, attach_lm_head, head_name, is_scorer, scorer_from_policy, separate_pad, widen_head
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def load_scorer(
     _restore_head(inner, source)
     if tokenizer is not None:
         separate_pad(inner, tokenizer)
-    if lm_head:
+    if lm_head and not hasattr(inner, LM_HEAD):
         policy = load_policy(source, **kwargs) if isinstance(source, str) else source
         attach_lm_head(inner, policy)
     return scorer

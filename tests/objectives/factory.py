@@ -1,4 +1,4 @@
-"""Random batches and outputs for any objective, from what it declares; and what a trainer does with the ones that couple."""
+"""Random batches and outputs for any objective, from what it declares; and what a trainer does for those that couple."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def coupled(objective: Objective, batch: Batch, out: Outputs, state: dict[str, T
     with torch.no_grad():
         observed = {name: column[present] for name, column in objective.observe(out, batch).items()}
     columns, _ = objective.couple(observed, objective.init_state() if state is None else state)
-    return batch.with_columns(**{name: column.new_zeros(len(present)).masked_scatter(present, column) for name, column in columns.items()})
+    return batch.with_columns(
+        **{name: column.new_zeros(len(present)).masked_scatter(present, column) for name, column in columns.items()}
+    )
 
 
 def loss_of(objective: Objective, batch: Batch, out: Outputs) -> Loss:

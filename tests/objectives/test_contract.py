@@ -33,7 +33,9 @@ def gradients(objective: Objective, batch: Batch, out: Outputs) -> dict[str, tor
 @pytest.mark.parametrize("scale", [1.0, 1e3], ids=["", "extreme"])
 def test_gradients_are_finite(objective: Objective, scale: float):
     batch, out = make(objective)
-    out = dataclasses.replace(out, **{n: (scale * getattr(out, n).detach()).requires_grad_() for n in MAIN & objective.outputs})
+    out = dataclasses.replace(
+        out, **{n: (scale * getattr(out, n).detach()).requires_grad_() for n in MAIN & objective.outputs}
+    )
     found = gradients(objective, batch, out)
     assert scale > 1 or all(found[name].abs().sum() > 0 for name in MAIN & objective.outputs)
     for name, gradient in found.items():
@@ -46,7 +48,9 @@ def test_gradients_are_finite_in_float32_where_policy_and_reference_differ_by_a_
     batch, out = make(objective)
     for sign in (-1e3, 1e3):
         shift = torch.tensor([sign, -sign, sign]).repeat(2)[: batch.present.shape[1], None] * batch.loss_mask / 5
-        moved = mapped(out, lambda v, s=shift: (v + (s if v.dim() == 3 else s[..., 0])).float().detach().requires_grad_())
+        moved = mapped(
+            out, lambda v, s=shift: (v + (s if v.dim() == 3 else s[..., 0])).float().detach().requires_grad_()
+        )
         far = batch.with_columns(ref_logps=batch.ref_logps.float())
         for name, gradient in gradients(objective, far, moved).items():
             assert gradient is None or gradient.isfinite().all(), name

@@ -72,9 +72,9 @@ def check(candidates: Candidates, kind: str) -> Candidates:
     opening = next((turn for turn in prompt if turn.role != "system"), None)
     if opening is not None and opening.role == "assistant":
         raise Drop("prompt starts on an assistant turn")
-    for number, response in enumerate(responses):
+    for place, response in enumerate(responses):
         if isinstance(response, str) and not response.strip():
-            raise Drop(f"empty {('chosen', 'rejected')[number] if kind == 'pair' else 'response'}")
+            raise Drop(f"empty {('chosen', 'rejected')[place] if kind == 'pair' else 'response'}")
     if kind == "pair" and _same(*responses):
         raise Drop("identical answers")
     if not all(text.isascii() or _is_unicode(text) for text in texts(candidates)):

@@ -75,7 +75,7 @@ def read_query(row: Row) -> Candidates:
 )
 def read_moss(row: Row) -> Candidates:
     """Texts that alternate, the user first; all but the last are the context (MOSS-RLHF's reward model data)."""
-    return pair_of(*(_alternating(items(row, side), side) for side in ("chosen", "rejected")))
+    return pair_of([_alternating(items(row, side), side) for side in ("chosen", "rejected")])
 
 
 def _is_texts(value: object) -> bool:
@@ -154,7 +154,7 @@ def _conversational(row: Row) -> Candidates:
     sides = [turns(row, side) for side in ("chosen", "rejected")]
     if not all(common_turns(prompt, side) == len(prompt) for side in sides):
         sides = [prompt + side for side in sides]
-    return pair_of(*sides)
+    return pair_of(sides)
 
 
 def shared_start(chosen: str, rejected: str) -> int:

@@ -47,16 +47,17 @@ def read_hh(row: Row) -> Candidates:
     """
     chosen, repairs = _conversation(text(row, "chosen"))
     rejected, more = _conversation(text(row, "rejected"))
-    return pair_of(chosen, rejected, repairs or more)
+    return pair_of([chosen, rejected], repairs or more)
 
 
 def _conversation(transcript: str) -> tuple[list[Turn], tuple[str, ...]]:
     return merged(split_turns("\n\n" + transcript.lstrip(), HH_TAG))
 
 
-def pair_of(chosen: list[Turn], rejected: list[Turn], repairs: tuple[str, ...] = ()) -> Candidates:
-    """A pair from two whole conversations."""
-    if any(side[-1].role != "assistant" for side in (chosen, rejected)):
+def pair_of(sides: list[list[Turn]], repairs: tuple[str, ...] = ()) -> Candidates:
+    """A pair from two whole conversations, the chosen one first."""
+    chosen, rejected = sides
+    if any(not side or side[-1].role != "assistant" for side in (chosen, rejected)):
         raise Drop("conversation ends on a user turn")
     if chosen == rejected:
         raise Drop("identical answers")

@@ -1,0 +1,95 @@
+"""Numbers that must not depend on how rows are batched: metrics, losses and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from prefopt import PreferenceConfig, PreferenceTrainer
+from prefopt.batch import GRADES
+from prefopt.objectives.base import Objective
+from prefopt.objectives.best_of import BestOf
+from prefopt.objectives.dpo import DPO
+from prefopt.objectives.reward import BradleyTerry
+
+from .conftest import quiet, ragged_pairs, tiny_llama
+
+
+def multi_turn(n: int) -> Dataset:
+    """Rows of which some tokens belong to later user turns."""
+    rows = ragged_pairs(n, seed=3, k=1)
+    masks = [[[int(t % 3 != 1 or t == 0) for t in range(len(ids))] for ids in row] for row in rows["response_ids"]]
+    return rows.add_column("loss_mask", masks)
+
+
+def graded(n: int) -> Dataset:
+    return ragged_pairs(n, seed=5, grade=lambda rng: rng.choice(GRADES), margin=lambda rng: rng.random())
+
+
+CASES: dict[str, tuple[Objective, Dataset]] = {
+    "dpo": (DPO(), ragged_pairs(13)),
+    "dpo + sft": (DPO(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]), ragged_pairs(13)),
+    "reward + lm": (BradleyTerry(lm_coefficient=0.5, center_rewards_coefficient=0.01), graded(13)),
+    "multi-turn sft": (BestOf(), multi_turn(13)),
+    "aot (coupled)": (DPO(loss_type=["aot"]), ragged_pairs(13)),
+    "kto (coupled)": (DPO(loss_type=["kto"]), ragged_pairs(13)),
+    "bco (coupled, with state)": (DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
+}
+
+
+def build(name: str, tmp_path: Path, tokenizer: Any, dtype: torch.dtype = torch.float64, **args: Any) -> PreferenceTrainer:
+    objective, rows = CASES[name]
+    model = tiny_llama(dtype=dtype)
+    reference = tiny_llama(seed=9, dtype=dtype) if "reference" in objective.needs else None
+    config = PreferenceConfig(**quiet(tmp_path, **args))
+    return PreferenceTrainer(model, objective, config, rows, rows, tokenizer, ref_model=reference)
+
+
+def numbers(metrics: dict[str, float]) -> dict[str, float]:
+    timing = ("runtime", "per_second", "epoch")
+    return {name: value for name, value in metrics.items() if not name.endswith(timing)}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("name", CASES)
+def test_evaluate_does_not_depend_on_the_batch_size(
+    name: str, dtype: torch.dtype, tolerance: float, tmp_path: Path, tokenizer: Any
+) -> None:
+    results = [
+        numbers(build(name, tmp_path, tokenizer, dtype, per_device_eval_batch_size=size).evaluate())
+        for size in (1, 2, 4, 9)
+    ]
+    assert len(results[0]) >= 2 and "eval_loss" in results[0]
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_does_not_depend_on_how_a_step_is_split(name: str, tmp_path: Path, tokenizer: Any) -> None:
+    """16 rows a step as 16x1, 4x4 and 2x8, over 13 rows: the one step of each epoch is ragged in all three."""
+    logs, weights = [], []
+    for size, accumulation in ((16, 1), (4, 4), (2, 8)):
+        trainer = build(
+            name,
+            tmp_path,
+            tokenizer,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            num_train_epochs=3,
+            optim="sgd",
+            learning_rate=0.05,
+        )
+        trainer.train()
+        logs.append([numbers(log) for log in trainer.state.log_history if "loss" in log])
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert len(logs[0]) == 3
+    for log, weight in zip(logs[1:], weights[1:], strict=True):
+        for step, expected in zip(log, logs[0], strict=True):
+            # Trainer itself keeps the sum of losses in float32.
+            assert step.pop("loss") == pytest.approx(expected["loss"], rel=1e-6)
+            assert step == pytest.approx({k: v for k, v in expected.items() if k != "loss"}, rel=1e-9, abs=1e-9)
+        torch.testing.assert_close(weight, weights[0], rtol=1e-9, atol=1e-9)
