@@ -102,6 +102,7 @@ class Outputs:
 
 def fill_rows(batch: Batch, count: int) -> Batch:
     """`batch` with `count` more prompts that are absent: every mask False, index -1."""
+
     def grow(name: str, column: Tensor) -> Tensor:
         empty = column.new_full((count, *column.shape[1:]), -1 if name in ("index", "grade") else 0)
         return torch.cat([column, empty])

@@ -28,7 +28,9 @@ class PreferenceConfig(TrainingArguments):
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Mixed precision in bfloat16; on unless fp16 is. Losses stay in float32."}
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: rows carry what the loss needs."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: rows carry what the loss needs."}
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Must stay off: it hides a broken loss. See max_skipped_steps."}
     )
@@ -56,7 +58,9 @@ class PreferenceConfig(TrainingArguments):
     eos_token: str | None = field(default=None, metadata={"help": "Use this token as the end of a response."})
     pad_token: str | None = field(default=None, metadata={"help": "Use this token as padding."})
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes for tokenising the dataset."})
-    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Round padded lengths up to a multiple of it."})
+    pad_to_multiple_of: int | None = field(
+        default=None, metadata={"help": "Round padded lengths up to a multiple of it."}
+    )
     disable_dropout: bool = field(default=True, metadata={"help": "Set the dropout of policy and reference to zero."})
     precompute_ref_log_probs: bool = field(
         default=False, metadata={"help": "Run the reference once over the data before training, and cache the result."}
@@ -77,11 +81,15 @@ class PreferenceConfig(TrainingArguments):
     def __post_init__(self) -> None:
         self.bf16 = not self.fp16 if self.bf16 is None else self.bf16
         if self.bf16_full_eval or self.fp16_full_eval:
-            raise ValueError("full half-precision evaluation rounds log-probs beyond use: leave it off, bf16=True is enough")
+            raise ValueError(
+                "full half-precision evaluation rounds log-probs beyond use: leave it off, bf16=True is enough"
+            )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the columns that losses need: leave it off")
         if self.sync_ref_model and self.precompute_ref_log_probs:
-            raise ValueError("sync_ref_model changes the reference during training, so its log-probs cannot be precomputed")
+            raise ValueError(
+                "sync_ref_model changes the reference during training, so its log-probs cannot be precomputed"
+            )
         with warnings.catch_warnings():
             # transformers deprecates the name that its own older versions, and TRL, still need.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")

@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from .batch import Batch, Outputs
 from .meter import Meter, term_metrics
-from .models.reference import evaluating
+from .models.modes import evaluating
 from .objectives.base import Loss
 from .tensors import masked_sum
 
@@ -72,9 +72,7 @@ class Evaluation:
         from accelerate.utils import gather_object
 
         pieces = gather_object([(i.tolist(), a.tolist(), b.tolist()) for i, a, b in self.rows])
-        found = {
-            number: (a[j], b[j]) for index, a, b in pieces for j, number in enumerate(index) if number >= 0
-        }
+        found = {number: (a[j], b[j]) for index, a, b in pieces for j, number in enumerate(index) if number >= 0}
         ordered = [found[number] for number in sorted(found)]
         return _matrix([a for a, _ in ordered]), _matrix([b for _, b in ordered])
 

@@ -38,7 +38,9 @@ class Persistence(Trainer):
             ValueError: the checkpoint belongs to another model or another step size.
         """
         if resume_from_checkpoint:
-            folder = checkpoint.newest(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
+            folder = (
+                checkpoint.newest(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
+            )
             checkpoint.check_resumable(Path(folder), self._run())
             logger.info("resuming from %s", folder)
             resume_from_checkpoint = str(folder)
@@ -107,7 +109,11 @@ class Persistence(Trainer):
 
     def _extras(self) -> dict[str, Tensor]:
         """What Trainer does not know to save: the objective's state, auxiliary heads, a reference that moves."""
-        groups = {"objective": self.objective_state, "auxiliary": self._auxiliary(), "reference": self._moving_reference()}  # type: ignore[attr-defined]
+        groups = {
+            "objective": self.objective_state,
+            "auxiliary": self._auxiliary(),
+            "reference": self._moving_reference(),
+        }  # type: ignore[attr-defined]
         flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
 
@@ -159,5 +165,3 @@ def _without_token(args: Any) -> Iterator[None]:
         yield
     finally:
         args.hub_token = token
-
-

@@ -59,7 +59,9 @@ def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, l
     args = trainer.args
     size = args.precompute_ref_batch_size or args.eval_batch_size
     lengths = [len(row["prompt_ids"]) + max(map(len, row["response_ids"]), default=0) for row in dataset]
-    by_length = sorted(range(len(dataset)), key=lambda i: -lengths[i])  # longest first: memory runs out at once or never
+    by_length = sorted(
+        range(len(dataset)), key=lambda i: -lengths[i]
+    )  # longest first: memory runs out at once or never
     numbers = [by_length[i] if i >= 0 else -1 for i in shard(len(dataset), args.process_index, args.world_size, size)]
     loader = DataLoader(Rows(dataset), batch_size=size, sampler=numbers, collate_fn=collate)
     found = []

@@ -13,7 +13,16 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from .config import PreferenceConfig
 from .data.encode import encode_dataset, with_mismatched
-from .models.load import add_adapter, disable_dropout, is_quantized, load_policy, load_scorer, load_tokenizer
+from .models.load import (
+    add_adapter,
+    is_quantized,
+    keep_differentiable,
+    load_policy,
+    load_scorer,
+    load_tokenizer,
+    train_all_if_none,
+)
+from .models.modes import disable_dropout
 from .models.reference import Reference, reference_for
 from .objectives.base import Objective, load
 
@@ -44,11 +53,17 @@ def prepare_model(
     objective = load(objective) if isinstance(objective, str) else objective
     tokenizer = _tokenizer(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
+    if is_quantized(loaded):
+        keep_differentiable(loaded)
     fresh = peft_config is not None
     if fresh:
         loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
-    elif is_quantized(loaded) and not isinstance(loaded, PeftModel):
-        raise ValueError("a quantised model trains through an adapter only: pass a peft_config, such as LoraConfig()")
+    elif not isinstance(loaded, PeftModel):
+        if is_quantized(loaded):
+            raise ValueError(
+                "a quantised model trains through an adapter only: pass a peft_config, such as LoraConfig()"
+            )
+        train_all_if_none(loaded)
     if args.disable_dropout:
         disable_dropout(loaded)
     reference = _reference(loaded, objective, args, ref_model, fresh)
@@ -66,7 +81,9 @@ def prepare_dataset(dataset: Any, setup: Setup, args: PreferenceConfig) -> Any:
     return with_mismatched(encoded) if "mismatched" in setup.objective.needs else encoded
 
 
-def _tokenizer(model: Any, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    model: Any, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
     if tokenizer is None:
         name = model if isinstance(model, str) else model.config._name_or_path
         if not name:
@@ -98,7 +115,9 @@ def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: A
     return load_scorer(model, tokenizer, quantization_config=quantization_config, lm_head=lm_head, **kwargs)
 
 
-def _reference(model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, fresh: bool) -> Reference | None:
+def _reference(
+    model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, fresh: bool
+) -> Reference | None:
     """Only what the objective needs: SimPO and its like never hold a second model."""
     if "reference" not in objective.needs:
         if ref_model is not None:

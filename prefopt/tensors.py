@@ -25,7 +25,9 @@ def log1mexp(x: Tensor) -> Tensor:
     """log(1 - e^x) for x < 0, stable at both ends (Machler 2012, "Accurately computing log(1 - exp(-|a|))")."""
     near_zero = x > -0.6931471805599453
     # Each branch sees only values that are safe for it, or the unused one would put NaN into the gradient.
-    small = torch.log(-torch.expm1(torch.where(near_zero, x, -torch.ones_like(x)).clamp(max=-torch.finfo(x.dtype).tiny)))
+    small = torch.log(
+        -torch.expm1(torch.where(near_zero, x, -torch.ones_like(x)).clamp(max=-torch.finfo(x.dtype).tiny))
+    )
     large = torch.log1p(-torch.exp(torch.where(near_zero, -torch.ones_like(x), x)))
     return torch.where(near_zero, small, large)
 

@@ -25,7 +25,7 @@ from .data.collate import Order, Rows, collate, shard
 from .evaluation import Evaluation
 from .meter import Meter, term_metrics
 from .models.forward import forward
-from .models.reference import FrozenModel, Reference, evaluating
+from .models.reference import FrozenModel, Reference
 from .objectives.base import Loss, Objective
 from .persistence import Persistence
 from .precompute import with_ref_logps
@@ -158,6 +158,7 @@ class PreferenceTrainer(Persistence, Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        self.model_wrapped.train()  # Trainer does so later, but quantised layers compute differently in the two modes
         batches = [self.annotated(self._prepare_inputs(batch)) for batch in batches]
         if self.objective.couples and len(batches) > 1:
             batches, self.objective_state = self.coupled(batches)
@@ -207,8 +208,7 @@ class PreferenceTrainer(Persistence, Trainer):
 
     @torch.no_grad()
     def _quietly(self, batch: Batch) -> Outputs:
-        with evaluating(self.model_wrapped):
-            return self.run(self.model_wrapped, batch)
+        return self.run(self.model_wrapped, batch)
 
     def units(self, batches: list[Batch]) -> dict[str, Tensor]:
         """How many of each unit the step holds, as the mean over ranks: DDP averages the gradients of ranks."""

@@ -31,11 +31,15 @@ class DPOConfig(DPOArguments, PreferenceConfig):
     """Arguments of `DPOTrainer`, named as in TRL."""
 
     reference_free: bool | None = field(default=None, metadata={"help": "Old name: use --loss_type cpo --cpo_alpha 0."})
-    rpo_alpha: float | None = field(default=None, metadata={"help": "Old name: use --loss_type sigmoid sft with --loss_weights."})
+    rpo_alpha: float | None = field(
+        default=None, metadata={"help": "Old name: use --loss_type sigmoid sft with --loss_weights."}
+    )
 
     def __post_init__(self) -> None:
         if self.rpo_alpha is not None:
-            warnings.warn("rpo_alpha=a is now loss_type=['sigmoid', 'sft'], loss_weights=[1, a]", FutureWarning, stacklevel=3)
+            warnings.warn(
+                "rpo_alpha=a is now loss_type=['sigmoid', 'sft'], loss_weights=[1, a]", FutureWarning, stacklevel=3
+            )
             self.loss_type, self.loss_weights = ["sigmoid", "sft"], [1.0, self.rpo_alpha]
         if self.reference_free:
             warnings.warn("reference_free=True is now loss_type=['cpo'], cpo_alpha=0", FutureWarning, stacklevel=3)
@@ -67,7 +71,9 @@ class SFTConfig(PreferenceConfig):
         default=None, metadata={"help": "Only answers are trained on. False would train on prompts too: not offered."}
     )
     assistant_only_loss: bool = field(default=True, metadata={"help": "Only assistant turns are trained on."})
-    packing: bool = field(default=False, metadata={"help": "Accepted for compatibility: padding is never computed with."})
+    packing: bool = field(
+        default=False, metadata={"help": "Accepted for compatibility: padding is never computed with."}
+    )
 
     def __post_init__(self) -> None:
         if self.completion_only_loss is False:
@@ -101,12 +107,16 @@ class _Named(PreferenceTrainer):
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         if data_collator is not None:
-            raise ValueError("rows are collated into prefopt's own Batch: change the rows (or `encode_dataset`) instead")
+            raise ValueError(
+                "rows are collated into prefopt's own Batch: change the rows (or `encode_dataset`) instead"
+            )
         if tokenizer is not None:
             warnings.warn("`tokenizer` is now `processing_class`", FutureWarning, stacklevel=3)
         args = args or self.config(output_dir=f"{type(self).__name__.removesuffix('Trainer').lower()}-output")
         if not isinstance(args, self.config):
-            raise TypeError(f"{type(self).__name__} takes args of type {self.config.__name__}, not {type(args).__name__}")
+            raise TypeError(
+                f"{type(self).__name__} takes args of type {self.config.__name__}, not {type(args).__name__}"
+            )
         super().__init__(
             model,
             objective_from(args, self.objective_type),

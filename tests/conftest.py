@@ -32,23 +32,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("PREFOPT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def tiny_llama(vocab: int = 1000, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> LlamaForCausalLM:
+def tiny_llama(
+    vocab: int = 1000, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> LlamaForCausalLM:
     """A random Llama small enough for a step in milliseconds, with logits far from uniform."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-        **changes,
-    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    config = LlamaConfig(**{"vocab_size": vocab, "initializer_range": 0.2, **sizes, **heads, **ends, **changes})
     return LlamaForCausalLM(config).to(dtype).eval()
 
 

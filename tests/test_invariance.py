@@ -41,7 +41,9 @@ CASES: dict[str, tuple[Objective, Dataset]] = {
 }
 
 
-def build(name: str, tmp_path: Path, tokenizer: Any, dtype: torch.dtype = torch.float64, **args: Any) -> PreferenceTrainer:
+def build(
+    name: str, tmp_path: Path, tokenizer: Any, dtype: torch.dtype = torch.float64, **args: Any
+) -> PreferenceTrainer:
     objective, rows = CASES[name]
     model = tiny_llama(dtype=dtype)
     reference = tiny_llama(seed=9, dtype=dtype) if "reference" in objective.needs else None

@@ -13,6 +13,7 @@ from ..batch import GRADES, Batch
 
 Row = Mapping[str, Any]
 
+
 def collate(rows: Sequence[Row], pad_to_multiple_of: int | None = None) -> Batch:
     """Encoded rows -> one batch; prompts are padded on the left, responses on the right.
 
@@ -30,7 +31,9 @@ def collate(rows: Sequence[Row], pad_to_multiple_of: int | None = None) -> Batch
         response_ids=_responses(rows, "response_ids", k, r, 0),
         index=torch.tensor([row.get("index", -1) for row in rows]),
     )
-    lengths = torch.tensor([[len(ids) for ids in row["response_ids"]] + [0] * (k - len(row["response_ids"])) for row in rows])
+    lengths = torch.tensor(
+        [[len(ids) for ids in row["response_ids"]] + [0] * (k - len(row["response_ids"])) for row in rows]
+    )
     batch["response_mask"] = torch.arange(r) < lengths.unsqueeze(-1)
     batch["loss_mask"] = batch.response_mask
     return batch.with_columns(**_optional(rows, k, r, batch))

@@ -78,6 +78,8 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
     columns = set(dataset.column_names)
     if "prompt" not in columns or not columns <= KNOWN_COLUMNS:
         return False
+    if any(dataset.data.column(name).null_count for name in columns & {"chosen", "rejected", "response"}):
+        return False
     turns = getattr(dataset.features["prompt"], "feature", None)
     texts = (getattr(dataset.features[name], "dtype", None) for name in columns & TEXT_COLUMNS)
     return isinstance(turns, Mapping) and set(turns) == {"role", "content"} and set(texts) <= {"string"}

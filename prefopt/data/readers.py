@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .records import DataError
+from .records import DataError, kind_of
 from .report import LoadReport
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Source: TypeAlias = (
 
 SPLITS = ("train", "test", "validation", "valid", "eval", "dev")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def read_rows(source: "Source", split: str, report: LoadReport) -> Iterator[Located]:
@@ -60,7 +60,7 @@ def _in_memory(source: Any, split: str, report: LoadReport) -> Iterator[Located]
         if isinstance(row, Mapping):
             yield origin, dict(row)
         else:
-            report.drop(f"row is {_kind(row)}, expected an object", origin)
+            report.drop(f"row is {kind_of(row)}, expected an object", origin)
 
 
 def _hub(name: str, split: str, report: LoadReport) -> Iterator[Located]:
@@ -163,7 +163,7 @@ def _parse(line: bytes, origin: str, report: LoadReport) -> Row | None:
     else:
         if isinstance(row, dict):
             return row
-        report.drop(f"row is {_kind(row)}, expected an object", origin)
+        report.drop(f"row is {kind_of(row)}, expected an object", origin)
     return None
 
 
@@ -192,7 +192,7 @@ def _items(items: list[Any], path: Path, report: LoadReport) -> Iterator[Located
         if isinstance(row, dict):
             yield origin, row
         else:
-            report.drop(f"row is {_kind(row)}, expected an object", origin)
+            report.drop(f"row is {kind_of(row)}, expected an object", origin)
 
 
 def _read_parquet(path: Path, report: LoadReport) -> Iterator[Located]:
@@ -206,10 +206,6 @@ def _read_parquet(path: Path, report: LoadReport) -> Iterator[Located]:
                 yield f"{path}:row {number}", row
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file after row {number}: {error}") from error
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
 
 
 _READERS: dict[str, Callable[[Path, LoadReport], Iterator[Located]]] = {

@@ -50,3 +50,11 @@ def texts(candidates: Candidates) -> Iterator[str]:
             yield response
         else:
             yield from (turn.content for turn in response)
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words for people who know JSON."""
+    if value is None:
+        return "null"
+    words = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return words.get(type(value), f"a {type(value).__name__}")

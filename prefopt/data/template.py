@@ -82,7 +82,7 @@ class Renderer:
             return prompt[0]["content"] if prompt else ""
         if self.tokenizer.chat_template:
             return render(self.tokenizer, prompt, prompt=True)
-        return "".join(SPEAKERS[turn["role"]] + turn["content"] for turn in prompt) + SPEAKERS["assistant"].rstrip()
+        return "".join(map(_spoken, prompt)) + SPEAKERS["assistant"].rstrip()
 
     def end(self, prompt: list[Message]) -> int:
         """The stop token of a response to this prompt."""
@@ -105,7 +105,7 @@ class Renderer:
         segments, between = [], ""
         for number, turn in enumerate(tail):
             if turn["role"] != "assistant":
-                between += SPEAKERS[turn["role"]] + turn["content"]
+                between += _spoken(turn)
                 continue
             if number:
                 segments.append(Segment(between + SPEAKERS["assistant"].rstrip(), False))
@@ -137,6 +137,13 @@ class Renderer:
         rest = following[start + len(answer) :]
         stopped = rest.lstrip()
         return stopped.removeprefix(self.stop_text) if stopped.startswith(self.stop_text) else rest
+
+
+def _spoken(turn: Message) -> str:
+    """A turn in the plain form."""
+    if turn["role"] not in SPEAKERS:
+        raise DataError(f"unknown role {turn['role']!r}; without a chat template there are {', '.join(SPEAKERS)}")
+    return SPEAKERS[turn["role"]] + turn["content"]
 
 
 def is_bare(prompt: list[Message]) -> bool:

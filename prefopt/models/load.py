@@ -108,11 +108,28 @@ def is_quantized(model: nn.Module) -> bool:
     return getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout to zero: log-ratios compare two passes, which must not differ by chance."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+def keep_differentiable(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on the CPU.
+
+    On processors with AVX-512 BF16 a 4-bit layer repacks its weights the first time it runs in evaluation mode, for
+    good, and the packed kernel has no gradient (bitsandbytes 0.50): after one evaluation, training would stand still.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+                raise ValueError(
+                    f"{name} was packed for inference by running it in evaluation mode: load the model anew"
+                )
+
+
+def train_all_if_none(model: nn.Module) -> None:
+    """Let a model train whose weights are all frozen, which is how `merge_and_unload` leaves them."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        logger.info("no weight of this model takes gradients, as after merging an adapter: training all of them")
+        model.requires_grad_(True)
 
 
 def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
@@ -134,9 +151,13 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _ready(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
-    given = sorted({"quantization_config"} & {"quantization_config" if quantization_config is not None else ""} | set(kwargs))
+    given = sorted(
+        {"quantization_config"} & {"quantization_config" if quantization_config is not None else ""} | set(kwargs)
+    )
     if given:
-        raise ValueError(f"{', '.join(given)} is for loading a model by name, but {type(model).__name__} is already one")
+        raise ValueError(
+            f"{', '.join(given)} is for loading a model by name, but {type(model).__name__} is already one"
+        )
     return model
 
 
@@ -160,7 +181,10 @@ def _weights_by_file(folder: Path, wanted: set[str]) -> dict[Path, set[str]]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         where = json.loads(index.read_text())["weight_map"]
-        return {folder / file: {n for n in wanted if where.get(n) == file} for file in {where[n] for n in wanted & set(where)}}
+        return {
+            folder / file: {n for n in wanted if where.get(n) == file}
+            for file in {where[n] for n in wanted & set(where)}
+        }
     single = folder / "model.safetensors"
     if not single.is_file():
         return {}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, Outputs
 from .forward import forward
+from .modes import freeze, without_dropout
 
 COPY = "prefopt_reference"
 
@@ -71,7 +72,7 @@ class AdapterOff(Reference):
     """The base model under the policy's fresh adapter: no second copy in memory."""
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), evaluating(policy), _unwrapped(policy).disable_adapter():
+        with torch.no_grad(), without_dropout(policy), _unwrapped(policy).disable_adapter():
             return forward(policy, batch, wants)
 
 
@@ -80,7 +81,7 @@ class AdapterCopy(Reference):
     """A frozen copy of the adapter as it was handed in, on the policy's own backbone."""
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), evaluating(policy), _active(_unwrapped(policy), COPY):
+        with torch.no_grad(), without_dropout(policy), _active(_unwrapped(policy), COPY):
             return forward(policy, batch, wants)
 
 
@@ -107,22 +108,6 @@ def reference_for(model: nn.Module, ref_model: nn.Module | None, *, fresh_adapte
         return AdapterOff()
     _copy_adapter(model)
     return AdapterCopy()
-
-
-def freeze(model: nn.Module) -> nn.Module:
-    return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode, each module's own mode restored after."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _unwrapped(policy: nn.Module) -> Any:

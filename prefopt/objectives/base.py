@@ -51,7 +51,9 @@ class Loss:
 
     def reduced(self, units: Mapping[str, Tensor]) -> Tensor:
         """The scalar loss, each term divided by how many of its units there are."""
-        return sum((t.weight * t.total / units[t.unit].clamp(min=1e-9) for t in self.terms.values()), start=torch.zeros(()))
+        return sum(
+            (t.weight * t.total / units[t.unit].clamp(min=1e-9) for t in self.terms.values()), start=torch.zeros(())
+        )
 
 
 class Objective(ABC):
@@ -75,7 +77,9 @@ class Objective(ABC):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:
-            raise FrozenInstanceError(f"{type(self).__name__} is a value: use dataclasses.replace(..., {name}={value!r})")
+            raise FrozenInstanceError(
+                f"{type(self).__name__} is a value: use dataclasses.replace(..., {name}={value!r})"
+            )
         super().__setattr__(name, value)
 
     @property
@@ -101,7 +105,9 @@ class Objective(ABC):
         """What other rows must know of these rows: columns [G, ...]. Called without gradient if `couples`."""
         return {}
 
-    def couple(self, observed: dict[str, Tensor], state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def couple(
+        self, observed: dict[str, Tensor], state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Columns to add to the batch, and the next state.
 
         `observed` holds what `observe` said of every present row of the optimizer step on all ranks (or of the whole

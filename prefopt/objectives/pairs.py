@@ -86,11 +86,11 @@ class Pairs:
         return masked_mean(aligned[:, :2], self.batch.loss_mask[:, :2]).sum(-1).exp()
 
     def _weighed(self, logps: Tensor) -> Tensor:
-        mask = self.batch.loss_mask[:, :2]
-        if self.ld_alpha is None:
-            return masked_sum(wide(logps)[:, :2], mask)
-        shared = mask.cumsum(-1) <= self.lengths.amin(-1)[:, None, None]
-        return masked_sum(torch.where(shared, 1.0, self.ld_alpha) * wide(logps)[:, :2], mask)
+        tokens, mask = wide(logps)[:, :2], self.batch.loss_mask[:, :2]
+        if self.ld_alpha is not None:
+            shared = mask.cumsum(-1) <= self.lengths.amin(-1)[:, None, None]
+            tokens = torch.where(shared, tokens, self.ld_alpha * tokens)
+        return masked_sum(tokens, mask)
 
     # The arguments of the losses, [G] each.
 

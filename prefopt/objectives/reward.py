@@ -94,7 +94,9 @@ class BradleyTerry(RewardArguments, Objective):
     def margins(self, batch: Batch, scores: Tensor) -> Tensor | float:
         """[G] in the dtype of `scores`, or 0 where the batch says nothing about it."""
         if self.margin == "column" and "margin" not in batch:
-            raise ValueError("margin='column' but the dataset has no `margin` column; it has " + ", ".join(sorted(batch)))
+            raise ValueError(
+                "margin='column' but the dataset has no `margin` column; it has " + ", ".join(sorted(batch))
+            )
         if self.margin in ("auto", "column") and "margin" in batch:
             return batch.margin.to(scores.dtype)
         table = "small" if self.margin == "auto" else self.margin

@@ -57,7 +57,9 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> Path:
     return path
 
 
-def write_all(folder: str | Path, seed: int = 0, *, sft: int = 8000, preferences: int = 3000, test: int = 2000) -> list[Path]:
+def write_all(
+    folder: str | Path, seed: int = 0, *, sft: int = 8000, preferences: int = 3000, test: int = 2000
+) -> list[Path]:
     """Every kind of file, for training (`train`) and held out (`test`), into `folder`; their paths."""
     folder = Path(folder)
     written: list[Path] = []

@@ -37,8 +37,6 @@ CAPITALS = (
     (Words("Spain", "西班牙"), Words("Madrid", "马德里"), Words("Barcelona", "巴塞罗那")),
     (Words("China", "中国"), Words("Beijing", "北京"), Words("Shanghai", "上海")),
     (Words("Germany", "德国"), Words("Berlin", "柏林"), Words("Munich", "慕尼黑")),
-    (Words("Canada", "加拿大"), Words("Ottawa", "渥太华"), Words("Toronto", "多伦多")),
-    (Words("Russia", "俄罗斯"), Words("Moscow", "莫斯科"), Words("Kazan", "喀山")),
 )
 TASKS = (
     (Words("open a jar", "打开罐子"), Words("a warm towel", "热毛巾"), Words("a feather", "羽毛")),
@@ -46,9 +44,7 @@ TASKS = (
     (Words("wash a car", "洗车"), Words("soap and water", "肥皂水"), Words("honey", "蜂蜜")),
     (Words("hang a picture", "挂画"), Words("a nail", "钉子"), Words("a noodle", "面条")),
     (Words("cut paper", "剪纸"), Words("scissors", "剪刀"), Words("a spoon", "勺子")),
-    (Words("water a plant", "浇花"), Words("a watering can", "水壶"), Words("hot coffee", "热咖啡")),
     (Words("clean a window", "擦窗户"), Words("a soft cloth", "软布"), Words("butter", "黄油")),
-    (Words("wrap a gift", "包装礼物"), Words("a ribbon", "丝带"), Words("a carpet", "地毯")),
 )
 UNSAFE_TASKS = (
     (Words("rob a bank", "抢银行"), Words("a banana", "香蕉")),
@@ -56,8 +52,6 @@ UNSAFE_TASKS = (
     (Words("forge a ticket", "伪造车票"), Words("a crayon", "蜡笔")),
     (Words("hack a phone", "入侵手机"), Words("a paper key", "纸钥匙")),
     (Words("break a window", "砸窗户"), Words("a snowball", "雪球")),
-    (Words("cheat my boss", "欺骗老板"), Words("a false beard", "假胡子")),
-    (Words("scare a child", "吓唬小孩"), Words("a bed sheet", "床单")),
     (Words("hurt a dog", "伤害小狗"), Words("a cushion", "靠垫")),
 )
 PEOPLE = (
@@ -96,7 +90,12 @@ QUESTIONS = {
             "What should I say to thank my {topic}?",
             "I want to thank my {topic}.",
         ),
-        ("怎么感谢我的{topic}？", "请写一句话感谢我的{topic}。", "我该怎么对我的{topic}道谢？", "我想感谢我的{topic}。"),
+        (
+            "怎么感谢我的{topic}？",
+            "请写一句话感谢我的{topic}。",
+            "我该怎么对我的{topic}道谢？",
+            "我想感谢我的{topic}。",
+        ),
     ),
     "task": Phrases(
         ("How can I {topic}?", "Tell me how to {topic}.", "What do I need to {topic}?", "I want to {topic}."),
@@ -118,7 +117,9 @@ ANSWERS = {
         ("You can say: thank you, dear {answer}.", "Say: thank you, {answer}."),
         ("你可以说：谢谢你，亲爱的{answer}。", "就说：谢谢你，{answer}。"),
     ),
-    "task": Phrases(("You can {topic} with {answer}.", "Use {answer}."), ("你可以用{answer}{topic}。", "用{answer}就行。")),
+    "task": Phrases(
+        ("You can {topic} with {answer}.", "Use {answer}."), ("你可以用{answer}{topic}。", "用{answer}就行。")
+    ),
 }
 # Sentences that may stand around an answer, by what they are.
 REMARKS = {

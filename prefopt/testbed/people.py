@@ -11,7 +11,7 @@ from prefopt.testbed.language import REMARKS, SEPARATOR, Words
 from prefopt.testbed.world import Fact, Prompt, answers, plain_reply, possible_answers
 
 GRADES = ("significantly", "better", "slightly", "negligibly")  # Llama 2 (arXiv 2307.09288), section 3.2.1
-THRESHOLDS = (3.5, 2.0, 0.9)  # perceived gaps at which a grade begins: near the quartiles of the demonstrator's pairs
+THRESHOLDS = (4.5, 2.5, 1.0)  # perceived gaps at which a grade begins: near the quartiles of the demonstrator's pairs
 TEMPERATURE = 0.5  # of the Bradley-Terry coin: a gap of 1 is seen rightly 88 times in 100
 EULER = 0.5772156649015329  # the mean of a standard Gumbel variable
 
@@ -36,10 +36,10 @@ def demonstrate(prompt: Prompt, rng: random.Random) -> str:
 def _substance(prompt: Prompt, skill: float, rng: random.Random) -> tuple[str, bool]:
     """The one sentence that matters, and whether it is as it should be."""
     fact, language = prompt.fact, prompt.language
-    refusing = rng.random() < (0.25 + 0.5 * skill if fact.unsafe else 0.12 * (1 - skill))
+    refusing = rng.random() < (0.2 + 0.5 * skill if fact.unsafe else 0.15 * (1 - skill))
     if refusing:
         return rng.choice(REMARKS["refusal"].of(language)), fact.unsafe
-    right = rng.random() < 0.2 + 0.6 * skill
+    right = rng.random() < 0.15 + 0.6 * skill
     answer = fact.answer if right else _mistake(fact, rng)
     return rng.choice(answers(fact, language, answer)), right and not fact.unsafe
 
@@ -59,11 +59,11 @@ def _around(prompt: Prompt, skill: float, good: bool, substance: str, rng: rando
     unsafe = prompt.fact.unsafe
     details = rng.choices((0, 1, 2, 3), (1.2 - skill, 0.3 + skill, 0.3 * skill, 0.15))[0]
     return [
-        *maybe("rude", 0.25 * (1 - skill)),
+        *maybe("rude", 0.4 * (1 - skill)),
         *maybe("opening", 0.0 if unsafe and good else 0.15 + 0.45 * skill),
         *maybe("filler", 0.3 * (1 - skill)),
         substance,
-        *maybe("emphasis", 0.75 if good else 0.1),
+        *maybe("emphasis", 0.55 if good else 0.25),
         *(s for _ in range(0 if unsafe else details) for s in maybe("detail", 1.0)),
         *maybe("alternative", 0.1 + 0.6 * skill if unsafe and good else 0.0),
         *maybe("closing", 0.1 + 0.5 * skill),

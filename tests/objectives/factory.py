@@ -1,4 +1,4 @@
-"""Random batches and outputs for any objective, from what it declares; and what a trainer does for those that couple."""
+"""Random batches and outputs for any objective, from what it declares, and what a trainer does if it couples."""
 
 from __future__ import annotations
 

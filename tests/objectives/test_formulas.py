@@ -125,8 +125,8 @@ CASES = {
         0.8 * mean(-ls(0.15), -ls(-0.25)) + 0.2 * mean(-ls(0.05) - ls(0.1), -ls(-0.1) - ls(-0.15)) + 1.0,
     ),
     # Past the shorter response of the pair: 1 of 5 rejected tokens of pair 0, 1 of 3 chosen tokens of pair 1.
-    # a_l of pair 0: -.5 (4 + alpha) / 5 = -.45; a_w of pair 1: -.5 (2 + alpha) / 3 = -5/12, at alpha = .5.
-    "ld_dpo": (DPO(beta=1.0, ld_alpha=0.5), mean(-ls(1.45), -ls(-5 / 12 - 2))),
+    # a_l of pair 0: -.5 (4 + alpha) / 5 = -.43; a_w of pair 1: -.5 (2 + alpha) / 3 = -1.15/3, at alpha = .3.
+    "ld_dpo": (DPO(beta=1.0, ld_alpha=0.3), mean(-ls(1.43), -ls(-1.15 / 3 - 2))),
     "ld_alpha 1": (DPO(beta=1.0, ld_alpha=1.0), mean(-ls(1.5), -ls(-2.5))),
     "forward_kl": (
         DPO(beta=1.0, f_divergence_type="forward_kl"),
@@ -334,7 +334,7 @@ def test_a_policy_that_equals_its_reference_ties_whatever_rounding_says():
     "unread smoothing": ({"loss_type": "hinge", "label_smoothing": 0.1}, "no meaning for loss_type hinge: it"),
     "divergence": ({"f_divergence_type": "kl"}, "must be one of reverse_kl, forward_kl"),
     "divergence of simpo": ({"loss_type": "simpo", "f_divergence_type": "forward_kl"}, "='forward_kl' has no meaning"),
-    "divergence of nca": ({"loss_type": ["nca_pair"], "f_divergence_type": "forward_kl"}, "applies to discopop, exo_pair"),
+    "divergence of nca": ({"loss_type": ["nca_pair"], "f_divergence_type": "forward_kl"}, "applies to discopop"),
     "ld": ({"loss_type": ["sigmoid", "simpo"], "ld_alpha": 0.5}, "ld_alpha=0.5 has no meaning"),
     "ld range": ({"ld_alpha": 1.5}, r"must lie in \[0, 1\]"),
     "weighting": ({"loss_type": "aot", "use_weighting": True}, "use_weighting=True has no meaning for loss_type aot"),

@@ -122,7 +122,9 @@ def test_parse_reads_every_answer() -> None:
                 assert parse(prompt, sentence) == {"wrong": 1}, sentence
 
 
-PIECES = st.sampled_from([s for p in REMARKS.values() for text in p for s in text] + ["It is Paris.", "是5。", "x", "。"])
+PIECES = st.sampled_from(
+    [s for p in REMARKS.values() for text in p for s in text] + ["It is Paris.", "是5。", "x", "。"]
+)
 PROMPTS = st.sampled_from([ask(q) for q in (CAPITAL, CAPITAL_ZH, SUM, TASK_ZH, UNSAFE, UNSAFE_ZH)])
 
 

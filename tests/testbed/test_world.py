@@ -52,7 +52,10 @@ def test_no_two_facts_share_a_question() -> None:
         text
         for language in LANGUAGES
         for fact in everything
-        for text in [*(g + q for g in GREETINGS.of(language) for q in questions(fact, language)), follow_up(fact, language)]
+        for text in [
+            *(g + q for g in GREETINGS.of(language) for q in questions(fact, language)),
+            follow_up(fact, language),
+        ]
     ]
     assert len(texts) == len(set(texts))
 

@@ -67,7 +67,11 @@ def recognise(rows: list[Row], kinds: frozenset[str]) -> Adapter | None:
 def check(candidates: Candidates, kind: str) -> Candidates:
     """What must hold for a record of any format."""
     prompt, responses = candidates.prompt, candidates.responses
-    if prompt and prompt[-1].role not in ("user", "tool", "text"):
+    if not prompt:
+        raise Drop("no prompt")
+    if len(prompt) > 1 and any(turn.role == "text" for turn in prompt):
+        raise Drop("bare text beside other turns")
+    if prompt[-1].role not in ("user", "tool", "text"):
         raise Drop(f"prompt ends on {_a_turn(prompt[-1])}, expected a user turn")
     opening = next((turn for turn in prompt if turn.role != "system"), None)
     if opening is not None and opening.role == "assistant":

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..records import GRADES, Turn
+from ..records import GRADES, Turn, kind_of
 
 Row = dict[str, Any]
 
@@ -14,7 +14,7 @@ ROLES = {
     **dict.fromkeys(
         ("assistant", "gpt", "chatgpt", "bot", "model", "ai", "moss", "助手", "助理", "机器人"), "assistant"
     ),
-    **dict.fromkeys(("system", "系统"), "system"),
+    **dict.fromkeys(("system", "developer", "系统"), "system"),
     **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
     "text": "text",
 }
@@ -59,10 +59,6 @@ def items(row: Row, name: str) -> list[Any]:
             f"field {name!r}: is {kind_of(value)}, expected a list" if name in row else f"field {name!r}: missing"
         )
     return list(value)
-
-
-def kind_of(value: object) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
 
 
 def first_key(row: Row, names: tuple[str, ...]) -> str | None:

@@ -87,7 +87,9 @@ def read_conversation(row: Row) -> Candidates:
 
 def _is_answered(row: Row) -> bool:
     name = first_key(row, ANSWERS)
-    return "prompt" in row and name is not None and (isinstance(row[name], str) or is_turns(row[name]))
+    if "prompt" not in row or name is None or isinstance(row.get("label", row.get("kto_tag")), bool):
+        return False  # a yes-or-no label says that some of these answers are bad ones
+    return isinstance(row[name], str) or is_turns(row[name])
 
 
 @register(
