@@ -26,12 +26,30 @@ _HOME = {
     "load_preferences": "data",
     "load_prompts": "data",
     "load_sft": "data",
+    "ModelConfig": "arguments",
+    "ScriptArguments": "arguments",
+    "DatasetMixtureConfig": "arguments",
+    "get_dataset": "arguments",
+    "get_peft_config": "arguments",
+    "get_quantization_config": "arguments",
+    "TrlParser": "cli.parsing",
+}
+_INSTEAD = {
+    "KTOTrainer": "DPOTrainer with DPOConfig(loss_type='kto'), on pairs",
+    "KTOConfig": "DPOConfig(loss_type='kto')",
 }
 __all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from .arguments import DatasetMixtureConfig as DatasetMixtureConfig
+    from .arguments import ModelConfig as ModelConfig
+    from .arguments import ScriptArguments as ScriptArguments
+    from .arguments import get_dataset as get_dataset
+    from .arguments import get_peft_config as get_peft_config
+    from .arguments import get_quantization_config as get_quantization_config
     from .batch import Batch as Batch
     from .batch import Outputs as Outputs
+    from .cli.parsing import TrlParser as TrlParser
     from .config import PreferenceConfig as PreferenceConfig
     from .data import load_preferences as load_preferences
     from .data import load_prompts as load_prompts
@@ -51,6 +69,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _INSTEAD:
+        raise ImportError(f"prefopt has no {name}: use {_INSTEAD[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'prefopt' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -17,7 +17,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from . import checkpoint
-from .models.heads import split_auxiliary
+from .models.heads import auxiliary_state
 from .models.reference import COPY, FrozenModel
 
 logger = logging.getLogger(__name__)
@@ -99,11 +99,7 @@ class Persistence(Trainer):
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The model as plain transformers or PEFT loads it: no auxiliary head, no reference adapter, no token."""
-        if state_dict is None and not isinstance(self.model, PeftModel):
-            model = self.accelerator.unwrap_model(self.model)
-            state = split_auxiliary(model.state_dict())
-            state_dict = state[0] if state[1] else None
+        """The model as plain transformers or PEFT loads it: no reference adapter, and no token."""
         with _without_reference(self.model), _without_token(self.args):
             super()._save(output_dir, state_dict)
 
@@ -111,14 +107,11 @@ class Persistence(Trainer):
         """What Trainer does not know to save: the objective's state, auxiliary heads, a reference that moves."""
         groups = {
             "objective": self.objective_state,
-            "auxiliary": self._auxiliary(),
+            "auxiliary": auxiliary_state(self.accelerator.unwrap_model(self.model)),
             "reference": self._moving_reference(),
         }  # type: ignore[attr-defined]
         flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
-
-    def _auxiliary(self) -> dict[str, Tensor]:
-        return split_auxiliary(self.accelerator.unwrap_model(self.model).state_dict())[1]
 
     def _moving_reference(self) -> dict[str, Tensor]:
         reference = self.reference  # type: ignore[attr-defined]

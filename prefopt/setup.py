@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from .config import PreferenceConfig
 from .data.encode import encode_dataset, with_mismatched
@@ -76,9 +76,19 @@ def prepare_dataset(dataset: Any, setup: Setup, args: PreferenceConfig) -> Any:
         return None
     if isinstance(dataset, dict):
         return {name: prepare_dataset(part, setup, args) for name, part in dataset.items()}
-    encoded = encode_dataset(dataset, setup.tokenizer, args.encoding, num_proc=args.dataset_num_proc)
+    generation = _generation_config(setup.model)
+    encoded = encode_dataset(dataset, setup.tokenizer, args.encoding, args.dataset_num_proc, generation)
     encoded = _with_responses(encoded, setup.objective)
-    return with_mismatched(encoded) if "mismatched" in setup.objective.needs else encoded
+    return with_mismatched(encoded, args.max_length) if "mismatched" in setup.objective.needs else encoded
+
+
+def _generation_config(model: Any) -> Any:
+    """What sampling from this model may stop on; a reward model's is that of the policy it came from."""
+    own = getattr(model, "generation_config", None)
+    folder = Path(model.config._name_or_path or ".")
+    if own is not None or not (folder / "generation_config.json").is_file():
+        return own
+    return GenerationConfig.from_pretrained(folder)
 
 
 def _tokenizer(

@@ -8,23 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Protocol
 
 from .. import __version__
 
+HELP = ("-h", "--help", "help")
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-
-class Command(Protocol):
-    """Something that can be run from the command line."""
-
-    summary: str
-
-    def run(self, prog: str, argv: Sequence[str]) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -42,28 +35,34 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Tool:
-    """Any other command: the module whose `main(argv)` runs it."""
+class Tools:
+    """Commands of two words: the second, and the module whose `main(argv)` runs it."""
 
     summary: str
-    module: str
+    modules: Mapping[str, str]
 
     def run(self, prog: str, argv: Sequence[str]) -> int:
-        return import_module(self.module).main(list(argv))
+        if argv and argv[0] in self.modules:
+            return import_module(self.modules[argv[0]]).main(list(argv[1:]))
+        usage = f"usage: {prog} {'|'.join(self.modules)} [option ...]\n\n{self.summary}"
+        if argv and argv[0] in HELP:
+            print(usage)
+            return 0
+        return fail(prog, f"unknown command {argv[0]!r}\n{usage}" if argv else f"what about it?\n{usage}")
 
 
-COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Method | Tools] = {
     "sft": Method("Supervised fine-tuning on good answers.", "SFTTrainer", "sft"),
     "reward": Method("Train a reward model on pairs of answers.", "RewardTrainer"),
     "dpo": Method("Direct preference optimization, and every loss of its family.", "DPOTrainer"),
-    "data": Tool("Check a dataset before training: prefopt data check FILE.", "prefopt.data.doctor"),
+    "data": Tools("Look for what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.data.doctor"}),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a check found something, 2 an error, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in HELP:
         print(overview())
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
@@ -99,26 +98,47 @@ def _run(name: str, argv: Sequence[str]) -> int:
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
-        return _fail("prefopt", f"unknown command {name!r}; {hint}")
-    quiet_imports()
+        return fail("prefopt", f"unknown command {name!r}; {hint}")
+    # A library warns, as it is imported, about an optional speed-up of 4-bit models on CPUs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _guarded(COMMANDS[name], prog, argv)
+
+
+def _guarded(command: Method | Tools, prog: str, argv: Sequence[str]) -> int:
+    """Run it; what a user can mend becomes one message, everything else keeps its traceback."""
     try:
-        return COMMANDS[name].run(prog, argv)
+        return command.run(prog, argv)
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("PREFOPT_DEBUG") == "1":
             raise
-        return _fail(prog, f"{error}\n(PREFOPT_DEBUG=1 shows where this was raised)")
+        return fail(prog, str(error) if _is_ours(error) else f"{error}\n(PREFOPT_DEBUG=1 shows where this was raised)")
 
 
-def quiet_imports() -> None:
-    """Leave out a warning that a library gives as it is imported, about an optional speed-up of 4-bit models on CPUs."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+def _is_ours(error: BaseException) -> bool:
+    """Raised by this library, whose messages say all there is to say."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals.get("__name__", "").startswith("prefopt.")
 
 
-def _fail(prog: str, message: str) -> int:
-    """Say what went wrong; of several processes, each says which one it is."""
-    rank = os.environ.get("RANK", "0")
-    print(f"{prog}: error: {message}" if rank == "0" else f"[rank {rank}] {prog}: error: {message}", file=sys.stderr)
+def is_first() -> bool:
+    """Whether this is the one of several processes that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def fail(prog: str, message: str) -> int:
+    """Say what went wrong; of several processes, the others say which one they are."""
+    prefix = "" if is_first() else f"[rank {os.environ['RANK']}] "
+    print(f"{prefix}{prog}: error: {message}", file=sys.stderr)
     return 2
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    if is_first():
+        print(f"warning: {message}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from ..arguments import ModelConfig, ScriptArguments
 from ..config import PreferenceConfig
-from .parsing import Option
+from .values import Option
 
 MODEL = ("trust_remote_code", "model_init_kwargs", "chat_template_path", "eos_token", "pad_token")
 DATA = ("max_length", "max_prompt_length", "truncation_mode", "dataset_num_proc")

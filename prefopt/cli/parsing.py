@@ -2,158 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from argparse import ArgumentError, ArgumentTypeError
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from difflib import get_close_matches
-from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
-NAMES = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    dict: "a mapping",
-    list: "a list",
-    NoneType: "none",
-}
-
-
-@dataclass(frozen=True)
-class Option:
-    """One argument: its name and what may stand there."""
-
-    name: str
-    kinds: tuple[Any, ...]
-    """The types it takes: several where the annotation is a union."""
-    choices: tuple[str, ...]
-    default: Any
-    help: str
-
-    @classmethod
-    def of(cls, field: Field[Any], hint: Any) -> Option:
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        choices = field.metadata.get("choices", ())
-        for kind in kinds:
-            choices = choices or _members(kind)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        return cls(field.name, kinds, tuple(choices), default, field.metadata.get("help", ""))
-
-    def read(self, value: Any) -> Any:
-        """`value`, as YAML has it or as text from the command line, in one of the option's types.
-
-        Raises:
-            ArgumentTypeError: it is none of them; the message says what they are.
-        """
-        if value is False and "no" in self.choices:
-            return "no"  # YAML reads a bare `no` as false
-        found = read(value, self.kinds)
-        if self.choices and found is not None:
-            for item in found if isinstance(found, list) else [found]:
-                self._check(item)
-        return found
-
-    def read_item(self, value: str) -> Any:
-        """One of several values, where the option takes a list."""
-        found = read(value, get_args(next(kind for kind in self.kinds if get_origin(kind) is list)) or (str,))
-        self._check(found)
-        return found
-
-    def _check(self, value: Any) -> None:
-        if self.choices and value not in self.choices:
-            raise ArgumentTypeError(f"expects one of {', '.join(self.choices)}, not {value!r}")
-
-
-def _members(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return tuple(member.value for member in kind) if isinstance(kind, type) and issubclass(kind, Enum) else ()
-
-
-def read(value: Any, kinds: Sequence[Any]) -> Any:
-    """`value` as the first of `kinds` that it fits."""
-    if isinstance(value, str):
-        if dict in map(_plain, kinds) and value.lstrip().startswith("{"):
-            kinds = [kind for kind in kinds if _plain(kind) is dict]  # JSON, and nothing else if it is broken
-        elif NoneType in kinds and str not in kinds and value.lower() in ("none", "null"):
-            return None
-    for kind in sorted(kinds, key=lambda kind: kind is str):
-        try:
-            return _READERS.get(_plain(kind), _as_is)(value, kind)
-        except (ValueError, TypeError, ArgumentTypeError):
-            continue
-    expected = " or ".join(dict.fromkeys(NAMES.get(_plain(kind), "text") for kind in kinds))
-    raise ArgumentTypeError(f"expects {expected}, not {value!r}")
-
-
-def _plain(kind: Any) -> Any:
-    return get_origin(kind) or kind
-
-
-def _bool(value: Any, kind: Any) -> bool:
-    return value if isinstance(value, bool) else string_to_bool(str(value))
-
-
-def _int(value: Any, kind: Any) -> int:
-    if isinstance(value, bool | float):
-        raise TypeError
-    return int(value)
-
-
-def _float(value: Any, kind: Any) -> float:
-    if isinstance(value, bool):
-        raise TypeError
-    return float(value)  # text too: YAML takes 1e-6, without a dot, for text
-
-
-def _text(value: Any, kind: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _none(value: Any, kind: Any) -> None:
-    if value is not None:
-        raise TypeError
-
-
-def _dict(value: Any, kind: Any) -> dict[str, Any]:
-    value = json.loads(value) if isinstance(value, str) else value
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
-
-
-def _list(value: Any, kind: Any) -> list[Any]:
-    return [read(item, get_args(kind) or (str,)) for item in (value if isinstance(value, list) else [value])]
-
-
-def _as_is(value: Any, kind: Any) -> Any:
-    """A choice is checked by its option; an object's own constructor says what is wrong with a mapping."""
-    if not isinstance(value, str | dict):
-        raise TypeError
-    return value
-
-
-_READERS: dict[Any, Callable[[Any, Any], Any]] = {
-    bool: _bool,
-    int: _int,
-    float: _float,
-    str: _text,
-    NoneType: _none,
-    dict: _dict,
-    list: _list,
-}
+from . import is_first
+from .values import Option
 
 
 class TrlParser(HfArgumentParser):
@@ -163,7 +24,7 @@ class TrlParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types: Any = None, **kwargs: Any):
-        kinds = [dataclass_types] if isinstance(dataclass_types, type) else list(dataclass_types or ())
+        kinds: Any = [dataclass_types] if isinstance(dataclass_types, type) else list(dataclass_types or ())
         super().__init__(kinds, **{"allow_abbrev": False, "exit_on_error": False} | kwargs)
         self.options = {
             field.name: Option.of(field, hints[field.name])
@@ -195,7 +56,7 @@ class TrlParser(HfArgumentParser):
         return_remaining_strings: bool = False,
         fail_with_unknown_args: bool = True,
     ) -> tuple[Any, ...]:
-        """The dataclasses, in the order given to the constructor; `--config` names a YAML file whose values are defaults.
+        """The dataclasses, in the constructor's order; `--config` names a YAML file whose values become defaults.
 
         With `return_remaining_strings` what no dataclass knows is returned last instead of being an error.
         """
@@ -250,8 +111,10 @@ class TrlParser(HfArgumentParser):
     def _read(self, config: str) -> Mapping[str, tuple[Any, str]]:
         try:
             return read_yaml(Path(config).expanduser())
-        except (OSError, ValueError) as error:
-            self.error(f"--config {config}: {getattr(error, 'strerror', None) or error}")
+        except OSError as error:
+            self.error(f"--config {config}: {error.strerror}")
+        except ValueError as error:
+            self.error(str(error))
 
     def _unknown(self, rest: list[str]) -> str:
         word = rest[0].split("=")[0]
@@ -266,8 +129,7 @@ class TrlParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One message, from the first of several processes, and exit code 2."""
-        first = os.environ.get("RANK", "0") == "0"
-        self.exit(2, f"{self.prog}: error: {message}\n" if first else None)
+        self.exit(2, f"{self.prog}: error: {message}\n" if is_first() else None)
         raise AssertionError  # exit never returns
 
 
@@ -282,16 +144,16 @@ def read_yaml(path: Path) -> dict[str, tuple[Any, str]]:
         node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"not valid YAML in line {line}: {error.problem}") from error
+        raise ValueError(f"{path}:{line}: not valid YAML: {error.problem}") from error
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError("holds no mapping: write one `name: value` per line")
+        raise ValueError(f"{path}: holds no mapping: write one `name: value` per line")
     places: dict[str, str] = {}
     for key, _ in node.value:
         name = str(key.value).replace("-", "_")
         if name in places:
-            raise ValueError(f"{name!r} stands in {places[name]} and again in line {key.start_mark.line + 1}")
+            raise ValueError(f"{path}:{key.start_mark.line + 1}: {name!r} is here again, after {places[name]}")
         places[name] = f"{path}:{key.start_mark.line + 1}"
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
     return {name: (value, places.get(name, str(path))) for name, value in named.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import ScriptArguments
 from ..data import DataError, LoadReport, load
+from ..data.readers import read_rows
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,17 @@ class Rows:
 
 def load_rows(args: ScriptArguments, training: Any, purpose: str) -> Rows:
     """The rows that the arguments name; without any for evaluation, the test split if `eval_strategy` asks for one."""
-    train, report = load(_source(args, args.dataset_train_split), purpose, args.adapter, args.dataset_train_split)
+
+    def rows(source: str, split: str) -> tuple[datasets.Dataset, LoadReport]:
+        return load(_source(source, split, args, training), purpose, args.adapter, split)
+
+    train, report = rows(str(args.dataset_name), args.dataset_train_split)
     if args.eval_ratio:
-        train, evaluation = hold_out(train, args.eval_ratio, training.seed)
-        return Rows(train, evaluation, report)
-    source: Any = args.eval_dataset
-    if source is None:
-        if training.eval_strategy == "no":
-            return Rows(train, None, report)
-        source = _test_split(args)
-    return Rows(train, load(source, purpose, args.adapter, args.dataset_test_split)[0], report)
+        return Rows(*hold_out(train, args.eval_ratio, training.seed), report)
+    if args.eval_dataset is None and training.eval_strategy == "no":
+        return Rows(train, None, report)
+    source = args.eval_dataset or _with_splits(str(args.dataset_name))
+    return Rows(train, rows(source, args.dataset_test_split)[0], report)
 
 
 def hold_out(rows: datasets.Dataset, ratio: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -50,24 +55,38 @@ def hold_out(rows: datasets.Dataset, ratio: float, seed: int) -> tuple[datasets.
     return rows.select(train), rows.select(evaluation)
 
 
-def _test_split(args: ScriptArguments) -> Any:
-    if Path(str(args.dataset_name)).expanduser().is_file():
+def _with_splits(source: str) -> str:
+    if Path(source).expanduser().is_file():
         raise DataError(
             "--eval_strategy asks for evaluation, and a single file has no test split: "
             "add --eval_dataset FILE, or --eval_ratio 0.05"
         )
-    return _source(args, args.dataset_test_split)
+    return source
 
 
-def _source(args: ScriptArguments, split: str) -> Any:
-    """What `load` reads: the name as it is, unless a configuration has to be chosen on the hub."""
-    if args.dataset_config is None:
-        return args.dataset_name
+def _source(source: str, split: str, args: ScriptArguments, training: Any) -> Any:
+    """What `load` reads: the name as it is, unless a configuration or a column of text has to be chosen first."""
+    found = _configured(source, args.dataset_config, split) if args.dataset_config else source
+    column = getattr(training, "dataset_text_field", "text")
+    return found if column == "text" else _texts(found, split, column)
+
+
+def _configured(name: str, config: str, split: str) -> datasets.Dataset:
     import datasets
 
     try:
-        return datasets.load_dataset(args.dataset_name, args.dataset_config, split=split)
+        return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # whatever the hub client raises, the user needs to know which name it was about
-        raise DataError(
-            f"{args.dataset_name}, configuration {args.dataset_config!r}, split {split!r}: {error}"
-        ) from error
+        raise DataError(f"{name}, configuration {config!r}, split {split!r}: {error}") from error
+
+
+def _texts(source: Any, split: str, column: str) -> list[dict[str, Any]]:
+    """Rows of bare text, whatever their column is called."""
+    report = LoadReport(str(source))
+    rows = list(read_rows(source, split, report))
+    for line in report.lines()[1:]:
+        logger.warning("%s", line)
+    for origin, row in rows:
+        if column not in row:
+            raise DataError(f"{origin}: no field {column!r}, which --dataset_text_field names; it has {', '.join(row)}")
+    return [{"text": row[column]} for _, row in rows]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from .rows import Rows
 
@@ -14,14 +13,13 @@ TIMING = ("runtime", "per_second", "flos", "epoch")
 
 
 def summary(trainer: Any, rows: Rows, metrics: dict[str, float]) -> None:
-    """Print a small table to the terminal."""
-    console, out = Console(highlight=False), Path(trainer.args.output_dir)
-    table = Table.grid(padding=(0, 2))
-    for label, value in [*_run(trainer, rows, metrics), *_numbers(metrics), *_places(trainer, out)]:
-        table.add_row(label, value)
-    console.print()
-    console.print(f"{type(trainer).__name__.removesuffix('Trainer')} training is done", style="bold")
-    console.print(table)
+    """Print what was done, measured and written, a line each."""
+    console, out = Console(highlight=False, markup=False, soft_wrap=True), Path(trainer.args.output_dir)
+    lines = [*_run(trainer, rows, metrics), *_numbers(metrics), *_places(out)]
+    width = max(len(label) for label, _ in lines)
+    console.print(f"\n{type(trainer).__name__.removesuffix('Trainer')} training is done", style="bold")
+    for label, value in lines:
+        console.print(f"  {label:<{width}}  {value}")  # not wrapped: paths are there to be copied
 
 
 def _run(trainer: Any, rows: Rows, metrics: dict[str, float]) -> list[tuple[str, str]]:
@@ -48,7 +46,7 @@ def _numbers(metrics: dict[str, float]) -> list[tuple[str, str]]:
     return [(name, f"{value:.4g}") for name, value in shown.items() if not any(word in name for word in TIMING)]
 
 
-def _places(trainer: Any, out: Path) -> list[tuple[str, str]]:
+def _places(out: Path) -> list[tuple[str, str]]:
     adapter = (out / "adapter_config.json").is_file()
     checkpoints = len(list(out.glob("checkpoint-*")))
     places = [("adapter" if adapter else "model", str(out)), ("metrics", str(out / "all_results.json"))]

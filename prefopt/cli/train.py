@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import trainers
 from ..arguments import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 from ..checkpoint import newest
+from . import INTERRUPTED, is_first
 from .help import page
 from .parsing import TrlParser
 from .rows import Rows, load_rows
@@ -44,7 +44,9 @@ def main(method: Method, prog: str, argv: Sequence[str]) -> int:
         return 0
     args, model_args, data_args = parser.parse_args_and_config(argv)
     check(model_args, data_args, TASK[trainer_type.objective_type.trains])
-    _set_up_logging(args)
+    trainers.objective_from(args, trainer_type.objective_type)  # complains of its knobs before anything is loaded
+    args.resume_from_checkpoint = checkpoint_from(args)
+    _set_up_logging()
     rows = load_rows(data_args, args, method.purpose)
     return _train(build(trainer_type, args, model_args, rows), rows)
 
@@ -70,6 +72,8 @@ def _check_model(name: str, model_args: ModelConfig) -> None:
     path = Path(name).expanduser()
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"--model_name_or_path {name}: no such folder")
+    if path.exists() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise ValueError(f"--model_name_or_path {name}: holds no model, which would have a config.json")
     quantised = next((bits for bits in ("load_in_4bit", "load_in_8bit") if getattr(model_args, bits)), None)
     if quantised and not model_args.use_peft and not (path / "adapter_config.json").is_file():
         raise ValueError(f"--{quantised} needs --use_peft: quantised weights cannot be trained, an adapter on them can")
@@ -95,7 +99,7 @@ def build(trainer_type: Any, args: Any, model_args: ModelConfig, rows: Rows) -> 
 
 def _train(trainer: Any, rows: Rows) -> int:
     try:
-        metrics = trainer.train(resume_from_checkpoint=_resume(trainer.args.resume_from_checkpoint)).metrics
+        metrics = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint).metrics
     except KeyboardInterrupt:
         return _interrupted(trainer)
     trainer.save_model()
@@ -113,11 +117,15 @@ def _train(trainer: Any, rows: Rows) -> int:
     return 0
 
 
-def _resume(value: str | None) -> str | bool | None:
-    """Trainer's argument: a path, or True for the newest checkpoint."""
-    if value is None or value.lower() in ("false", "no", "none"):
+def checkpoint_from(args: Any) -> str | None:
+    """The folder to resume from, if `resume_from_checkpoint` asks for it; true means the newest in output_dir."""
+    wanted = (args.resume_from_checkpoint or "false").lower()
+    if wanted in ("false", "no", "none"):
         return None
-    return True if value.lower() in ("true", "yes") else value
+    folder = newest(args.output_dir) if wanted in ("true", "yes") else Path(args.resume_from_checkpoint).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--resume_from_checkpoint {folder}: no such folder")
+    return str(folder)
 
 
 def _interrupted(trainer: Any) -> int:
@@ -128,12 +136,12 @@ def _interrupted(trainer: Any) -> int:
             print("To go on, run the same command with --resume_from_checkpoint true", file=sys.stderr)
         except FileNotFoundError:
             print("No checkpoint was written yet; --save_steps says how often they are.", file=sys.stderr)
-    return 130
+    return INTERRUPTED
 
 
-def _set_up_logging(args: Any) -> None:
+def _set_up_logging() -> None:
     """prefopt's own notes, from the first process only; what libraries say stays as they set it."""
-    first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("prefopt").setLevel(logging.INFO if first else logging.ERROR)
-    warnings.simplefilter("default" if first else "ignore", FutureWarning)
+    logging.getLogger("prefopt").setLevel(logging.INFO if is_first() else logging.ERROR)
+    # Deprecations inside libraries are for their authors; those of arguments were shown while parsing.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")

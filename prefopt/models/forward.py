@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, Outputs
 from ..tensors import wide
-from .heads import lm_head_of, reward_head_of
+from .heads import language_logits, reward_head_of
 
 FROM_LOGITS = frozenset({"logps", "entropy", "top1", "log_sum_sq"})
 FROM_HEAD = frozenset({"scores", "values"})
@@ -79,7 +79,7 @@ def _outputs(inner: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
     hidden = inner.base_model(**_rows(batch), use_cache=False).last_hidden_state
     found = _heads(inner, hidden, batch, wants)
     if wants & FROM_LOGITS:
-        found |= _language(lm_head_of(inner)(_predicting(hidden, batch)), batch, wants)
+        found |= _language(language_logits(inner, _predicting(hidden, batch)), batch, wants)
     return Outputs(**found)
 
 

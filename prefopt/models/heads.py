@@ -7,7 +7,6 @@ A reward model is transformers' own sequence-classification class with one label
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +45,25 @@ def widen_head(model: nn.Module) -> None:
 
 
 def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
-    """A reward model with the policy's backbone (copied) and a new head, as Llama 2 (section 3.2.2) starts one."""
+    """A reward model with the policy's backbone (copied) and a new head, as Llama 2 (section 3.2.2) starts one.
+
+    Raises:
+        ValueError: a quantised policy, or a family for which transformers has no classification model.
+    """
+    kind = type(policy.config)
+    if getattr(policy, "quantization_method", None) is not None:
+        raise ValueError("a quantised model cannot be copied: pass its name, with the quantization_config")
+    if kind not in AutoModelForSequenceClassification._model_mapping:
+        raise ValueError(
+            f"transformers has no sequence-classification model for {kind.model_type!r}, so nothing could load a reward "
+            "model of it: choose a backbone of another family"
+        )
     labels = {"id2label": {0: "score"}, "label2id": {"score": 0}}
-    config = type(policy.config).from_dict(policy.config.to_dict() | labels | {"architectures": None})
+    config = kind.from_dict(policy.config.to_dict() | labels | {"architectures": None})
     scorer = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
     scorer.base_model.load_state_dict(policy.base_model.state_dict())
     widen_head(scorer)
-    return scorer.to(policy.device)
+    return scorer.to(policy.device).train(policy.training)
 
 
 def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -84,8 +95,8 @@ def _template_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def attach_lm_head(model: PreTrainedModel, policy: PreTrainedModel | None) -> None:
     """Give a reward model the policy's language-model head, for the auxiliary loss of Secrets of RLHF, eq. 2.
 
-    It is part of the module, so that it trains and is synchronised with the rest, but `split_auxiliary` keeps it out
-    of the saved classification model.
+    It is part of the module, so that it trains and is synchronised with the rest, but `save_pretrained` leaves it out,
+    since the saved model is a classification model; checkpoints keep what `auxiliary_state` gives.
     """
     source = None if policy is None else policy.get_output_embeddings()
     if source is None:
@@ -97,24 +108,33 @@ def attach_lm_head(model: PreTrainedModel, policy: PreTrainedModel | None) -> No
     if tied:
         head.weight = model.get_input_embeddings().weight  # type: ignore[assignment]
     model.add_module(LM_HEAD, head)
+    unsaved = {f"{LM_HEAD}.{name}" for name in head.state_dict()}
+    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *unsaved}
 
 
-def lm_head_of(model: nn.Module) -> nn.Module:
+def language_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The auxiliary head, and what the policy's own class does to its logits after it: [..., H] -> [..., V].
+
+    Raises:
+        ValueError: the model has no such head.
+    """
     head = getattr(model, LM_HEAD, None)
     if head is None:
         raise ValueError("this reward model has no auxiliary language-model head: pass lm_coefficient when creating it")
-    return head
+    logits, config = head(hidden), model.config.get_text_config()
+    logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def split_auxiliary(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A state dict -> (what belongs to the model, what belongs to its auxiliary heads)."""
-    auxiliary = {name: tensor for name, tensor in state.items() if LM_HEAD in name}
-    return {name: tensor for name, tensor in state.items() if name not in auxiliary}, auxiliary
+def auxiliary_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a reward model that `save_pretrained` leaves out."""
+    return {name: tensor for name, tensor in model.state_dict().items() if LM_HEAD in name}
 
 
 def set_normalization(model: PreTrainedModel, mean: float, std: float) -> None:
     """Store the mean and standard deviation of training scores in the config that is saved with the model."""
-    model.config.score_mean, model.config.score_std = float(mean), float(std)
+    model.config.score_mean, model.config.score_std = float(mean), float(std) or 1.0
 
 
 def normalize(model: PreTrainedModel, scores: Tensor) -> Tensor:

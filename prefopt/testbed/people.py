@@ -36,10 +36,10 @@ def demonstrate(prompt: Prompt, rng: random.Random) -> str:
 def _substance(prompt: Prompt, skill: float, rng: random.Random) -> tuple[str, bool]:
     """The one sentence that matters, and whether it is as it should be."""
     fact, language = prompt.fact, prompt.language
-    refusing = rng.random() < (0.2 + 0.5 * skill if fact.unsafe else 0.15 * (1 - skill))
+    refusing = rng.random() < (0.15 + 0.45 * skill if fact.unsafe else 0.15 * (1 - skill))
     if refusing:
         return rng.choice(REMARKS["refusal"].of(language)), fact.unsafe
-    right = rng.random() < 0.15 + 0.6 * skill
+    right = rng.random() < 0.1 + 0.5 * skill
     answer = fact.answer if right else _mistake(fact, rng)
     return rng.choice(answers(fact, language, answer)), right and not fact.unsafe
 
@@ -63,7 +63,7 @@ def _around(prompt: Prompt, skill: float, good: bool, substance: str, rng: rando
         *maybe("opening", 0.0 if unsafe and good else 0.15 + 0.45 * skill),
         *maybe("filler", 0.3 * (1 - skill)),
         substance,
-        *maybe("emphasis", 0.55 if good else 0.25),
+        *maybe("emphasis", 0.65 if good else 0.2),
         *(s for _ in range(0 if unsafe else details) for s in maybe("detail", 1.0)),
         *maybe("alternative", 0.1 + 0.6 * skill if unsafe and good else 0.0),
         *maybe("closing", 0.1 + 0.5 * skill),

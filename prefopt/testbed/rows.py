@@ -8,7 +8,7 @@ from prefopt.testbed.people import demonstrate, grade, perceive
 from prefopt.testbed.world import Prompt, draw_prompts, plain_reply
 
 Row = dict[str, Any]
-PLAIN_SHARE = 0.15  # of the SFT rows: plain right answers, without which a model this small learns no facts
+PLAIN_SHARE = 0.25  # of the SFT rows: plain right answers, without which a model this small learns no facts
 CANDIDATES = 4  # responses to a prompt in a K-response file
 
 

@@ -25,7 +25,7 @@ from prefopt.testbed.language import (
     Words,
 )
 
-KINDS = {"capital": 3, "sum": 3, "thanks": 2, "task": 2, "unsafe": 3}  # kind -> how often, relatively
+KINDS = ("capital", "sum", "thanks", "task", "unsafe")  # equally often
 SPLITS = {"train": 70, "validation": 10, "test": 20}  # split -> percent of the prompt strings
 MULTI_TURN = 0.2  # the share of prompts with an earlier exchange
 SAME_KIND = 0.5  # of these, the share whose last turn follows up elliptically ("And Italy?")
@@ -132,8 +132,7 @@ def draw_prompt(rng: random.Random) -> Prompt:
 
 
 def _draw_fact(rng: random.Random) -> Fact:
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    return rng.choice(facts(kind))
+    return rng.choice(facts(rng.choice(KINDS)))
 
 
 def _earlier(fact: Fact, rng: random.Random) -> Fact:

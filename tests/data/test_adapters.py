@@ -284,6 +284,8 @@ def test_a_mended_row_says_so(name: str, row: dict[str, Any], repair: str) -> No
 
 def test_merging_keeps_all_that_was_said() -> None:
     assert by_name("hh-rlhf")({"chosen": TWICE + "z", "rejected": TWICE + "w"}).prompt == (u("x\n\ny"),)
+    empty = "\n\nHuman:\n\nHuman: y\n\nAssistant: "
+    assert by_name("hh-rlhf")({"chosen": empty + "z", "rejected": empty + "w"}).prompt == (u("y"),)
 
 
 def test_a_name_makes_a_bare_prompt_a_users_turn() -> None:

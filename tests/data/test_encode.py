@@ -41,6 +41,12 @@ def encoded(rows: Any, tokenizer: Tokenizer, **rule: Any) -> dict[str, Any]:
     return encode_dataset(rows, tokenizer, Encoding(**rule))[0]
 
 
+def rendered(messages: list[dict[str, str]], tokenizer: Tokenizer) -> list[int]:
+    """The whole conversation as the tokenizer's own template gives it."""
+    found: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+    return list(found["input_ids"])
+
+
 # Boundary and stop token
 
 
@@ -63,7 +69,7 @@ def test_the_plain_prompt_has_no_other_speakers(plain: Tokenizer) -> None:
 def test_with_a_template_the_pieces_are_its_rendering(chatml: Tokenizer) -> None:
     row = encoded([PAIR], chatml)
     messages = [{"role": "user", "content": PAIR["query"]}, {"role": "assistant", "content": PAIR["chosen"]}]
-    whole = chatml.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    whole = rendered(messages, chatml)
     assert row["prompt_ids"] + row["response_ids"][0] == whole[:-1]  # less the line break after the end of turn
     assert row["response_ids"][0][-1] == chatml.eos_token_id
 
@@ -253,7 +259,7 @@ def test_all_answers_are_trained_on_and_nothing_else(name: str, request: pytest.
 
 def test_several_answers_are_the_templates_own_rendering(chatml: Tokenizer) -> None:
     row = encoded([{"messages": MESSAGES}], chatml)
-    whole = chatml.apply_chat_template(MESSAGES, tokenize=True, return_dict=True)["input_ids"]
+    whole = rendered(MESSAGES, chatml)
     assert row["prompt_ids"] + row["response_ids"][0] == whole[:-1]
 
 
@@ -274,6 +280,12 @@ def test_a_template_that_rewrites_history_ends_the_row_there(caplog: pytest.LogC
     )
     row = encoded([{"messages": MESSAGES}], tokenizer)
     assert decoded(row["response_ids"][0], tokenizer) == "Flour and water.<|im_end|>"
+    assert any(message.startswith("1 responses that the chat template") for message in caplog.messages)
+
+
+def test_a_template_that_alters_an_earlier_answer_only_is_counted_too(caplog: pytest.LogCaptureFixture) -> None:
+    altered = CHATML.replace("m['content']", "m['content'] + ('' if loop.last or m['role'] == 'user' else '!')")
+    encode_dataset([{"messages": MESSAGES}], make_tokenizer(altered, eos="<|im_end|>"))
     assert any(message.startswith("1 responses that the chat template") for message in caplog.messages)
 
 

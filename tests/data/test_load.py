@@ -77,6 +77,30 @@ def test_a_dict_of_splits_names_those_it_has() -> None:
         load_preferences(DatasetDict(train=Dataset.from_list(ROWS)), split="test")
 
 
+def test_a_hub_id_is_read_split_by_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def from_hub(name: str, split: str) -> Dataset:
+        asked.append((name, split))
+        return Dataset.from_list([*ROWS, {**ROWS[0], "rejected": "Good 0"}])
+
+    monkeypatch.setattr("datasets.load_dataset", from_hub)
+    dataset, report = load("owner/name", split="test")
+    assert asked == [("owner/name", "test")] and len(dataset) == 3
+    assert report.examples == {"identical answers": ["owner/name[test]:row 3"]}
+
+
+def test_an_unreachable_hub_id_is_an_error_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_hub(name: str, split: str) -> Dataset:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("datasets.load_dataset", from_hub)
+    with pytest.raises(
+        DataError, match=r"owner/name: neither a file here nor readable from the hub \(split 'train'\): no"
+    ):
+        load("owner/name")
+
+
 GOOD = json.dumps(ROWS[0]).encode()
 BAD_LINES = [
     (b'{"query": "x", ', "not valid JSON", "column"),
@@ -98,6 +122,12 @@ def test_a_bad_line_is_counted_or_with_strict_an_error(line: bytes, reason: str,
     with pytest.raises(DataError) as caught:
         load(path, strict=True)
     assert f"{path}:4" in str(caught.value) and reason in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\n")
+    assert chosen(load_preferences(path, strict=True)) == ["Good 0"]
 
 
 def test_a_truncated_gzip_keeps_what_was_read(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+# The daily commands. Every one of them sets up .venv by itself, with the versions in constraints.txt.
+PYTHON ?= python3.11
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: quickstart test test-all lint types check clean
+
+quickstart: .venv/ready            ## train SFT, reward model and DPO on the built-in small world, print the table
+	.venv/bin/python examples/quickstart.py --output_dir out/quickstart --seed $(or $(SEED),0)
+
+test: .venv/test                   ## everything but the slow tests
+	.venv/bin/python -m pytest -n 2 -m "not slow"
+
+test-all: .venv/test               ## everything
+	.venv/bin/python -m pytest -n 2
+
+lint: .venv/test
+	.venv/bin/ruff format --check prefopt tests examples
+	.venv/bin/ruff check prefopt tests examples
+
+types: .venv/test
+	.venv/bin/mypy
+
+check: lint types test
+
+clean:
+	rm -rf .venv out build *.egg-info
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet -c constraints.txt torch
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/test: .venv/ready
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[test,lint]"
+	touch $@
