@@ -43,7 +43,7 @@ def problem_with(folder: Path) -> str | None:
         return f"no {MANIFEST}: it was not finished, or another program wrote it"
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
     for name, size in files.items():
         path = folder / name
@@ -75,11 +75,19 @@ def check_resumable(folder: Path, run: dict[str, Any]) -> None:
     """Refuse a checkpoint of another model, or one that another step size made: its data position means nothing here.
 
     A folder without our manifest is left to transformers.
+
+    Raises:
+        ValueError: files are missing or cut short, or the checkpoint belongs to another run.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
         logger.warning("%s has no %s: whether it belongs to this run cannot be checked", folder, MANIFEST)
         return
+    problem = problem_with(folder)
+    if problem is not None:
+        raise ValueError(f"{folder} is not complete ({problem}): resume_from_checkpoint=True takes the newest that is")
+    if not (folder / "optimizer.pt").is_file() and not any(folder.glob("global_step*")):
+        logger.warning("%s holds no optimizer state (save_only_model): the optimizer starts anew", folder)
     then = json.loads(manifest.read_text())["run"]
     differing = [f"{key} was {then[key]!r}, is {run[key]!r}" for key in run if key in then and then[key] != run[key]]
     if differing:

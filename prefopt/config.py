@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
 
 from .data.encode import Encoding
 
@@ -26,7 +27,7 @@ class PreferenceConfig(TrainingArguments):
         default=True, metadata={"help": "Recompute activations in the backward pass: less memory, about 20%% slower."}
     )
     bf16: bool | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Mixed precision in bfloat16; on unless fp16 is. Losses stay in float32."}
+        default=None, metadata={"help": "Mixed precision in bfloat16; on where it can be, unless fp16 is. Losses stay in float32."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: rows carry what the loss needs."}
@@ -79,7 +80,8 @@ class PreferenceConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self.bf16 = not self.fp16 if self.bf16 is None else self.bf16
+        if self.bf16 is None:  # transformers refuses bf16 on a machine that has no GPU for it and was not told so
+            self.bf16 = not self.fp16 and (self.use_cpu or is_torch_bf16_gpu_available())
         if self.bf16_full_eval or self.fp16_full_eval:
             raise ValueError(
                 "full half-precision evaluation rounds log-probs beyond use: leave it off, bf16=True is enough"

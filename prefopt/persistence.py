@@ -1,23 +1,26 @@
-"""What a trainer's checkpoints and saved models hold, as overrides of transformers' Trainer. Knows no loss and no data."""
+"""What a trainer's checkpoints and saved models hold, as overrides of Trainer's methods. Knows no loss and no data."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from . import checkpoint
-from .models.heads import auxiliary_state
+from .models.forward import bare
+from .models.heads import auxiliary_state, save_normalization
 from .models.reference import COPY, FrozenModel
 
 logger = logging.getLogger(__name__)
@@ -50,9 +53,11 @@ class Persistence(Trainer):
         """What must be the same for a checkpoint to go on in this run."""
         model = self.accelerator.unwrap_model(self.model)
         return {
-            "model": type(model).__name__,
+            "model": type(bare(model)).__name__,
+            "adapter": sorted(config.peft_type.value for config in _adapters(model)),
             "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "objective": repr(self.objective),  # type: ignore[attr-defined]
+            # A stranger's objective may print itself with its address, which is another in every process.
+            "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(self.objective)),  # type: ignore[attr-defined]
             "rows": len(self.train_dataset) if self.train_dataset is not None else None,  # type: ignore[arg-type]
             "per_device_train_batch_size": self.args.per_device_train_batch_size,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
@@ -70,6 +75,8 @@ class Persistence(Trainer):
         run_dir = Path(self._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         staged = run_dir / checkpoint.STAGING / name
+        self._clear(run_dir)  # a run that was killed while saving this step may have left files that are not ours
+        self.accelerator.wait_for_everyone()
         self._staging = True
         try:
             super()._save_checkpoint(model, trial)
@@ -79,13 +86,16 @@ class Persistence(Trainer):
                 save_file(self._extras(), staged / EXTRAS)
                 checkpoint.publish(staged, run_dir / name, self._run())
                 checkpoint.rotate(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise OSError(f"could not write {run_dir / name} ({error}): earlier checkpoints are untouched") from error
         finally:
             self._staging = False
-            if self.args.should_save:
-                shutil.rmtree(run_dir / checkpoint.STAGING, ignore_errors=True)
+            self._clear(run_dir)
         self.accelerator.wait_for_everyone()
+
+    def _clear(self, run_dir: Path) -> None:
+        if self.args.should_save:
+            shutil.rmtree(run_dir / checkpoint.STAGING, ignore_errors=True)
 
     def _point_at_best(self, run_dir: Path, staged: Path) -> None:
         """The best checkpoint under the name it has, or is about to have, and not the staged one."""
@@ -102,14 +112,17 @@ class Persistence(Trainer):
         """The model as plain transformers or PEFT loads it: no reference adapter, and no token."""
         with _without_reference(self.model), _without_token(self.args):
             super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            save_normalization(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
 
     def _extras(self) -> dict[str, Tensor]:
         """What Trainer does not know to save: the objective's state, auxiliary heads, a reference that moves."""
         groups = {
-            "objective": self.objective_state,
+            "objective": self.objective_state,  # type: ignore[attr-defined]
             "auxiliary": auxiliary_state(self.accelerator.unwrap_model(self.model)),
             "reference": self._moving_reference(),
-        }  # type: ignore[attr-defined]
+            "guard": {"skipped_steps": torch.tensor(self.skipped_steps)},  # type: ignore[attr-defined]
+        }
         flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
 
@@ -127,7 +140,7 @@ class Persistence(Trainer):
             self._restore(load_file(path, device=str(self.args.device)))
 
     def _restore(self, flat: dict[str, Tensor]) -> None:
-        groups: dict[str, dict[str, Tensor]] = {"objective": {}, "auxiliary": {}, "reference": {}}
+        groups: dict[str, dict[str, Tensor]] = {"objective": {}, "auxiliary": {}, "reference": {}, "guard": {}}
         for name, tensor in flat.items():
             group, _, rest = name.partition("/")
             groups[group][rest] = tensor
@@ -136,6 +149,18 @@ class Persistence(Trainer):
             self.accelerator.unwrap_model(self.model).load_state_dict(groups["auxiliary"], strict=False)
         if groups["reference"]:
             self.reference.model.load_state_dict(groups["reference"])  # type: ignore[attr-defined]
+        self.skipped_steps = int(groups["guard"].get("skipped_steps", 0))
+
+    def _load_best_model(self) -> None:
+        """As Trainer's, but weights that trained still do: PEFT loads an adapter for inference."""
+        trainable = [(p, p.requires_grad) for p in self.model.parameters()]  # type: ignore[union-attr]
+        super()._load_best_model()
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+
+
+def _adapters(model: nn.Module) -> list[Any]:
+    return [config for name, config in getattr(model, "peft_config", {}).items() if name != COPY]
 
 
 @contextmanager

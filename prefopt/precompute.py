@@ -28,7 +28,8 @@ def with_ref_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
     if isinstance(dataset, dict):
         return {name: with_ref_logps(trainer, part) for name, part in dataset.items()}
     weights = trainer.reference.weights(trainer.model)
-    path = cache_path(fingerprint(weights, trainer.processing_class, dataset))
+    settings = {**trainer.reference.settings(trainer.model), "autocast": trainer.accelerator.mixed_precision}
+    path = cache_path(fingerprint(weights, trainer.processing_class, dataset, settings))
     flat = _read_or_compute(trainer, dataset, path)
     return dataset.add_column("ref_logps", _split(flat, dataset["response_ids"]))
 

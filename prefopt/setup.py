@@ -98,7 +98,8 @@ def _tokenizer(
         name = model if isinstance(model, str) else model.config._name_or_path
         if not name:
             raise ValueError("this model has no name to load a tokenizer from: pass processing_class=tokenizer")
-        tokenizer = load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+        shared = {key: args.init_kwargs[key] for key in ("trust_remote_code", "revision") if key in args.init_kwargs}
+        tokenizer = load_tokenizer(name, **shared)
     if args.chat_template_path:
         path = Path(args.chat_template_path)
         tokenizer.chat_template = path.read_text() if path.is_file() else load_tokenizer(str(path)).chat_template
@@ -136,8 +137,8 @@ def _reference(
     if isinstance(ref_model, str):
         ref_model = load_policy(ref_model, **args.init_kwargs)
     reference = reference_for(model, ref_model, fresh_adapter=fresh)
-    if args.sync_ref_model and type(reference).blend is Reference.blend:
-        reference.blend(model, 0.0)  # raises, now rather than after ref_model_sync_steps
+    if args.sync_ref_model:
+        reference.blend(model, 0.0)  # if it cannot, it raises now rather than after ref_model_sync_steps
     return reference
 
 
@@ -146,7 +147,7 @@ def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
     wanted = objective.responses
     if wanted == 1:
         columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
-        return dataset.map(lambda row: {column: row[column][:1] for column in columns})
+        return dataset.map(lambda row: {column: row[column][:1] for column in columns}, desc="Keeping the best response")
     counts = [len(row) for row in dataset["response_ids"]]
     wrong = next((i for i, count in enumerate(counts) if wanted and count != wanted), None)
     if wrong is not None:

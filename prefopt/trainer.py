@@ -25,6 +25,7 @@ from .data.collate import Order, Rows, collate, shard
 from .evaluation import Evaluation
 from .meter import Meter, term_metrics
 from .models.forward import forward
+from .models.modes import without_dropout
 from .models.reference import FrozenModel, Reference
 from .objectives.base import Loss, Objective
 from .persistence import Persistence
@@ -78,6 +79,7 @@ class PreferenceTrainer(Persistence, Trainer):
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._suspects: list[int] = []
+        self._state_before = self.objective_state
         self._prepare = partial(prepare_dataset, setup=setup, args=args)
         super().__init__(
             model=setup.model,
@@ -158,6 +160,7 @@ class PreferenceTrainer(Persistence, Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        self._state_before = self.objective_state
         self.model_wrapped.train()  # Trainer does so later, but quantised layers compute differently in the two modes
         batches = [self.annotated(self._prepare_inputs(batch)) for batch in batches]
         if self.objective.couples and len(batches) > 1:
@@ -208,7 +211,9 @@ class PreferenceTrainer(Persistence, Trainer):
 
     @torch.no_grad()
     def _quietly(self, batch: Batch) -> Outputs:
-        return self.run(self.model_wrapped, batch)
+        # Dropout would draw random numbers that a resumed run, which restores them after this pass, does not see drawn.
+        with without_dropout(self.model_wrapped):
+            return self.run(self.model_wrapped, batch)
 
     def units(self, batches: list[Batch]) -> dict[str, Tensor]:
         """How many of each unit the step holds, as the mean over ranks: DDP averages the gradients of ranks."""
@@ -229,9 +234,10 @@ class PreferenceTrainer(Persistence, Trainer):
             (inputs,), self.objective_state = self.coupled([inputs], [out])
         units = num_items_in_batch or self.units([inputs])
         loss = self.objective.loss(out, inputs)
-        self._record(loss, inputs)
         total = loss.reduced(units)
-        if not torch.isfinite(total):
+        if torch.isfinite(total):
+            self._record(loss, inputs)
+        else:  # its metrics would spoil the sums of the steps that are logged with it
             self._suspects += inputs.index.tolist()
         return (total, out) if return_outputs else total
 
@@ -251,17 +257,19 @@ class PreferenceTrainer(Persistence, Trainer):
         norm = super()._get_grad_norm(model, grad_norm)
         if torch.isfinite(torch.as_tensor(norm)):
             self._skipped_in_a_row = 0
-        else:
+        elif self.accelerator.scaler is None or self._suspects:
             self._skip_step(model)
+        # else: float16 looks for its loss scale by trying ones that are too large, and skips those steps itself
         self._suspects = []
         return norm
 
     def _skip_step(self, model: nn.Module) -> None:
         """Drop the gradients: an optimizer leaves weights without a gradient, and their moments, as they are."""
         model.zero_grad(set_to_none=True)
+        self.objective_state = self._state_before
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        rows = sorted(set(self._suspects))
+        rows = sorted(set(self._suspects) - {-1})
         where = f"rows {rows}" if rows else "no single row: every loss was finite"
         text = f"step {self.state.global_step + 1}: the gradient is not finite ({where})"
         if self._skipped_in_a_row >= self.args.max_skipped_steps:
@@ -269,6 +277,11 @@ class PreferenceTrainer(Persistence, Trainer):
                 f"{text}, {self._skipped_in_a_row} times in a row: lower the learning rate or look at those rows"
             )
         logger.warning("%s; the step is skipped (%d so far)", text, self.skipped_steps)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        # Trainer adds what was not yet logged from rank 0 alone, but a rank's loss is only its share of the step's.
+        self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean")
+        return super()._finalize_training(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -48,7 +48,7 @@ class Tools:
         if argv and argv[0] in HELP:
             print(usage)
             return 0
-        return fail(prog, f"unknown command {argv[0]!r}\n{usage}" if argv else f"what about it?\n{usage}")
+        return fail(prog, f"unknown command {argv[0]!r}\n{usage}" if argv else f"a command is missing\n{usage}")
 
 
 COMMANDS: dict[str, Method | Tools] = {

@@ -43,8 +43,8 @@ SHORT, MANY = 32, 12  # choices of so many letters stand in the flag; of so many
 TYPES = {bool: "BOOL", int: "N", float: "X", dict: "JSON"}
 EXAMPLE = """A value in [] is the default. Example:
 
-  {prog} --model_name_or_path Qwen/Qwen3-0.6B --dataset_name pairs.jsonl \\
-      --output_dir out --use_peft --learning_rate 1e-5
+  {prog} --model_name_or_path Qwen/Qwen3-0.6B \\
+      --dataset_name pairs.jsonl --output_dir out --use_peft --lora_r 32
 """
 
 
@@ -52,7 +52,7 @@ def page(prog: str, summary: str, config: type[PreferenceConfig], options: dict[
     """The text that `--help`, or `--help-all` for the `whole` of it, prints."""
     parser = ArgumentParser(
         prog=prog,
-        usage=f"{prog} --model_name_or_path MODEL --dataset_name DATA [option ...]",
+        usage=f"{prog} --model_name_or_path MODEL --dataset_name DATA [...]",
         description=summary,
         epilog=EXAMPLE.format(prog=prog),
         add_help=False,

@@ -65,16 +65,16 @@ class TrlParser(HfArgumentParser):
             self._apply(config, strict=fail_with_unknown_args and not return_remaining_strings) if config else []
         )
         try:
+            # Unknown flags first: a dataclass that refuses its values would hide them.
+            _, rest = self.parse_known_args(flags)
+            if rest and not return_remaining_strings:
+                self.error(self._unknown(rest))
             *found, rest = self.parse_args_into_dataclasses(
                 flags, return_remaining_strings=True, look_for_args_file=False
             )
         except ArgumentError as error:
             self.error(f"{(error.argument_name or '').split('/')[0]} {error.message}".strip())
-        if return_remaining_strings:
-            return (*found, strangers + rest)
-        if rest:
-            self.error(self._unknown(rest))
-        return tuple(found)
+        return (*found, strangers + rest) if return_remaining_strings else tuple(found)
 
     def _config(self, args: list[str]) -> tuple[str | None, list[str]]:
         """The path after --config, and the other flags."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ def build(trainer_type: Any, args: Any, model_args: ModelConfig, rows: Rows) -> 
         kwargs["attn_implementation"] = model_args.attn_implementation
     args.model_init_kwargs = kwargs | (args.model_init_kwargs or {})
     return trainer_type(
-        model=str(model_args.model_name_or_path),
+        model=os.path.expanduser(str(model_args.model_name_or_path)),
         args=args,
         train_dataset=rows.train,
         eval_dataset=rows.evaluation,

@@ -37,9 +37,7 @@ class Option:
     @classmethod
     def of(cls, field: Field[Any], hint: Any) -> Option:
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        choices = field.metadata.get("choices", ())
-        for kind in kinds:
-            choices = choices or _members(kind)
+        choices = field.metadata.get("choices") or next(filter(None, map(_members, kinds)), ())
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         return cls(field.name, kinds, tuple(choices), default, field.metadata.get("help", ""))
 
@@ -69,7 +67,8 @@ class Option:
 
 
 def _members(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is Literal:
+    """The words that an enumeration or a literal type consists of."""
+    if get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)):
         return get_args(kind)
     return tuple(member.value for member in kind) if isinstance(kind, type) and issubclass(kind, Enum) else ()
 
@@ -132,8 +131,14 @@ def _list(value: Any, kind: Any) -> list[Any]:
     return [read(item, get_args(kind) or (str,)) for item in (value if isinstance(value, list) else [value])]
 
 
+def _literal(value: Any, kind: Any) -> Any:
+    if value not in get_args(kind):
+        raise ValueError
+    return value
+
+
 def _as_is(value: Any, kind: Any) -> Any:
-    """A choice is checked by its option; an object's own constructor says what is wrong with a mapping."""
+    """A member's name is checked by its option; an object's own constructor says what is wrong with a mapping."""
     if not isinstance(value, str | dict):
         raise TypeError
     return value
@@ -147,4 +152,5 @@ _READERS: dict[Any, Callable[[Any, Any], Any]] = {
     NoneType: _none,
     dict: _dict,
     list: _list,
+    Literal: _literal,
 }

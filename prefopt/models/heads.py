@@ -6,9 +6,12 @@ A reward model is transformers' own sequence-classification class with one label
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_NAMES = ("score", "classifier")
 LM_HEAD = "auxiliary_lm_head"
+NORMALIZATION = "score_normalization.json"
 
 
 def head_name(model: nn.Module) -> str:
@@ -55,8 +59,8 @@ def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
         raise ValueError("a quantised model cannot be copied: pass its name, with the quantization_config")
     if kind not in AutoModelForSequenceClassification._model_mapping:
         raise ValueError(
-            f"transformers has no sequence-classification model for {kind.model_type!r}, so nothing could load a reward "
-            "model of it: choose a backbone of another family"
+            f"transformers has no sequence-classification model for {kind.model_type!r}, so nothing could load a "
+            "reward model of it: choose a backbone of another family"
         )
     labels = {"id2label": {0: "score"}, "label2id": {"score": 0}}
     config = kind.from_dict(policy.config.to_dict() | labels | {"architectures": None})
@@ -132,12 +136,25 @@ def auxiliary_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if LM_HEAD in name}
 
 
-def set_normalization(model: PreTrainedModel, mean: float, std: float) -> None:
+def set_normalization(model: PreTrainedModel | PeftModel, mean: float, std: float) -> None:
     """Store the mean and standard deviation of training scores in the config that is saved with the model."""
     model.config.score_mean, model.config.score_std = float(mean), float(std) or 1.0
 
 
-def normalize(model: PreTrainedModel, scores: Tensor) -> Tensor:
+def normalize(model: PreTrainedModel | PeftModel, scores: Tensor) -> Tensor:
     """(score - mean) / std by what `set_normalization` stored; unchanged for a model that stores nothing."""
     mean, std = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_std", 1.0)
     return (scores - mean) / std
+
+
+def save_normalization(model: nn.Module, folder: Path) -> None:
+    """What an adapter's folder needs beside the adapter, since it has no config of the model."""
+    if isinstance(model, PeftModel) and hasattr(model.config, "score_mean"):
+        stored = {"score_mean": model.config.score_mean, "score_std": model.config.score_std}
+        (folder / NORMALIZATION).write_text(json.dumps(stored))
+
+
+def load_normalization(model: PreTrainedModel, folder: Path) -> None:
+    if (folder / NORMALIZATION).is_file():
+        stored = json.loads((folder / NORMALIZATION).read_text())
+        set_normalization(model, stored["score_mean"], stored["score_std"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -26,9 +27,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .heads import LM_HEAD, attach_lm_head, head_name, is_scorer, scorer_from_policy, separate_pad, widen_head
+from .heads import (
+    LM_HEAD,
+    attach_lm_head,
+    head_name,
+    is_scorer,
+    load_normalization,
+    reward_head_of,
+    scorer_from_policy,
+    separate_pad,
+    widen_head,
+)
 
 logger = logging.getLogger(__name__)
+
+SINGLE = ("adapter_model.safetensors", "model.safetensors")
 
 
 def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -80,10 +93,22 @@ def load_scorer(
     _restore_head(inner, source)
     if tokenizer is not None:
         separate_pad(inner, tokenizer)
+    if isinstance(source, str):
+        load_normalization(inner, Path(source))
     if lm_head and not hasattr(inner, LM_HEAD):
-        policy = load_policy(source, **kwargs) if isinstance(source, str) else source
-        attach_lm_head(inner, policy)
+        attach_lm_head(inner, _language_model(source, kwargs) if isinstance(source, str) else source)
     return scorer
+
+
+def _language_model(source: str, kwargs: dict[str, Any]) -> PreTrainedModel | None:
+    """The causal language model at `source`, or None if what is there has no language-model head."""
+    if _is_adapter(source):
+        source = PeftConfig.from_pretrained(source).base_model_name_or_path
+    policy, found = load_policy(source, **kwargs | {"output_loading_info": True})
+    head = policy.get_output_embeddings()
+    own = {name for name, module in policy.named_modules() if module is head}
+    # transformers fills in a missing head with random weights.
+    return None if any(key.startswith(f"{name}.") for key in found["missing_keys"] for name in own) else policy
 
 
 def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_checkpointing: bool) -> PeftModel:
@@ -101,7 +126,22 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_che
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
     elif gradient_checkpointing:
         model.enable_input_require_grads()
-    return get_peft_model(model, peft_config)
+    return get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
+
+
+def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:
+    """`peft_config` under which the reward head trains and is saved with the adapter, and the auxiliary head is not.
+
+    PEFT does the first only for the task SEQ_CLS: under another task, or none, a new head stays random and is lost.
+    """
+    config = copy.deepcopy(peft_config)
+    if config.task_type != "SEQ_CLS":
+        logger.info("task_type was %s: SEQ_CLS it is, so that the reward head trains", config.task_type)
+        config.task_type = "SEQ_CLS"
+    if hasattr(model, LM_HEAD) and hasattr(config, "exclude_modules"):
+        given = config.exclude_modules or []
+        config.exclude_modules = f"(?:{given})|.*{LM_HEAD}" if isinstance(given, str) else [*given, LM_HEAD]
+    return config
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -140,7 +180,10 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         options["quantization_config"] = quantization_config
     if _is_adapter(source):
         options |= {"is_trainable": True}
-    return auto.from_pretrained(source, **options)
+    model = auto.from_pretrained(source, **options)
+    if isinstance(model, nn.Module) and is_quantized(model):
+        keep_differentiable(model)
+    return model
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -168,13 +211,17 @@ def _is_adapter(source: str) -> bool:
 def _restore_head(model: PreTrainedModel, source: Any) -> None:
     """Read a saved head back in float32: loading a half-precision checkpoint rounds it with the rest."""
     widen_head(model)
-    if not isinstance(source, str) or not Path(source).is_dir() or _is_adapter(source):
+    if not isinstance(source, str) or not Path(source).is_dir():
         return
-    wanted = {f"{head_name(model)}.weight", f"{head_name(model)}.bias"}
-    for file, names in _weights_by_file(Path(source), wanted).items():
+    head, prefix = reward_head_of(model), f"{head_name(model)}."
+    if _is_adapter(source):
+        copies = getattr(head, "modules_to_save", None) or {}  # PEFT trains a copy of the head
+        head, prefix = next(iter(copies.values()), head), f"base_model.model.{prefix}"
+    wanted = {f"{prefix}{name}": parameter for name, parameter in head.named_parameters()}
+    for file, names in _weights_by_file(Path(source), set(wanted)).items():
         with safe_open(file, framework="pt") as weights, torch.no_grad():
             for name in names:
-                model.get_parameter(name).copy_(weights.get_tensor(name))
+                wanted[name].copy_(weights.get_tensor(name))
 
 
 def _weights_by_file(folder: Path, wanted: set[str]) -> dict[Path, set[str]]:
@@ -185,8 +232,8 @@ def _weights_by_file(folder: Path, wanted: set[str]) -> dict[Path, set[str]]:
             folder / file: {n for n in wanted if where.get(n) == file}
             for file in {where[n] for n in wanted & set(where)}
         }
-    single = folder / "model.safetensors"
-    if not single.is_file():
+    single = next((f for name in SINGLE if (f := folder / name).is_file()), None)
+    if single is None:
         return {}
     with safe_open(single, framework="pt") as weights:
         return {single: wanted & set(weights.keys())}

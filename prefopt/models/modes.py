@@ -52,6 +52,7 @@ def _dropouts(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
     found = []
     for module in model.modules():
         for name, value in vars(module).items():
-            if isinstance(value, float) and ("dropout" in name or (name == "p" and isinstance(module, nn.Dropout))):
+            # attention_dropout, attn_pdrop, layerdrop: every family has its own names
+            if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout))):
                 found.append((module, name, value))
     return found

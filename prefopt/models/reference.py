@@ -26,6 +26,8 @@ from .forward import forward
 from .modes import freeze, without_dropout
 
 COPY = "prefopt_reference"
+UNTOLD = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "architectures", "dtype"}
+"""What a config says about where a model came from, or again about its weights."""
 
 
 class Reference(ABC):
@@ -39,11 +41,15 @@ class Reference(ABC):
         """What its outputs depend on: the weights of the policy that do not train, unless it has its own."""
         return {name: p for name, p in _unwrapped(policy).named_parameters() if not p.requires_grad}
 
+    def settings(self, policy: nn.Module) -> dict[str, Any]:
+        """What its outputs depend on beside the weights: the model's config and the adapter's."""
+        return _settings(_unwrapped(policy))
+
     def blend(self, policy: nn.Module, alpha: float) -> None:
-        """Move the reference towards the policy: ref <- alpha * policy + (1 - alpha) * ref (TR-DPO, arXiv:2404.09656)."""
+        """Move the reference towards the policy, as TR-DPO does (arXiv:2404.09656): ref <- a policy + (1 - a) ref."""
         raise ValueError(
             f"sync_ref_model needs a reference with weights of its own, not {type(self).__name__}: train without an "
-            "adapter, or pass ref_model"
+            "adapter"
         )
 
 
@@ -60,9 +66,18 @@ class FrozenModel(Reference):
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
         return self.model.state_dict()
 
+    def settings(self, policy: nn.Module) -> dict[str, Any]:
+        return _settings(self.model)
+
     def blend(self, policy: nn.Module, alpha: float) -> None:
+        source = dict(_unwrapped(policy).named_parameters())
+        for name, parameter in self.model.named_parameters():
+            if name not in source or source[name].shape != parameter.shape:
+                raise ValueError(
+                    f"sync_ref_model blends weight by weight, and the policy has no {name} of shape "
+                    f"{tuple(parameter.shape)}: train without an adapter, from a model like ref_model"
+                )
         with torch.no_grad():
-            source = dict(_unwrapped(policy).named_parameters())
             for name, parameter in self.model.named_parameters():
                 parameter.lerp_(source[name].to(parameter), alpha)
 
@@ -74,6 +89,9 @@ class AdapterOff(Reference):
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
         with torch.no_grad(), without_dropout(policy), _unwrapped(policy).disable_adapter():
             return forward(policy, batch, wants)
+
+    def settings(self, policy: nn.Module) -> dict[str, Any]:
+        return {"": _settings(_unwrapped(policy))[""]}
 
 
 @dataclass(frozen=True)
@@ -96,13 +114,14 @@ def reference_for(model: nn.Module, ref_model: nn.Module | None, *, fresh_adapte
     ============================== ==============================================================
 
     Adapters whose initialisation rewrites the base weights (PiSSA and its kin) are copied too: switched off, they
-    would leave a model that nobody trained.
+    would leave a model that nobody trained. Adapters that train biases of the base model share them with whatever runs
+    on it, so there the whole model is copied.
     """
     if ref_model is not None:
         if ref_model is model:
             raise ValueError("ref_model is the policy itself, so it would train too: leave it out to use a frozen copy")
         return FrozenModel(freeze(ref_model))
-    if not isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel) or getattr(model.active_peft_config, "bias", "none") != "none":
         return FrozenModel(freeze(copy.deepcopy(model)))
     if fresh_adapter and not _rewrites_base(model):
         return AdapterOff()
@@ -153,18 +172,38 @@ def _active(model: PeftModel, adapter: str) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def fingerprint(weights: Mapping[str, Tensor], tokenizer: Any, rows: Iterable[Mapping[str, Any]]) -> str:
-    """A hash of all that reference log-probs depend on: weights, tokenizer, chat template and token ids."""
+def fingerprint(
+    weights: Mapping[str, Tensor], tokenizer: Any, rows: Iterable[Mapping[str, Any]], settings: Any = None
+) -> str:
+    """A hash of all that reference log-probs depend on: weights, settings, tokenizer, chat template and token ids."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    digest.update((backend.to_str() if backend is not None else repr(tokenizer)).encode())
-    digest.update(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True).encode())
+    for part in (settings, _vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
+        digest.update(json.dumps(part, sort_keys=True, default=_plain).encode())
     for row in rows:
         digest.update(json.dumps([row["prompt_ids"], row["response_ids"]]).encode())
     return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks, the same in every process: the order of a set is not."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
+
+
+def _vocabulary(tokenizer: Any) -> Any:
+    """How text becomes ids; padding and truncation are left out, as any call of the tokenizer may set them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return sorted(tokenizer.get_vocab().items())
+    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    adapters = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
+    configs = {"": model.config.to_dict(), **adapters}
+    return {name: {k: v for k, v in config.items() if k not in UNTOLD} for name, config in configs.items()}
 
 
 def cache_path(key: str) -> Path:
@@ -182,5 +221,10 @@ def write_cache(path: Path, logps: Tensor) -> None:
     """Whole or not at all: a run that dies here leaves nothing that a later one would trust."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"ref_logps": logps.contiguous()}, staged)
-    os.replace(staged, path)
+    try:
+        save_file({"ref_logps": logps.contiguous()}, staged)
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)

@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from prefopt.testbed.rows import Row, candidate_rows, preference_rows, prompt_rows, sft_rows
-from prefopt.testbed.world import Message, find_prompt
+from .recipe import Recipe
+from .rows import Row, candidate_rows, preference_rows, prompt_rows, sft_rows
+from .world import Message, find_prompt
 
 TAGS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
 
@@ -57,21 +58,26 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> Path:
     return path
 
 
-def write_all(
-    folder: str | Path, seed: int = 0, *, sft: int = 8000, preferences: int = 3000, test: int = 2000
-) -> list[Path]:
+def write_all(folder: str | Path, seed: int = 0, sizes: Recipe | None = None) -> list[Path]:
     """Every kind of file, for training (`train`) and held out (`test`), into `folder`; their paths."""
-    folder = Path(folder)
-    written: list[Path] = []
-    for split, n_sft, n_pairs in (("train", sft, preferences), ("test", test, test)):
-        pairs = preference_rows(n_pairs, seed, split)
-        written += [
-            write_jsonl(folder / f"sft.{split}.jsonl", sft_rows(n_sft, seed, split)),
-            write_jsonl(folder / f"preferences.{split}.jsonl", pairs),
-            write_jsonl(folder / f"hh-rlhf.{split}.jsonl", map(hh_rlhf, pairs)),
-            write_jsonl(folder / f"rm-static-en.{split}.jsonl", map(rm_static, of_language(pairs, "en"))),
-            write_jsonl(folder / f"rm-static-zh.{split}.jsonl", map(rm_static, of_language(pairs, "zh"))),
-            write_jsonl(folder / f"candidates.{split}.jsonl", map(rrhf, candidate_rows(n_pairs, seed, split))),
-            write_jsonl(folder / f"prompts.{split}.jsonl", prompt_rows(n_pairs, seed, split)),
-        ]
-    return written
+    sizes = sizes or Recipe()
+    return [
+        *write_split(folder, "train", seed, sft=sizes.sft_rows, preferences=sizes.preference_rows),
+        *write_split(folder, "test", seed, sft=sizes.held_out_pairs, preferences=sizes.held_out_pairs),
+    ]
+
+
+def write_split(folder: str | Path, split: str, seed: int, *, sft: int, preferences: int) -> list[Path]:
+    """The files of one split: `sft` demonstrations; `preferences` pairs, candidate lists and prompts."""
+    pairs = preference_rows(preferences, seed, split)
+    files = {
+        "sft": sft_rows(sft, seed, split),
+        "sft-messages": map(conversation, sft_rows(sft, seed, split)),
+        "preferences": pairs,
+        "hh-rlhf": map(hh_rlhf, pairs),
+        "rm-static-en": map(rm_static, of_language(pairs, "en")),
+        "rm-static-zh": map(rm_static, of_language(pairs, "zh")),
+        "candidates": map(rrhf, candidate_rows(preferences, seed, split)),
+        "prompts": prompt_rows(preferences, seed, split),
+    }
+    return [write_jsonl(Path(folder) / f"{name}.{split}.jsonl", rows) for name, rows in files.items()]

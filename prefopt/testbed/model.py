@@ -7,8 +7,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prefopt.testbed.people import demonstrate
-from prefopt.testbed.world import draw_prompts
+from .people import demonstrate
+from .world import draw_prompts
 
 PAD, EOS, USER, ASSISTANT = "<pad>", "<eos>", "<user>", "<assistant>"
 VOCABULARY = 1000
@@ -20,7 +20,8 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'user' %}{{ '<user>' + message['content'] }}"
     "{% elif message['role'] == 'assistant' %}"
     "{{ '<assistant>' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
-    "{% else %}{{ raise_exception('the testbed knows the roles user and assistant, not ' + message['role']) }}{% endif %}"
+    "{% else %}{{ raise_exception('the testbed knows the roles user and assistant, not ' + message['role']) }}"
+    "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
@@ -75,7 +76,7 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForC
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        initializer_range=0.05,  # Llama's .02 leaves a net this narrow and shallow slow to start
+        initializer_range=0.05,  # of .03, .05 and .08 the one with the lowest held-out SFT loss
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

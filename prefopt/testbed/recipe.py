@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Recipe:
     """For AdamW (.9, .999) without weight decay, on a cosine schedule with warm-up."""
 
-    sft_rows: int = 6000
+    sft_rows: int = 7000
     sft_epochs: int = 3
     sft_batch_size: int = 16
     sft_learning_rate: float = 3e-3

@@ -1,11 +1,14 @@
-"""Rows in memory, drawn from a seed: demonstrations, graded preferences, K rated candidates. No gold reward in any of them."""
+"""Rows in memory, drawn from a seed: demonstrations, graded preferences, K rated candidates, prompts.
+
+It does not know the gold reward, and no row holds it: a grade or a rating is what a noisy annotator perceived.
+"""
 
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from prefopt.testbed.people import demonstrate, grade, perceive
-from prefopt.testbed.world import Prompt, draw_prompts, plain_reply
+from .people import demonstrate, grade, perceive
+from .world import Prompt, draw_prompts, plain_reply
 
 Row = dict[str, Any]
 PLAIN_SHARE = 0.25  # of the SFT rows: plain right answers, without which a model this small learns no facts
@@ -33,7 +36,11 @@ def preference_rows(n: int, seed: int, split: str = "train") -> list[Row]:
     """`n` rows {prompt: messages, chosen, rejected, grade}: two different demonstrations, compared by the annotator."""
     rng = random.Random(f"preferences {split} {seed}")
     prompts = draw_prompts(n, seed, split)
-    return [_compare(p, *((text, True) for text in _different(p, 2, rng)), rng) for p in prompts]
+    rows: list[Row] = []
+    for prompt in prompts:
+        a, b = _different(prompt, 2, rng)
+        rows.append(_compare(prompt, (a, True), (b, True), rng))
+    return rows
 
 
 def pairs_from(prompts: Sequence[Prompt], responses: Iterable[Sequence[tuple[str, bool]]], seed: int) -> list[Row]:
@@ -47,7 +54,7 @@ def pairs_from(prompts: Sequence[Prompt], responses: Iterable[Sequence[tuple[str
 
 
 def candidate_rows(n: int, seed: int, split: str = "train", k: int = CANDIDATES) -> list[Row]:
-    """`n` rows {prompt: messages, responses, scores}: `k` different demonstrations, each with the annotator's rating."""
+    """`n` rows {prompt: messages, responses, scores}: `k` different demonstrations and the annotator's ratings."""
     rng = random.Random(f"candidates {split} {seed}")
     rows: list[Row] = []
     for prompt in draw_prompts(n, seed, split):

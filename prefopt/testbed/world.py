@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from prefopt.testbed.language import (
+from .language import (
     ANSWERS,
     CAPITALS,
     FOLLOW_UPS,

@@ -1,4 +1,4 @@
-"""One tiny random model of each family that forward is tested on, and a reference computation without batch or padding."""
+"""One tiny random model of each family that forward is tested on, and the same computed without batch or padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which position is read for which token: a value must not see its token, a score must, and later turns do not count."""
+"""Which position is read for which token: a value must not see its token, a score must; user turns do not count."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_loss_over_three_turns_is_a_masked_cross_entropy(tmp_path: Path, tokeniz
     args = SFTConfig(**quiet(tmp_path, per_device_eval_batch_size=2))
     rows = Dataset.from_list(ROWS)
     loss = SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer).evaluate(rows)["eval_loss"]
-    assert count == 12
+    assert count == 11
     assert loss == pytest.approx((total / count).item(), rel=1e-9)
 
 

@@ -28,7 +28,7 @@ def exactness(family: str, dtype: torch.dtype = torch.float64) -> float:
 
 @pytest.fixture(autouse=True)
 def _softmax_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers' eager attention, all that Gemma 2 has, takes its softmax in float32 and its mask's lowest in float64."""
+    """transformers' eager attention takes its softmax in float32, but its mask's lowest value in the model's dtype."""
     softmax = nn.functional.softmax
 
     def exact(x: Tensor, dim: int | None = None, dtype: torch.dtype | None = None, **rest: Any) -> Tensor:
@@ -146,7 +146,7 @@ def with_adapter(model: nn.Module, **settings: Any) -> Any:
     """An adapter far from the identity, in the dtype of the model."""
     peft = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", **settings), autocast_adapter_dtype=False)
     torch.manual_seed(3)
-    for name, parameter in peft.named_parameters():
+    for parameter in peft.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter) * 0.2)
     return peft.to(model.dtype)

@@ -1,15 +1,16 @@
 """The tiny tokenizer and policy: lossless, small, and the same from the same seed."""
 
+import random
+
 import pytest
 import torch
 
-from prefopt.testbed.language import LANGUAGES
-from prefopt.testbed.model import build_policy, build_tokenizer
+from prefopt.testbed.language import LANGUAGES, REMARKS
+from prefopt.testbed.model import _trained, build_policy, build_tokenizer
 from prefopt.testbed.people import demonstrate
 from prefopt.testbed.recipe import Recipe
 from prefopt.testbed.rows import sft_rows
 from prefopt.testbed.world import KINDS, answers, draw_prompts, facts, follow_up, possible_answers, questions
-from prefopt.testbed.language import REMARKS
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,6 @@ def test_the_template_marks_what_the_assistant_said(tokenizer) -> None:
 
 
 def test_everything_fits(tokenizer) -> None:
-    import random
-
     rng, recipe = random.Random(0), Recipe()
     for prompt in draw_prompts(1500, 0):
         response = tokenizer(demonstrate(prompt, rng)).input_ids
@@ -75,8 +74,6 @@ def test_everything_fits(tokenizer) -> None:
 
 
 def test_the_seed_decides(tokenizer) -> None:
-    from prefopt.testbed.model import _trained
-
     first = tokenizer.get_vocab()
     _trained.cache_clear()
     assert build_tokenizer(0).get_vocab() == first

@@ -7,6 +7,7 @@ import pytest
 
 from prefopt.testbed.files import conversation, hh_rlhf, rm_static, rrhf, transcript, write_all, write_jsonl
 from prefopt.testbed.people import GRADES
+from prefopt.testbed.recipe import Recipe
 from prefopt.testbed.rows import candidate_rows, pairs_from, preference_rows, prompt_rows, sft_rows
 from prefopt.testbed.world import draw_prompts, find_prompt
 
@@ -50,11 +51,10 @@ def test_candidates_are_different_and_rated() -> None:
 
 def test_pairs_from_given_responses() -> None:
     prompts = draw_prompts(3, 0)
-    right = [p.fact.topic for p in prompts]
     same = [("x", True), ("x", True)]
     cut = [("x", True), ("x", False)]
     rows = pairs_from(prompts, [same, cut, [("a", True), ("b", True)]], seed=0)
-    assert [row["prompt"] for row in rows] == [p.messages for p in prompts[1:]] and right
+    assert [row["prompt"] for row in rows] == [p.messages for p in prompts[1:]]
     assert {rows[1]["chosen"], rows[1]["rejected"]} == {"a", "b"}
     with pytest.raises(ValueError):
         pairs_from(prompts, [same], seed=0)
@@ -91,9 +91,10 @@ def test_jsonl_is_utf8_and_unescaped(tmp_path: Path) -> None:
 
 
 def test_every_file(tmp_path: Path) -> None:
-    paths = write_all(tmp_path, 0, sft=60, preferences=50, test=40)
+    sizes = Recipe(sft_rows=60, preference_rows=50, held_out_pairs=40)
+    paths = write_all(tmp_path, 0, sizes)
     files = {path.name: [json.loads(line) for line in path.read_text("utf-8").splitlines()] for path in paths}
-    assert len(files) == 14
+    assert len(files) == 16
     for split, n in (("train", 50), ("test", 40)):
         english, chinese = files[f"rm-static-en.{split}.jsonl"], files[f"rm-static-zh.{split}.jsonl"]
         assert len(english) + len(chinese) == len(files[f"hh-rlhf.{split}.jsonl"]) == n
@@ -104,5 +105,5 @@ def test_every_file(tmp_path: Path) -> None:
         assert all(ord(c) < 128 for row in english for c in row["prompt"])
         assert set(files[f"candidates.{split}.jsonl"][0]) == {"query", "responses", "scores"}
     assert len(files["sft.train.jsonl"]) == 60 and len(files["prompts.test.jsonl"]) == 40
-    again = write_all(tmp_path / "again", 0, sft=60, preferences=50, test=40)
+    again = write_all(tmp_path / "again", 0, sizes)
     assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]

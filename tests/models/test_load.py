@@ -1,0 +1,227 @@
+"""What loading gives: dtype, adapters that go on training, quantised layers that stay differentiable, clear errors."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+
+from prefopt import DPOConfig, DPOTrainer
+from prefopt.data.collate import collate
+from prefopt.models.forward import forward
+from prefopt.models.heads import reward_head_of, scorer_from_policy, separate_pad
+from prefopt.models.load import (
+    add_adapter,
+    keep_differentiable,
+    load_policy,
+    load_scorer,
+    load_tokenizer,
+    train_all_if_none,
+)
+
+from ..conftest import quiet, ragged_pairs, tiny_llama
+
+ROWS = ragged_pairs(8)
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: Any) -> str:
+    tiny_llama(dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize("load", [load_policy, load_scorer])
+def test_dtype(load: Any, folder: str) -> None:
+    """float32 whatever the checkpoint holds, unless another is named."""
+    assert load(folder).dtype == torch.float32
+    assert load(folder, dtype="bfloat16").dtype == torch.bfloat16
+    assert load(folder, dtype=torch.float16).dtype == torch.float16
+    assert load(folder, dtype="auto").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["float23", "Tensor", "nn"])
+def test_a_wrong_dtype_is_an_error(name: str, folder: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is not a torch dtype: use float32"):
+        load_policy(folder, dtype=name)
+
+
+def test_a_ready_model_is_returned_as_it_is(folder: str) -> None:
+    model = tiny_llama()
+    assert load_policy(model) is model
+    with pytest.raises(ValueError, match="dtype, quantization_config is for loading a model by name"):
+        load_policy(model, dtype="bfloat16", quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+
+
+@pytest.mark.parametrize(
+    ("auto", "load"), [(AutoModelForCausalLM, load_policy), (AutoModelForSequenceClassification, load_scorer)]
+)
+def test_no_code_of_strangers_unless_asked(auto: Any, load: Any, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    real = auto.from_pretrained
+
+    def spy(source: str, **kwargs: Any) -> Any:
+        seen.append(kwargs)
+        return real(source, **kwargs)
+
+    monkeypatch.setattr(auto, "from_pretrained", spy)
+    load(folder)
+    load(folder, trust_remote_code=True)
+    assert [(k["trust_remote_code"], k["use_safetensors"]) for k in seen] == [(False, True), (True, True)]
+
+
+def test_a_tokenizer_runs_no_code_of_strangers_either(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = AutoTokenizer.from_pretrained, []
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *a, **k: seen.append(k) or real(*a, **k))
+    load_tokenizer(folder)
+    assert seen == [{"trust_remote_code": False}]
+
+
+def test_a_tokenizer_without_pad_pads_with_eos(tmp_path: Path, tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.pad_token = None
+    own.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token == tokenizer.eos_token
+
+
+def test_an_adapter_folder_goes_on_training(folder: str, tmp_path: Path) -> None:
+    model = get_peft_model(load_policy(folder), LORA)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    again = load_policy(str(tmp_path / "adapter"))
+    assert isinstance(again, PeftModel) and again.dtype == torch.float32
+    trainable = {name for name, p in again.named_parameters() if p.requires_grad}
+    assert trainable == {name for name, _ in model.named_parameters() if "lora_" in name}
+    batch, wants = collate(list(ROWS)), frozenset({"logps"})
+    assert torch.equal(forward(again.eval(), batch, wants).logps, forward(model.eval(), batch, wants).logps)
+
+
+def test_an_adapter_on_an_adapter_is_an_error() -> None:
+    model = get_peft_model(tiny_llama(), LORA)
+    with pytest.raises(ValueError, match="already has an adapter"):
+        add_adapter(model, LORA, gradient_checkpointing=False)
+
+
+def test_the_users_peft_config_is_left_alone() -> None:
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = add_adapter(scorer_from_policy(tiny_llama()), config, gradient_checkpointing=False)
+    assert model.peft_config["default"].task_type == "SEQ_CLS"
+    assert config.task_type == "CAUSAL_LM"
+
+
+def test_a_merged_model_trains_and_a_partly_frozen_one_stays_so() -> None:
+    merged = get_peft_model(tiny_llama(), LORA).merge_and_unload()
+    assert not any(p.requires_grad for p in merged.parameters())
+    train_all_if_none(merged)
+    assert all(p.requires_grad for p in merged.parameters())
+    merged.lm_head.requires_grad_(False)
+    train_all_if_none(merged)
+    assert not merged.lm_head.weight.requires_grad
+
+
+# ---- quantised -----------------------------------------------------------------------------------------------------
+
+
+def quantised_folder(tmp_path: Path, tokenizer: Any) -> str:
+    tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "wide")  # 4-bit blocks hold 64 weights
+    tokenizer.save_pretrained(tmp_path / "wide")
+    return str(tmp_path / "wide")
+
+
+def test_four_bit_stays_differentiable_after_an_evaluation(tmp_path: Path, tokenizer: Any) -> None:
+    """bitsandbytes 0.50 packs weights at the first evaluation on some CPUs, and the packed kernel has no gradient."""
+    args = DPOConfig(**quiet(tmp_path, max_steps=2, learning_rate=1e-2, per_device_train_batch_size=4))
+    trainer = DPOTrainer(
+        quantised_folder(tmp_path, tokenizer),
+        args=args,
+        train_dataset=ROWS,
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True),
+        peft_config=LORA,
+    )
+    before = trainer.evaluate(ROWS)["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate(ROWS)["eval_loss"] < before - 1e-3
+    # The first layer's adapter has its gradient through every layer above it.
+    out = forward(trainer.model.train(), collate(list(ROWS)), frozenset({"logps"}))
+    trainer.model.zero_grad()
+    out.logps.sum().backward()
+    grads = {n: p.grad for n, p in trainer.model.named_parameters() if "layers.0" in n and "lora_B" in n}
+    assert grads and all(g is not None and g.abs().max() > 0 for g in grads.values())
+
+
+def test_a_loaded_quantised_model_says_the_same_in_both_modes(tmp_path: Path, tokenizer: Any) -> None:
+    model = load_policy(
+        quantised_folder(tmp_path, tokenizer), quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    batch, wants = collate(list(ROWS)), frozenset({"logps"})
+    evaluated = forward(model.eval(), batch, wants).logps
+    assert torch.equal(forward(model.train(), batch, wants).logps, evaluated)
+
+
+def test_a_model_that_was_packed_already_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
+    model = load_policy(
+        quantised_folder(tmp_path, tokenizer), quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.weight.quant_state = SimpleNamespace(packing_format_for_cpu=True)
+    with pytest.raises(ValueError, match="layers.0.self_attn.q_proj was packed.*load the model anew"):
+        keep_differentiable(model)
+
+
+def test_a_quantised_model_cannot_become_a_scorer_by_copy(tmp_path: Path, tokenizer: Any) -> None:
+    model = load_policy(
+        quantised_folder(tmp_path, tokenizer), quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )
+    with pytest.raises(ValueError, match="pass its name, with the quantization_config"):
+        load_scorer(model)
+
+
+# ---- scorers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_gives_its_backbone_to_a_scorer_and_keeps_its_own() -> None:
+    policy = tiny_llama()
+    scorer = load_scorer(policy)
+    assert scorer.config.num_labels == 1 and not scorer.training
+    assert scorer.num_labels == reward_head_of(scorer).out_features == 1
+    for name, parameter in policy.model.named_parameters():
+        copied = scorer.model.get_parameter(name)
+        assert torch.equal(copied, parameter) and copied.data_ptr() != parameter.data_ptr()
+    assert load_scorer(scorer) is scorer
+
+
+def test_pad_is_never_the_end_of_a_response(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.pad_token = own.eos_token
+    scorer = load_scorer(tiny_llama(), own)
+    assert scorer.config.pad_token_id == own.pad_token_id != own.eos_token_id
+    assert "pad was an end token" in caplog.text
+    kept = copy.deepcopy(tokenizer)
+    separate_pad(scorer, kept)
+    assert kept.pad_token == tokenizer.pad_token and scorer.config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_a_tokenizer_with_nothing_to_pad_with_is_an_error(tokenizer: Any) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>", pad_token="<eos>")
+    with pytest.raises(ValueError, match="add_special_tokens.*resize_token_embeddings"):
+        load_scorer(tiny_llama(), bare)
