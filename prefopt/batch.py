@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 GRADES = ("significantly", "better", "slightly", "negligibly")
-"""Llama 2's four preference grades (arXiv:2307.09288, section 3.2.1), strongest first; `Batch.grade` holds the index."""
+"""Llama 2's four preference grades (arXiv:2307.09288, section 3.2.1), strongest first; `Batch.grade` is the index."""
 
 
 class Batch(dict[str, Tensor]):

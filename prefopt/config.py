@@ -27,7 +27,8 @@ class PreferenceConfig(TrainingArguments):
         default=True, metadata={"help": "Recompute activations in the backward pass: less memory, about 20%% slower."}
     )
     bf16: bool | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Mixed precision in bfloat16; on where it can be, unless fp16 is. Losses stay in float32."}
+        default=None,
+        metadata={"help": "Mixed precision in bfloat16; on where it can be. Losses stay in float32."},
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: rows carry what the loss needs."}

@@ -43,10 +43,10 @@ class Evaluation:
         metrics |= {f"loss/{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
         metrics |= self.meter.read() | self.trainer.judge(logps, rewards)
         named = {f"{prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput((logps, rewards), None, named, len(logps))
+        return EvalLoopOutput((logps, rewards), None, named, len(logps))  # type: ignore[arg-type]
 
     def _outputs(self) -> Iterator[tuple[Batch, Outputs]]:
-        batches = (self.trainer.annotated(self.trainer._prepare_inputs(batch)) for batch in self.loader)
+        batches: Iterator[Batch] = (self.trainer.annotated(batch) for batch in self.loader)
         if self.objective.couples:
             # The coupling is over the whole set, so a first pass sees every row; the state stays training's own.
             batches = iter(self.trainer.coupled(list(batches))[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,11 @@ from torch import Tensor
 
 from .objectives.base import Loss, Metric
 
-_FOLD = {"mean": torch.add, "min": torch.minimum, "max": torch.maximum}
+_FOLD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": torch.add,
+    "min": torch.minimum,
+    "max": torch.maximum,
+}
 
 
 class Meter:

@@ -19,9 +19,11 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from . import checkpoint
+from .config import PreferenceConfig
 from .models.forward import bare
 from .models.heads import auxiliary_state, save_normalization
-from .models.reference import COPY, FrozenModel
+from .models.reference import COPY, FrozenModel, Reference
+from .objectives.base import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,15 @@ EXTRAS = "prefopt_state.safetensors"
 
 class Persistence(Trainer):
     """Trainer with whole-or-absent checkpoints that carry all that a resumed run needs, and no secret."""
+
+    # What PreferenceTrainer sets; declared where they are first used.
+    args: PreferenceConfig
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+    objective: Objective
+    objective_state: dict[str, Tensor]
+    reference: Reference | None
 
     _staging = False
 
@@ -57,8 +68,8 @@ class Persistence(Trainer):
             "adapter": sorted(config.peft_type.value for config in _adapters(model)),
             "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
             # A stranger's objective may print itself with its address, which is another in every process.
-            "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(self.objective)),  # type: ignore[attr-defined]
-            "rows": len(self.train_dataset) if self.train_dataset is not None else None,  # type: ignore[arg-type]
+            "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(self.objective)),
+            "rows": len(self.train_dataset) if self.train_dataset is not None else None,
             "per_device_train_batch_size": self.args.per_device_train_batch_size,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "processes": self.args.world_size,
@@ -118,16 +129,16 @@ class Persistence(Trainer):
     def _extras(self) -> dict[str, Tensor]:
         """What Trainer does not know to save: the objective's state, auxiliary heads, a reference that moves."""
         groups = {
-            "objective": self.objective_state,  # type: ignore[attr-defined]
+            "objective": self.objective_state,
             "auxiliary": auxiliary_state(self.accelerator.unwrap_model(self.model)),
             "reference": self._moving_reference(),
-            "guard": {"skipped_steps": torch.tensor(self.skipped_steps)},  # type: ignore[attr-defined]
+            "guard": {"skipped_steps": torch.tensor(self.skipped_steps)},
         }
         flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
 
     def _moving_reference(self) -> dict[str, Tensor]:
-        reference = self.reference  # type: ignore[attr-defined]
+        reference = self.reference
         moves = self.args.sync_ref_model and isinstance(reference, FrozenModel)
         return dict(reference.model.state_dict()) if moves else {}
 
@@ -144,11 +155,11 @@ class Persistence(Trainer):
         for name, tensor in flat.items():
             group, _, rest = name.partition("/")
             groups[group][rest] = tensor
-        self.objective_state = self.objective_state | groups["objective"]  # type: ignore[attr-defined]
+        self.objective_state = self.objective_state | groups["objective"]
         if groups["auxiliary"]:
             self.accelerator.unwrap_model(self.model).load_state_dict(groups["auxiliary"], strict=False)
         if groups["reference"]:
-            self.reference.model.load_state_dict(groups["reference"])  # type: ignore[attr-defined]
+            self.reference.model.load_state_dict(groups["reference"])
         self.skipped_steps = int(groups["guard"].get("skipped_steps", 0))
 
     def _load_best_model(self) -> None:

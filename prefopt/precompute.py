@@ -27,8 +27,10 @@ def with_ref_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
         return dataset
     if isinstance(dataset, dict):
         return {name: with_ref_logps(trainer, part) for name, part in dataset.items()}
-    weights = trainer.reference.weights(trainer.model)
-    settings = {**trainer.reference.settings(trainer.model), "autocast": trainer.accelerator.mixed_precision}
+    reference = trainer.reference
+    assert reference is not None, "the trainer asks only while it has a reference"
+    weights = reference.weights(trainer.model)
+    settings = {**reference.settings(trainer.model), "autocast": trainer.accelerator.mixed_precision}
     path = cache_path(fingerprint(weights, trainer.processing_class, dataset, settings))
     flat = _read_or_compute(trainer, dataset, path)
     return dataset.add_column("ref_logps", _split(flat, dataset["response_ids"]))
@@ -67,7 +69,7 @@ def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, l
     loader = DataLoader(Rows(dataset), batch_size=size, sampler=numbers, collate_fn=collate)
     found = []
     for batch in tqdm(loader, desc="reference log-probs", disable=args.disable_tqdm or not args.should_log):
-        batch = trainer.annotated(trainer._prepare_inputs(batch))
+        batch = trainer.annotated(batch)
         for number, logps, mask in zip(batch.index.tolist(), batch.ref_logps, batch.response_mask, strict=True):
             if number >= 0:
                 found.append((number, logps[mask].float().tolist()))

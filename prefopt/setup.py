@@ -55,8 +55,7 @@ def prepare_model(
     loaded = _load(model, objective, args, tokenizer, quantization_config)
     if is_quantized(loaded):
         keep_differentiable(loaded)
-    fresh = peft_config is not None
-    if fresh:
+    if peft_config is not None:
         loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
     elif not isinstance(loaded, PeftModel):
         if is_quantized(loaded):
@@ -66,7 +65,7 @@ def prepare_model(
         train_all_if_none(loaded)
     if args.disable_dropout:
         disable_dropout(loaded)
-    reference = _reference(loaded, objective, args, ref_model, fresh)
+    reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
     return Setup(objective, loaded, tokenizer, reference)
 
 
@@ -127,7 +126,7 @@ def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: A
 
 
 def _reference(
-    model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, fresh: bool
+    model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, *, fresh: bool
 ) -> Reference | None:
     """Only what the objective needs: SimPO and its like never hold a second model."""
     if "reference" not in objective.needs:
@@ -147,12 +146,12 @@ def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
     wanted = objective.responses
     if wanted == 1:
         columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
-        return dataset.map(lambda row: {column: row[column][:1] for column in columns}, desc="Keeping the best response")
+        return dataset.map(lambda row: {name: row[name][:1] for name in columns}, desc="Keeping the best response")
     counts = [len(row) for row in dataset["response_ids"]]
     wrong = next((i for i, count in enumerate(counts) if wanted and count != wanted), None)
     if wrong is not None:
         raise ValueError(
-            f"row {wrong} has {counts[wrong]} responses and {type(objective).__name__} compares {wanted}: give it pairs "
-            "(prompt, chosen, rejected)"
+            f"row {wrong} has {counts[wrong]} responses and {type(objective).__name__} compares {wanted}: give it "
+            "pairs (prompt, chosen, rejected)"
         )
     return dataset

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -135,7 +135,8 @@ class PreferenceTrainer(Persistence, Trainer):
         numbers = shard(len(chosen), self.args.process_index, self.args.world_size, size)
         return self._loader(chosen, numbers, size)
 
-    get_test_dataloader = get_eval_dataloader
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
 
     @property
     def _data_seed(self) -> int:
@@ -162,13 +163,14 @@ class PreferenceTrainer(Persistence, Trainer):
             return batches, None
         self._state_before = self.objective_state
         self.model_wrapped.train()  # Trainer does so later, but quantised layers compute differently in the two modes
-        batches = [self.annotated(self._prepare_inputs(batch)) for batch in batches]
+        batches = [self.annotated(batch) for batch in batches]
         if self.objective.couples and len(batches) > 1:
             batches, self.objective_state = self.coupled(batches)
         return batches, self.units(batches)
 
     def annotated(self, batch: Batch) -> Batch:
-        """The batch with what frozen models say of it."""
+        """The batch, on the right device, with what frozen models say of it."""
+        batch = cast(Batch, self._prepare_inputs(batch))
         if "reference" not in self.objective.needs or "ref_logps" in batch:
             return batch
         if self.reference is None:
@@ -219,13 +221,14 @@ class PreferenceTrainer(Persistence, Trainer):
         """How many of each unit the step holds, as the mean over ranks: DDP averages the gradients of ranks."""
         sizes = [self.objective.sizes(batch) for batch in batches]
         names = sorted(sizes[0])
-        attended = sum(batch.prompt_mask.sum() + batch.response_mask.sum() for batch in batches)
-        counts = torch.stack([sum(size[name] for size in sizes) for name in names] + [attended]).double()
+        attended = [batch.prompt_mask.sum() + batch.response_mask.sum() for batch in batches]
+        columns = [[size[name] for size in sizes] for name in names] + [attended]
+        counts = torch.stack([torch.stack(column).sum() for column in columns]).double()
         counts = self.accelerator.reduce(counts, "mean")
         self.state.num_input_tokens_seen += int(counts[-1] * self.args.world_size)
         return dict(zip(names, counts, strict=False))
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of one micro-batch, scaled so that those of the step and its ranks add up to the step's loss."""
@@ -239,6 +242,7 @@ class PreferenceTrainer(Persistence, Trainer):
             self._record(loss, inputs)
         else:  # its metrics would spoil the sums of the steps that are logged with it
             self._suspects += inputs.index.tolist()
+            total = total * torch.nan  # an infinite loss may have a finite gradient, by which ranks would not agree
         return (total, out) if return_outputs else total
 
     def _record(self, loss: Loss, batch: Batch) -> None:
@@ -247,7 +251,9 @@ class PreferenceTrainer(Persistence, Trainer):
             sizes = self.objective.sizes(batch)
             self.meter.add({f"loss/{name}": metric for name, metric in term_metrics(loss, sizes).items()})
 
-    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+    def training_step(  # type: ignore[override]
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
+    ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         # Trainer adds this to a running sum, which one NaN would spoil for good; the step itself is skipped below.
         return torch.where(torch.isfinite(loss), loss, torch.zeros_like(loss))
@@ -319,7 +325,7 @@ class PreferenceTrainer(Persistence, Trainer):
         """What the user's `compute_metrics` says of log-probs and rewards, [N, K] each."""
         if self.compute_metrics is None:
             return {}
-        return self.compute_metrics(EvalPrediction(predictions=(logps, rewards), label_ids=None))
+        return self.compute_metrics(EvalPrediction(predictions=(logps, rewards), label_ids=None))  # type: ignore[arg-type]
 
 
 class SyncReference(TrainerCallback):

@@ -18,10 +18,10 @@ from .objectives.dpo import DPO, DPOArguments
 from .objectives.reward import BradleyTerry, RewardArguments
 from .trainer import PreferenceTrainer
 
-O = TypeVar("O", bound=Objective)
+Kind = TypeVar("Kind", bound=Objective)
 
 
-def objective_from(config: Any, kind: type[O]) -> O:
+def objective_from(config: Any, kind: type[Kind]) -> Kind:
     """The objective whose knobs a config carries."""
     return kind(**{knob.name: getattr(config, knob.name) for knob in fields(kind)})  # type: ignore[arg-type]
 
@@ -146,11 +146,12 @@ class RewardTrainer(_Named):
     """A reward model from pairs; saved as a plain transformers classification model with one label."""
 
     config, objective_type = RewardConfig, BradleyTerry
+    args: RewardConfig
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         result = super().train(*args, **kwargs)
         if self.args.normalize_scores:
-            scores = self.predict(self.train_dataset).predictions[1]
+            _, scores = self.predict(self.train_dataset).predictions  # type: ignore[misc]
             set_normalization(self.accelerator.unwrap_model(self.model), scores.mean(), scores.std())
         return result
 

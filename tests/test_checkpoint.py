@@ -366,7 +366,10 @@ def test_a_failed_write_is_an_error_that_leaves_what_was_there(what: str, tmp_pa
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     target, error = FAILURES[what]
     trainer = build(tmp_path)
-    with mock.patch(target, side_effect=error), pytest.raises(OSError, match="could not write .*checkpoint-4") as caught:
+    with (
+        mock.patch(target, side_effect=error),
+        pytest.raises(OSError, match="could not write .*checkpoint-4") as caught,
+    ):
         trainer.train(resume_from_checkpoint=True)
     assert str(error.args[-1]) in str(caught.value) and caught.value.__cause__ is error
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before

@@ -84,9 +84,7 @@ def test_reward_model_is_surer_of_stronger_preferences(judged: tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_dpo_raises_the_gold_reward(
-    seed: int, sft: Any, baseline: Measured, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_dpo_raises_the_gold_reward(seed: int, sft: Any, baseline: Measured, tokenizer: Any, tmp_path: Path) -> None:
     """By at least 3 paired standard errors on 256 held-out prompts."""
     pairs = Dataset.from_list(preference_rows(recipe.preference_rows, seed))
     args = silent(dpo_config(tmp_path, seed))
@@ -114,9 +112,7 @@ def test_every_objective_learns_an_easy_preference(name: str, tmp_path: Path, to
     args = PreferenceConfig(
         **quiet(tmp_path, learning_rate=3e-3, num_train_epochs=6, per_device_train_batch_size=16, logging_steps=100)
     )
-    trainer = PreferenceTrainer(
-        tiny_llama(vocab=40), objective, args, easy_pairs(96, 0), processing_class=tokenizer
-    )
+    trainer = PreferenceTrainer(tiny_llama(vocab=40), objective, args, easy_pairs(96, 0), processing_class=tokenizer)
     held_out = easy_pairs(64, 1)
     before, loss = chosen_wins(trainer, held_out), trainer.evaluate(held_out)["eval_loss"]
     trainer.train()
@@ -126,8 +122,8 @@ def test_every_objective_learns_an_easy_preference(name: str, tmp_path: Path, to
 
 
 UPHILL = {"discopop"}
-"""With tau = .05 its slope at a log-ratio of 0 is (1 - ln 2) / (4 tau) - 3/4 = .78 > 0: from the reference, the loss falls
-by preferring the *rejected* side a little, and only a push past .05 leads down the other way."""
+"""With tau = .05 its slope at a log-ratio of 0 is (1 - ln 2) / (4 tau) - 3/4 = .78 > 0: from the reference, the loss
+falls by preferring the *rejected* side a little, and only a push past .05 leads down the other way."""
 
 
 def chosen_wins(trainer: PreferenceTrainer, rows: Dataset) -> float:

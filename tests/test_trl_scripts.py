@@ -62,7 +62,14 @@ def test_dpo_script(rows: Dataset, checkpoint: str, tmp_path: Path) -> None:
     )
     trainer.train()
     logged = trainer.state.log_history
-    names = {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "num_tokens"}
+    names = {
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "num_tokens",
+    }
     assert names <= set(logged[0])
     assert {f"eval_{name}" for name in names - {"num_tokens"}} | {"eval_loss"} <= set(logged[-2])
     assert logged[0]["rewards/accuracies"] == 0.5
@@ -133,7 +140,8 @@ def test_sft_script(shape: str, checkpoint: str, tmp_path: Path) -> None:
 def test_command_line_script(checkpoint: str, tmp_path: Path) -> None:
     from prefopt import ModelConfig, ScriptArguments, TrlParser, get_peft_config
 
-    flags = f"--model_name_or_path {checkpoint} --dataset_name rows --output_dir {tmp_path} --use_peft --lora_r 4 --beta 0.3"
+    flags = f"--model_name_or_path {checkpoint} --dataset_name rows --output_dir {tmp_path} --use_peft --lora_r 4"
+    flags += " --beta 0.3"
     parser = TrlParser((ScriptArguments, prefopt.DPOConfig, ModelConfig))
     script_args, training_args, model_args = parser.parse_args_and_config(flags.split())
     assert (script_args.dataset_name, training_args.beta) == ("rows", 0.3)

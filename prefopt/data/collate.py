@@ -76,7 +76,7 @@ class Rows(Dataset[Row]):
     def __init__(self, rows: Any):
         self.rows = rows
         nothing: Row = {name: None if name in ("margin", "grade") else [] for name in rows.column_names}
-        per_response = [[]] * len(rows[0]["response_ids"]) if len(rows) else []
+        per_response: list[list[int]] = [[]] * len(rows[0]["response_ids"]) if len(rows) else []
         self.absent: Row = {**nothing, "response_ids": per_response, "index": -1}
 
     def __len__(self) -> int:

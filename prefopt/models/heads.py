@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -96,7 +97,7 @@ def _template_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(stop_token_ids(tokenizer))
 
 
-def attach_lm_head(model: PreTrainedModel, policy: PreTrainedModel | None) -> None:
+def attach_lm_head(model: PreTrainedModel, policy: Any) -> None:
     """Give a reward model the policy's language-model head, for the auxiliary loss of Secrets of RLHF, eq. 2.
 
     It is part of the module, so that it trains and is synchronised with the rest, but `save_pretrained` leaves it out,
@@ -105,7 +106,7 @@ def attach_lm_head(model: PreTrainedModel, policy: PreTrainedModel | None) -> No
     source = None if policy is None else policy.get_output_embeddings()
     if source is None:
         raise ValueError("lm_coefficient > 0 needs a checkpoint with a language-model head, or ready log-probs")
-    tied = source.weight.data_ptr() == policy.get_input_embeddings().weight.data_ptr()  # type: ignore[union-attr]
+    tied = source.weight.data_ptr() == policy.get_input_embeddings().weight.data_ptr()
     head = nn.Linear(source.in_features, source.out_features, bias=source.bias is not None)
     head.load_state_dict(source.state_dict())
     head.to(model.device, source.weight.dtype)
@@ -116,7 +117,7 @@ def attach_lm_head(model: PreTrainedModel, policy: PreTrainedModel | None) -> No
     model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *unsaved}
 
 
-def language_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+def language_logits(model: Any, hidden: Tensor) -> Tensor:
     """The auxiliary head, and what the policy's own class does to its logits after it: [..., H] -> [..., V].
 
     Raises:

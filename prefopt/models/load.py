@@ -83,25 +83,28 @@ def load_scorer(
         lm_head: also keep the language-model head, for the auxiliary loss.
         quantization_config, kwargs: as for `load_policy`.
     """
-    if not isinstance(source, str):
-        source = _ready(source, quantization_config, kwargs)
-        scorer = source if isinstance(source, PeftModel) or is_scorer(source) else scorer_from_policy(source)
-    else:
+    scorer: Any = source
+    if isinstance(source, str):
         auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
+    elif not isinstance(_ready(source, quantization_config, kwargs), PeftModel) and not is_scorer(source):
+        scorer = scorer_from_policy(source)
     inner = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
-    _restore_head(inner, source)
+    widen_head(inner)
+    if isinstance(source, str) and Path(source).is_dir():
+        _restore_head(inner, Path(source))
+        load_normalization(inner, Path(source))
     if tokenizer is not None:
         separate_pad(inner, tokenizer)
-    if isinstance(source, str):
-        load_normalization(inner, Path(source))
     if lm_head and not hasattr(inner, LM_HEAD):
-        attach_lm_head(inner, _language_model(source, kwargs) if isinstance(source, str) else source)
+        attach_lm_head(inner, _language_model(source, kwargs))
     return scorer
 
 
-def _language_model(source: str, kwargs: dict[str, Any]) -> PreTrainedModel | None:
-    """The causal language model at `source`, or None if what is there has no language-model head."""
+def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str, Any]) -> Any:
+    """The causal language model that `source` names or is, or None if what is there has no language-model head."""
+    if not isinstance(source, str):
+        return source
     if _is_adapter(source):
         source = PeftConfig.from_pretrained(source).base_model_name_or_path
     policy, found = load_policy(source, **kwargs | {"output_loading_info": True})
@@ -159,7 +162,8 @@ def keep_differentiable(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            weight: Any = module.weight
+            if getattr(weight.quant_state, "packing_format_for_cpu", False):
                 raise ValueError(
                     f"{name} was packed for inference by running it in evaluation mode: load the model anew"
                 )
@@ -208,17 +212,14 @@ def _is_adapter(source: str) -> bool:
     return (Path(source) / "adapter_config.json").is_file()
 
 
-def _restore_head(model: PreTrainedModel, source: Any) -> None:
+def _restore_head(model: PreTrainedModel, folder: Path) -> None:
     """Read a saved head back in float32: loading a half-precision checkpoint rounds it with the rest."""
-    widen_head(model)
-    if not isinstance(source, str) or not Path(source).is_dir():
-        return
     head, prefix = reward_head_of(model), f"{head_name(model)}."
-    if _is_adapter(source):
+    if _is_adapter(str(folder)):
         copies = getattr(head, "modules_to_save", None) or {}  # PEFT trains a copy of the head
         head, prefix = next(iter(copies.values()), head), f"base_model.model.{prefix}"
     wanted = {f"{prefix}{name}": parameter for name, parameter in head.named_parameters()}
-    for file, names in _weights_by_file(Path(source), set(wanted)).items():
+    for file, names in _weights_by_file(folder, set(wanted)).items():
         with safe_open(file, framework="pt") as weights, torch.no_grad():
             for name in names:
                 wanted[name].copy_(weights.get_tensor(name))

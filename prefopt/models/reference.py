@@ -179,7 +179,7 @@ def fingerprint(
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     for part in (settings, _vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
         digest.update(json.dumps(part, sort_keys=True, default=_plain).encode())
     for row in rows:

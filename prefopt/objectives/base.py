@@ -28,7 +28,8 @@ class Term(NamedTuple):
     weight: float = 1.0
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True)
+class Metric:
     """A number to log: a sum with its count, or an extreme (then `count` says whether there was anything)."""
 
     total: Tensor

@@ -144,7 +144,7 @@ class DPO(DPOArguments, Objective):
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         pairs = self._pairs(out, batch)
         terms = {name: self._term(name, weight, pairs) for name, weight in self.mixture.items()}
-        return Loss(terms, self._metrics(terms, pairs), self.beta * self._log_rewards(pairs)[0])
+        return Loss(terms, self._metrics(pairs), self.beta * self._log_rewards(pairs)[0])
 
     def _pairs(self, out: Outputs, batch: Batch) -> Pairs:
         divergence = partial(DIVERGENCES[self.f_divergence_type], alpha=self.f_alpha_divergence_coef)
@@ -165,7 +165,7 @@ class DPO(DPOArguments, Objective):
         values = (pairs.means if "mean_w" in self.reads else pairs.logps).detach()
         return values, values.abs().sum(-1)
 
-    def _metrics(self, terms: dict[str, Term], pairs: Pairs) -> dict[str, Metric]:
+    def _metrics(self, pairs: Pairs) -> dict[str, Metric]:
         both, logps = pairs.present.all(-1), pairs.logps.detach()
         values, scale = self._log_rewards(pairs)
         rewards = self.beta * values
@@ -174,9 +174,6 @@ class DPO(DPOArguments, Objective):
         for i, side in enumerate(("chosen", "rejected")):
             metrics[f"rewards/{side}"] = mean_of(rewards[:, i], pairs.present[:, i])
             metrics[f"logps/{side}"] = mean_of(logps[:, i], pairs.present[:, i])
-        if len(terms) > 1:
-            units = self.sizes(pairs.batch)
-            metrics |= {f"loss/{name}": Metric(term.total.detach(), units[term.unit]) for name, term in terms.items()}
         if "kto_z" in self.reads:
             metrics["kl"] = mean_of(pairs.batch.kto_z, pairs.present.any(-1))
         return metrics

@@ -97,7 +97,9 @@ class InverseTransform(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, token.clamp(max=scores.shape[-1] - 1), 0.0)
 
 
-def _generate(policy: Any, prompts: list[list[int]], uniforms: Tensor, stops: list[int], settings: dict[str, Any]) -> list[list[int]]:
+def _generate(
+    policy: Any, prompts: list[list[int]], uniforms: Tensor, stops: list[int], settings: dict[str, Any]
+) -> list[list[int]]:
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)

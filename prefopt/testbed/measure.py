@@ -25,7 +25,7 @@ from .world import Prompt
 class Measured:
     """One response per prompt: its gold reward, length in tokens, whether it ended, and log pi - log pi_ref; [n] each.
 
-    The mean of `log_ratio` is an unbiased estimate of KL(policy || reference) at temperature 1, and of nothing at others.
+    At temperature 1 the mean of `log_ratio` is an unbiased estimate of KL(policy || reference).
     """
 
     samples: list[Sample]

@@ -1,4 +1,4 @@
-"""The frozen policy stays what was handed in, leaves the policy as it was, and is recognised again by its fingerprint."""
+"""The frozen policy stays what was handed in, leaves the policy as it was, and is known again by its fingerprint."""
 
 from __future__ import annotations
 
@@ -148,7 +148,9 @@ def test_a_second_copy_replaces_the_first() -> None:
 
 
 def test_a_frozen_model_has_no_dropout_and_an_adapters_reference_none() -> None:
-    model = get_peft_model(tiny_llama(attention_dropout=0.5), LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj"]))
+    model = get_peft_model(
+        tiny_llama(attention_dropout=0.5), LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj"])
+    )
     disturb(model)
     start = logps(model)
     reference = reference_for(model, None, fresh_adapter=False)

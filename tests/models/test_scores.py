@@ -183,9 +183,7 @@ def test_quantised_adapter_keeps_its_head(tmp_path: Path, tokenizer: Any) -> Non
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_bfloat16_backbone_keeps_a_float32_head(lora: bool, tmp_path: Path, tokenizer: Any) -> None:
     path = saved_base(tmp_path, tokenizer)
-    trainer = train(
-        tmp_path, path, None, LoraConfig(**LORA) if lora else None, model_init_kwargs={"dtype": "bfloat16"}
-    )
+    trainer = train(tmp_path, path, None, LoraConfig(**LORA) if lora else None, model_init_kwargs={"dtype": "bfloat16"})
 
     def heads(model: Any) -> Tensor:
         inner = model.get_base_model() if lora else model

@@ -312,8 +312,12 @@ def test_rewards_without_a_reference_are_log_probs():
 
 
 def test_a_mixture_reports_its_terms():
-    got = metrics(DPO(loss_type=["sigmoid", "sft"], loss_weights=[3.0, 2.0], beta=1.0))
-    assert got["loss/sigmoid"] == pytest.approx(mean(-ls(1.5), -ls(-2.5))) and got["loss/sft"] == pytest.approx(1.0)
+    objective = DPO(loss_type=["sigmoid", "sft"], loss_weights=[3.0, 2.0], beta=1.0)
+    batch, out = world()
+    terms, units = loss_of(objective, batch, out).terms, objective.sizes(batch)
+    assert [float(terms[name].total / units[terms[name].unit]) for name in ("sigmoid", "sft")] == pytest.approx(
+        [mean(-ls(1.5), -ls(-2.5)), 1.0]
+    )
 
 
 def test_a_policy_that_equals_its_reference_ties_whatever_rounding_says():

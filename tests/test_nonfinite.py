@@ -1,0 +1,241 @@
+"""A step whose gradient is not finite teaches nothing and spoils nothing; a run of them stops with the rows named."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import TrainerCallback
+
+from prefopt import PreferenceConfig, PreferenceTrainer
+from prefopt.batch import Batch, Outputs
+from prefopt.objectives.base import Loss, Objective, Term
+from prefopt.objectives.dpo import DPO
+from prefopt.objectives.reward import BradleyTerry
+
+from .conftest import quiet, ragged_pairs, tiny_llama
+
+PLAIN = ragged_pairs(12)
+BAD = 5
+
+
+def with_margins(*bad: int, value: float = math.nan) -> Dataset:
+    return PLAIN.add_column("margin", [value if i in bad else 0.1 for i in range(len(PLAIN))])
+
+
+def with_ref_logps(*bad: int) -> Dataset:
+    """Reference log-probs of which some rows' are not numbers, as a broken cache would have."""
+    column = [
+        [[math.nan if i in bad else -2.0] * len(ids) for ids in row] for i, row in enumerate(PLAIN["response_ids"])
+    ]
+    return PLAIN.add_column("ref_logps", column)
+
+
+class Watch(TrainerCallback):
+    """Weights and optimizer state after every step, the state before the first one included."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+        self.moments: list[dict[int, dict[str, Tensor]]] = []
+        self.trainer: Any = None
+        self.states: list[dict[str, Tensor]] = []
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
+        if not self.weights:
+            self.on_step_end(args, state, control, model, optimizer)
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
+        self.weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
+        self.moments.append(copy.deepcopy(optimizer.state_dict()["state"]))
+        self.states.append(dict(self.trainer.objective_state))
+
+
+def build(tmp_path: Path, rows: Dataset, objective: Objective | None = None, **args: Any) -> PreferenceTrainer:
+    steps = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "train_sampling_strategy": "sequential",
+    }
+    watch = Watch()
+    watch.trainer = PreferenceTrainer(
+        tiny_llama(),
+        objective or BradleyTerry(margin="column"),
+        PreferenceConfig(**quiet(tmp_path, **steps | args)),
+        rows,
+        processing_class=_tokenizer(),
+        callbacks=[watch],
+    )
+    watch.trainer.watch = watch
+    return watch.trainer
+
+
+def _tokenizer() -> Any:
+    from prefopt.testbed.model import build_tokenizer
+
+    return build_tokenizer()
+
+
+def logs(trainer: PreferenceTrainer) -> list[dict[str, float]]:
+    return [log for log in trainer.state.log_history if "loss" in log]
+
+
+def unchanged(trainer: PreferenceTrainer) -> list[bool]:
+    """For each step, whether it left weights and moments exactly as they were."""
+    found = []
+    for i in range(1, len(trainer.watch.weights)):
+        same = torch.equal(trainer.watch.weights[i], trainer.watch.weights[i - 1])
+        before, after = trainer.watch.moments[i - 1 : i + 1]
+        assert same == (
+            before.keys() == after.keys()
+            and all(
+                torch.equal(after[p][name], tensor) for p, state in before.items() for name, tensor in state.items()
+            )
+        )
+        found.append(same)
+    return found
+
+
+def assert_finite(log: dict[str, float], *but: str) -> None:
+    assert {name: value for name, value in log.items() if not math.isfinite(value) and name not in but} == {}
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_bad_row_costs_one_step(
+    value: float, max_grad_norm: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = build(tmp_path, with_margins(BAD, value=value), max_grad_norm=max_grad_norm)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert unchanged(trainer) == [False, False, True, False, False, False]
+    assert trainer.skipped_steps == 1
+    said = [record.getMessage() for record in caplog.records if "not finite" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith("step 3: ") and "rows [4, 5]" in said[0]
+    for step, log in enumerate(logs(trainer), start=1):
+        assert_finite(log, *(["grad_norm"] if step == 3 else []))
+        assert log.get("skipped_steps") == (1.0 if step >= 3 else None)
+    assert torch.isfinite(trainer.watch.weights[-1]).all()
+
+
+def test_a_window_of_logs_is_not_spoilt(tmp_path: Path) -> None:
+    """The metrics of a window are those of the rows that count."""
+    trainer = build(tmp_path, with_margins(BAD), logging_steps=6)
+    trainer.train()
+    (log,) = logs(trainer)
+    assert_finite(log)
+    assert log["skipped_steps"] == 1
+    assert trainer.state.log_history[-1]["train_loss"] > 0
+
+
+def test_one_bad_micro_batch_costs_the_whole_step(tmp_path: Path) -> None:
+    trainer = build(
+        tmp_path, with_margins(BAD), per_device_train_batch_size=1, gradient_accumulation_steps=4, max_steps=3
+    )
+    trainer.train()
+    assert unchanged(trainer) == [False, True, False]
+    for log in logs(trainer):
+        assert_finite(log, "grad_norm")
+
+
+def test_what_an_objective_remembers_is_not_spoilt(tmp_path: Path) -> None:
+    """BCO's running mean of rewards would be NaN for good after one bad row."""
+    trainer = build(tmp_path, with_ref_logps(BAD), DPO(loss_type=["bco_pair"]))
+    trainer.train()
+    assert unchanged(trainer) == [False, False, True, False, False, False]
+    states = trainer.watch.states
+    assert states[0] and all(torch.equal(states[3][name], states[2][name]) for name in states[0])
+    assert any(not torch.equal(states[4][name], states[3][name]) for name in states[0])
+    assert all(tensor.isfinite().all() for tensor in states[-1].values())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_what_an_objective_remembers_survives_accumulation(accumulation: int, tmp_path: Path) -> None:
+    """With more than one micro-batch the state moves before the first of them runs."""
+    rows, size = with_ref_logps(BAD), 2 // accumulation
+    trainer = build(
+        tmp_path,
+        rows,
+        DPO(loss_type=["bco_pair"]),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
+    )
+    trainer.train()
+    assert unchanged(trainer) == [False, False, True, False, False, False]
+    assert all(tensor.isfinite().all() for tensor in trainer.objective_state.values())
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_three_in_a_row_stop_the_run(max_grad_norm: float, tmp_path: Path) -> None:
+    trainer = build(tmp_path, with_margins(3, 5, 6), max_grad_norm=max_grad_norm)
+    with pytest.raises(FloatingPointError, match=r"step 4: .*rows \[6, 7\].*3 times in a row"):
+        trainer.train()
+    assert unchanged(trainer) == [False, True, True]
+    assert trainer.skipped_steps == 3
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_how_many_stop_the_run_can_be_told(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="step 2: .*1 times in a row"):
+        build(tmp_path, with_margins(3), max_skipped_steps=1).train()
+    trainer = build(tmp_path, with_margins(3, 5, 6, 8), max_skipped_steps=5)
+    trainer.train()
+    assert trainer.skipped_steps == 4
+
+
+def test_bad_steps_that_are_not_in_a_row_do_not_stop_it(tmp_path: Path) -> None:
+    trainer = build(tmp_path, with_margins(0, 4, 8))
+    trainer.train()
+    assert unchanged(trainer) == [True, False] * 3
+    assert trainer.skipped_steps == 3
+
+
+@dataclass(kw_only=True)
+class Cusp(Objective):
+    """A finite loss whose gradient is not: the root of zero."""
+
+    responses = 2
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        zero = (out.required("logps") * 0).sum()
+        return Loss({"cusp": Term(zero.abs().sqrt(), "prompts")})
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not(tmp_path: Path) -> None:
+    trainer = build(tmp_path, PLAIN, Cusp())
+    with pytest.raises(FloatingPointError, match="step 3: .*no single row: every loss was finite"):
+        trainer.train()
+    assert unchanged(trainer) == [True, True]
+
+
+def test_absent_rows_are_not_named(tmp_path: Path) -> None:
+    trainer = build(tmp_path, with_margins(0))
+    trainer._suspects = [-1, 0, -1]
+    trainer._skip_step(trainer.model)
+    trainer._suspects, trainer._skipped_in_a_row = [-1, 7], 2
+    with pytest.raises(FloatingPointError, match=r"rows \[7\]"):
+        trainer._skip_step(trainer.model)
+
+
+def test_a_scaler_that_looks_for_its_scale_is_left_to_it(tmp_path: Path) -> None:
+    """float16 overflows on purpose until its scale fits: no reason to stop, unless the loss itself is broken."""
+    trainer = build(tmp_path, PLAIN)
+    trainer.accelerator.scaler = object()
+    for _ in range(5):
+        assert math.isnan(trainer._get_grad_norm(trainer.model, torch.tensor(math.nan)))
+    assert trainer.skipped_steps == 0
+    trainer._suspects = [4]
+    trainer._get_grad_norm(trainer.model, torch.tensor(math.nan))
+    assert trainer.skipped_steps == 1
