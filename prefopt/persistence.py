@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,9 @@ class Persistence(Trainer):
             ValueError: the checkpoint belongs to another model or another step size.
         """
         if resume_from_checkpoint:
-            folder = (
-                checkpoint.newest(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
-            )
-            checkpoint.check_resumable(Path(folder), self._run())
+            named = None if resume_from_checkpoint is True else Path(resume_from_checkpoint)
+            folder = named or checkpoint.newest(str(self.args.output_dir))
+            checkpoint.check_resumable(folder, self._run())
             logger.info("resuming from %s", folder)
             resume_from_checkpoint = str(folder)
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -73,6 +72,7 @@ class Persistence(Trainer):
             "per_device_train_batch_size": self.args.per_device_train_batch_size,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "processes": self.args.world_size,
+            "sync_ref_model": self.args.sync_ref_model,
             "seed": self.args.seed,
         }
 
@@ -124,23 +124,23 @@ class Persistence(Trainer):
         with _without_reference(self.model), _without_token(self.args):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
-            save_normalization(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
+            save_normalization(self.accelerator.unwrap_model(self.model), Path(output_dir or str(self.args.output_dir)))
 
     def _extras(self) -> dict[str, Tensor]:
         """What Trainer does not know to save: the objective's state, auxiliary heads, a reference that moves."""
-        groups = {
+        moving = self._moving_reference()
+        groups: dict[str, Mapping[str, Tensor]] = {
             "objective": self.objective_state,
             "auxiliary": auxiliary_state(self.accelerator.unwrap_model(self.model)),
-            "reference": self._moving_reference(),
+            "reference": {} if moving is None else moving.state_dict(),
             "guard": {"skipped_steps": torch.tensor(self.skipped_steps)},
         }
         flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
 
-    def _moving_reference(self) -> dict[str, Tensor]:
-        reference = self.reference
-        moves = self.args.sync_ref_model and isinstance(reference, FrozenModel)
-        return dict(reference.model.state_dict()) if moves else {}
+    def _moving_reference(self) -> nn.Module | None:
+        moves = self.args.sync_ref_model and isinstance(self.reference, FrozenModel)
+        return self.reference.model if moves else None  # type: ignore[union-attr]
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
@@ -158,13 +158,13 @@ class Persistence(Trainer):
         self.objective_state = self.objective_state | groups["objective"]
         if groups["auxiliary"]:
             self.accelerator.unwrap_model(self.model).load_state_dict(groups["auxiliary"], strict=False)
-        if groups["reference"]:
-            self.reference.model.load_state_dict(groups["reference"])
+        if (reference := self._moving_reference()) is not None:
+            reference.load_state_dict(groups["reference"])
         self.skipped_steps = int(groups["guard"].get("skipped_steps", 0))
 
     def _load_best_model(self) -> None:
         """As Trainer's, but weights that trained still do: PEFT loads an adapter for inference."""
-        trainable = [(p, p.requires_grad) for p in self.model.parameters()]  # type: ignore[union-attr]
+        trainable = [(p, p.requires_grad) for p in self.model.parameters()]
         super()._load_best_model()
         for parameter, flag in trainable:
             parameter.requires_grad_(flag)

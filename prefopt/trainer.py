@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from .batch import Batch, Outputs
 from .config import PreferenceConfig
+from .coupling import DONE, couple
 from .data.collate import Order, Rows, collate, shard
 from .evaluation import Evaluation
 from .meter import Meter, term_metrics
@@ -183,28 +184,9 @@ class PreferenceTrainer(Persistence, Trainer):
         return batch.with_columns(ref_logps=out.required("logps"))
 
     def coupled(self, batches: list[Batch], outs: list[Outputs] | None = None) -> tuple[list[Batch], dict[str, Tensor]]:
-        """Batches with the columns that need every row of the step on every rank, and the objective's next state."""
+        """The batches of a step with what each row must know of the others, and the objective's next state."""
         outs = outs or [self._quietly(batch) for batch in batches]
-        parts = [self.objective.observe(out.detached(), batch) for out, batch in zip(outs, batches, strict=True)]
-        present = torch.cat([batch.present.any(-1) for batch in batches])
-        observed = {name: torch.cat([part[name] for part in parts])[present] for name in parts[0]}
-        everyone, mine = self._gathered(observed, int(present.sum()))
-        columns, state = self.objective.couple(everyone, self.objective_state)
-        sizes = [len(batch.prompt_ids) for batch in batches]
-        spread = {name: _scatter(column[mine], present).split(sizes) for name, column in columns.items()}
-        marked = [batch.with_columns(coupled=batch.index) for batch in batches]
-        return [b.with_columns(**{name: spread[name][i] for name in spread}) for i, b in enumerate(marked)], state
-
-    def _gathered(self, observed: dict[str, Tensor], count: int) -> tuple[dict[str, Tensor], slice]:
-        """Rows of all ranks, and which of them are this rank's."""
-        if self.args.world_size == 1:
-            return observed, slice(0, count)
-        from accelerate.utils import gather_object
-
-        parts = gather_object([{name: column.cpu() for name, column in observed.items()}])
-        start = sum(len(next(iter(part.values()))) for part in parts[: self.args.process_index])
-        whole = {name: torch.cat([part[name] for part in parts]).to(self.args.device) for name in observed}
-        return whole, slice(start, start + count)
+        return couple(self.objective, self.objective_state, batches, outs)
 
     def run(self, model: nn.Module, batch: Batch) -> Outputs:
         """What the objective reads of the model on this batch."""
@@ -233,7 +215,7 @@ class PreferenceTrainer(Persistence, Trainer):
     ) -> Any:
         """The loss of one micro-batch, scaled so that those of the step and its ranks add up to the step's loss."""
         out = self.run(model, inputs)
-        if self.objective.couples and "coupled" not in inputs:
+        if self.objective.couples and DONE not in inputs:
             (inputs,), self.objective_state = self.coupled([inputs], [out])
         units = num_items_in_batch or self.units([inputs])
         loss = self.objective.loss(out, inputs)
@@ -271,11 +253,13 @@ class PreferenceTrainer(Persistence, Trainer):
 
     def _skip_step(self, model: nn.Module) -> None:
         """Drop the gradients: an optimizer leaves weights without a gradient, and their moments, as they are."""
+        from accelerate.utils import gather_object
+
         model.zero_grad(set_to_none=True)
         self.objective_state = self._state_before
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        rows = sorted(set(self._suspects) - {-1})
+        rows = sorted(set(gather_object(self._suspects)) - {-1})
         where = f"rows {rows}" if rows else "no single row: every loss was finite"
         text = f"step {self.state.global_step + 1}: the gradient is not finite ({where})"
         if self._skipped_in_a_row >= self.args.max_skipped_steps:
@@ -337,10 +321,3 @@ class SyncReference(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 and model is not None:
             self.reference.blend(model, self.alpha)
-
-
-def _scatter(column: Tensor, present: Tensor) -> Tensor:
-    """Values of present rows -> values of all rows, 0 where absent."""
-    whole = column.new_zeros(len(present), *column.shape[1:])
-    whole[present] = column
-    return whole

@@ -1,6 +1,6 @@
 """A run that is killed, cut off or out of disk loses nothing it had saved, and goes on as if nothing had happened.
 
-Run as a program (`python -m tests.test_checkpoint FOLDER`) it is the run that dies.
+Run as a program (`python -m tests.test_checkpoint FOLDER`) it is the runs that die; by torchrun, a run on several ranks.
 """
 
 from __future__ import annotations
@@ -292,9 +292,20 @@ def kill_after(folder: Path, delay: float) -> None:
     (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
 
 
+def on_ranks(folder: Path) -> None:
+    """A run that goes through and one that is resumed, on every rank."""
+    whole, resumed = (build(folder / name, DPO(loss_type=["bco_pair"])) for name in ("whole", "resumed"))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(folder / "whole" / "run" / "checkpoint-4"))
+    assert_equal(weights(resumed), weights(whole))
+    assert_equal(resumed.objective_state, whole.objective_state)
+    assert logs(resumed) == logs(whole) and len(logs(whole)) == (6 if whole.args.process_index == 0 else 0)
+    (folder / f"rank-{whole.args.process_index}-of-{whole.args.world_size}").touch()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dying_runs(Path(sys.argv[1]))
+    (on_ranks if "RANK" in os.environ else dying_runs)(Path(sys.argv[1]))
     sys.exit(0)
 
 
@@ -374,6 +385,20 @@ def test_a_failed_write_is_an_error_that_leaves_what_was_there(what: str, tmp_pa
     assert str(error.args[-1]) in str(caught.value) and caught.value.__cause__ is error
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
     assert saved(tmp_path) == ["checkpoint-2"]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_on_two_ranks(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launch, "-m", "tests.test_checkpoint", str(tmp_path)]
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(p.name for p in tmp_path.glob("rank*")) == ["rank-0-of-2", "rank-1-of-2"]
+    names = {p.name for p in (tmp_path / "whole" / "run" / "checkpoint-6").iterdir()}
+    assert {"rng_state_0.pth", "rng_state_1.pth", checkpoint.MANIFEST} <= names
+    assert saved(tmp_path / "whole") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
 # ---- which checkpoint ----------------------------------------------------------------------------------------------

@@ -1,10 +1,17 @@
-"""A step whose gradient is not finite teaches nothing and spoils nothing; a run of them stops with the rows named."""
+"""A step whose gradient is not finite teaches nothing and spoils nothing; a run of them stops with the rows named.
+
+Run by torchrun it is one such run on several ranks, which prints what each of them did.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,3 +246,46 @@ def test_a_scaler_that_looks_for_its_scale_is_left_to_it(tmp_path: Path) -> None
     trainer._suspects = [4]
     trainer._get_grad_norm(trainer.model, torch.tensor(math.nan))
     assert trainer.skipped_steps == 1
+
+
+def on_ranks(folder: Path) -> None:
+    """One row of twelve is bad, and only one rank sees it; then three steps in a row that only the other one sees."""
+    logging.basicConfig(level=logging.WARNING)
+    rank = int(os.environ["RANK"])
+    trainer = build(folder, with_margins(BAD))  # rows 4 and 5 are the first rank's
+    trainer.train()
+    try:
+        build(folder, with_margins(2, 6, 10), max_steps=3).train()
+        stopped = ""
+    except FloatingPointError as error:
+        stopped = str(error)
+    found = {
+        "world": trainer.args.world_size,
+        "unchanged": unchanged(trainer),
+        "weights": trainer.watch.weights[-1].double().sum().item(),
+        "stopped": stopped,
+    }
+    (folder / f"rank-{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.slow
+def test_ranks_skip_the_same_steps(tmp_path: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.test_nonfinite"]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two and one["world"] == 2
+    assert one["unchanged"] == [False, True, False] * 2
+    assert "rows [10, 11]" in one["stopped"] and "3 times in a row" in one["stopped"]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    on_ranks(Path(sys.argv[1]))

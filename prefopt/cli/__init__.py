@@ -55,7 +55,9 @@ COMMANDS: dict[str, Method | Tools] = {
     "sft": Method("Supervised fine-tuning on good answers.", "SFTTrainer", "sft"),
     "reward": Method("Train a reward model on pairs of answers.", "RewardTrainer"),
     "dpo": Method("Direct preference optimization, and every loss of its family.", "DPOTrainer"),
-    "data": Tools("Look for what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.data.doctor"}),
+    "data": Tools(
+        "Look for what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.data.doctor_cli"}
+    ),
 }
 
 

@@ -176,10 +176,3 @@ def _boundaries(row: dict[str, Any], encoder: Encoder) -> dict[str, int]:
         "doubled_bos": int(encoder.brings_bos(alone, row["prompt"])),
         "doubled_eos": sum(ids[-1:] == [stop] for ids in apart),
     }
-
-
-def main(argv: Sequence[str]) -> int:
-    """`prefopt data check FILE ...`: prints what was found and returns the exit code."""
-    from .doctor_cli import run
-
-    return run(argv)

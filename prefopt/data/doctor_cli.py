@@ -30,7 +30,7 @@ WORDS = {
 }
 
 
-def run(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Check the files that the arguments name; 0 clean, 1 something was dropped, 2 something could not be read."""
     args = _parser().parse_args(list(argv))
     try:

@@ -7,6 +7,7 @@ objective never sees a logit, a label or a shift.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def _inside(model: nn.Module, inner: nn.Module, compute: Callable[[], Outputs]) 
         restore()
 
 
-def _outputs(inner: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
+def _outputs(inner: Any, batch: Batch, wants: frozenset[str]) -> Outputs:
     if not wants & FROM_HEAD:
         return Outputs(**_language(_logits(inner, batch), batch, wants))
     hidden = inner.base_model(**_rows(batch), use_cache=False).last_hidden_state

@@ -88,8 +88,8 @@ def load_scorer(
         auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
     elif not isinstance(_ready(source, quantization_config, kwargs), PeftModel) and not is_scorer(source):
-        scorer = scorer_from_policy(source)
-    inner = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
+        scorer = scorer_from_policy(scorer)
+    inner: Any = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
     widen_head(inner)
     if isinstance(source, str) and Path(source).is_dir():
         _restore_head(inner, Path(source))

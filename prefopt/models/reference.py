@@ -148,7 +148,7 @@ def _copy_adapter(model: PeftModel) -> None:
         model.delete_adapter(COPY)
     active = model.active_adapter
     trainable = {name: p.requires_grad for name, p in model.named_parameters()}
-    config = copy.deepcopy(model.peft_config[active])
+    config: Any = copy.deepcopy(model.peft_config[active])
     if isinstance(getattr(config, "init_lora_weights", None), str):
         config.init_lora_weights = True  # the weights are overwritten; the base must not be rewritten a second time
     model.add_adapter(COPY, config)

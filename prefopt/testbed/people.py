@@ -17,10 +17,10 @@ THRESHOLDS = (4.5, 1.75, 0.75)
 TEMPERATURE = 0.5  # of the Bradley-Terry coin: a gap of 1 is seen rightly 88 times in 100
 EULER = 0.5772156649015329  # the mean of a standard Gumbel variable
 
-USUAL = 0.8  # the share of wrong answers that are the usual mistake
-# How often emphasis follows a good and a bad substance: the strength of the spurious cue. With .75 and .1 a reward
-# model reads little else, with .55 and .25 it hardly cares.
-EMPHATIC = {True: 0.65, False: 0.2}
+USUAL = 0.9  # the share of wrong answers that are the usual mistake
+# How often emphasis follows a good and a bad substance: the strength of the spurious cue. With .7 and .15 it moves a
+# reward model's score as much as a right answer does, with .55 and .25 hardly at all.
+EMPHATIC = {True: 0.6, False: 0.2}
 
 
 def demonstrate(prompt: Prompt, rng: random.Random) -> str:

@@ -18,7 +18,7 @@ class Recipe:
     preference_rows: int = 3000
     reward_epochs: int = 2
     reward_batch_size: int = 32
-    reward_learning_rate: float = 1e-3
+    reward_learning_rate: float = 1.5e-3
     warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
     max_new_tokens: int = 64  # more than any demonstration has

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from prefopt.data.doctor import check, main
-from prefopt.data.doctor_cli import show
+from prefopt.data.doctor import check
+from prefopt.data.doctor_cli import main, show
 
 from .conftest import make_tokenizer
 
