@@ -148,7 +148,8 @@ class Persistence(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         path = Path(resume_from_checkpoint) / EXTRAS
         if path.is_file():
-            self._restore(load_file(path, device=str(self.args.device)))
+            # safetensors does not know the device "cpu:0", which a rank on the CPU has.
+            self._restore({name: tensor.to(self.args.device) for name, tensor in load_file(path).items()})
 
     def _restore(self, flat: dict[str, Tensor]) -> None:
         groups: dict[str, dict[str, Tensor]] = {"objective": {}, "auxiliary": {}, "reference": {}, "guard": {}}

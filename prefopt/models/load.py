@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from peft import (
     AutoPeftModelForCausalLM,
     AutoPeftModelForSequenceClassification,
@@ -83,12 +84,13 @@ def load_scorer(
         lm_head: also keep the language-model head, for the auxiliary loss.
         quantization_config, kwargs: as for `load_policy`.
     """
-    scorer: Any = source
     if isinstance(source, str):
         auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
-    elif not isinstance(_ready(source, quantization_config, kwargs), PeftModel) and not is_scorer(source):
-        scorer = scorer_from_policy(scorer)
+    else:
+        scorer = _ready(source, quantization_config, kwargs)
+        if not isinstance(scorer, PeftModel) and not is_scorer(scorer):
+            scorer = scorer_from_policy(scorer)
     inner: Any = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
     widen_head(inner)
     if isinstance(source, str) and Path(source).is_dir():
@@ -205,7 +207,8 @@ def _ready(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
         raise ValueError(
             f"{', '.join(given)} is for loading a model by name, but {type(model).__name__} is already one"
         )
-    return model
+    # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
+    return extract_model_from_parallel(model, keep_fp32_wrapper=False)
 
 
 def _is_adapter(source: str) -> bool:

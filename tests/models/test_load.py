@@ -135,6 +135,28 @@ def test_a_merged_model_trains_and_a_partly_frozen_one_stays_so() -> None:
     assert not merged.lm_head.weight.requires_grad
 
 
+@pytest.mark.parametrize("peft_config", [None, LORA])
+def test_a_model_trained_in_bfloat16_is_as_precise_as_before(peft_config: Any, tmp_path: Path, tokenizer: Any) -> None:
+    """accelerate leaves its autocast on the model: the next trainer, in float32, would compute in bfloat16."""
+
+    def build(model: Any, peft_config: Any, **args: Any) -> DPOTrainer:
+        config = DPOConfig(**quiet(tmp_path, max_steps=1, learning_rate=1e-2, **args))
+        return DPOTrainer(
+            model, args=config, train_dataset=ROWS, processing_class=tokenizer, peft_config=copy.deepcopy(peft_config)
+        )
+
+    first = build(tiny_llama(), peft_config, bf16=True)
+    first.train()
+    second = build(first.model, None)
+    plain = copy.deepcopy(first.model)
+    vars(plain).pop("forward", None)
+    batch, wants = collate(list(ROWS)), frozenset({"logps"})
+    expected = forward(plain.eval(), batch, wants).logps
+    assert torch.equal(forward(second.model.eval(), batch, wants).logps, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(forward(second.model, batch, wants).logps, expected)
+
+
 # ---- quantised -----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,60 @@
+"""What the README says of the library is true: its method in a file of its own works, its links and commands exist."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefopt import PreferenceConfig, PreferenceTrainer
+from prefopt.objectives.base import load
+
+from .conftest import quiet, ragged_pairs, tiny_llama
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+IMPORTS = """
+from dataclasses import dataclass
+import torch.nn.functional as F
+from prefopt import Batch, Loss, Objective, Outputs
+from prefopt.objectives import Term
+from prefopt.tensors import masked_mean
+"""
+
+
+def test_a_method_of_your_own_is_one_file(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's SimPO, in a package of its own, gives the same loss as the built-in one."""
+    (block,) = re.findall(r"```python\n(# simpo\.py:.*?)```", TEXT, re.S)
+    (tmp_path / "strangers").mkdir()
+    (tmp_path / "strangers" / "simpo.py").write_text(IMPORTS + block)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = ragged_pairs(8)
+
+    def loss(objective: str) -> float:
+        config = PreferenceConfig(**quiet(tmp_path, max_steps=1))
+        trainer = PreferenceTrainer(tiny_llama(), objective, config, rows, rows, tokenizer)
+        trainer.train()
+        return trainer.evaluate()["eval_loss"]
+
+    assert load("strangers.simpo").responses == 2
+    assert loss("strangers.simpo") == pytest.approx(loss("simpo"), rel=1e-6)
+    sys.modules.pop("strangers.simpo")
+
+
+def test_unknown_names_are_helped() -> None:
+    with pytest.raises(ValueError, match="did you mean simpo"):
+        load("sinpo")
+    with pytest.raises(ModuleNotFoundError):
+        load("no_such_package.method")
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_links_and_commands_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"make ([a-z-]+)\b", text)) - {"and"} <= targets | {"sure"}
