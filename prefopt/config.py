@@ -89,6 +89,9 @@ class PreferenceConfig(TrainingArguments):
             )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the columns that losses need: leave it off")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            given = self.train_sampling_strategy
+            raise ValueError(f"train_sampling_strategy={given!r}: rows are drawn in `random` or `sequential` order")
         if self.sync_ref_model and self.precompute_ref_log_probs:
             raise ValueError(
                 "sync_ref_model changes the reference during training, so its log-probs cannot be precomputed"

@@ -163,13 +163,6 @@ class Persistence(Trainer):
             reference.load_state_dict(groups["reference"])
         self.skipped_steps = int(groups["guard"].get("skipped_steps", 0))
 
-    def _load_best_model(self) -> None:
-        """As Trainer's, but weights that trained still do: PEFT loads an adapter for inference."""
-        trainable = [(p, p.requires_grad) for p in self.model.parameters()]
-        super()._load_best_model()
-        for parameter, flag in trainable:
-            parameter.requires_grad_(flag)
-
 
 def _adapters(model: nn.Module) -> list[Any]:
     return [config for name, config in getattr(model, "peft_config", {}).items() if name != COPY]

@@ -72,6 +72,9 @@ class PreferenceTrainer(Persistence, Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ):
         args = args or PreferenceConfig(output_dir="prefopt-output")
+        if args.n_gpu > 1:
+            logger.warning("one process uses one GPU: launch with torchrun to use all %d", args.n_gpu)
+            args._n_gpu = 1  # Trainer would split batches with DataParallel, which cannot split a loss with units
         setup = prepare_model(model, objective, args, processing_class, ref_model, peft_config, quantization_config)
         self.objective: Objective = setup.objective
         self.reference = setup.reference

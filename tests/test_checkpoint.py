@@ -311,10 +311,21 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("dead")
-    command = [sys.executable, "-m", "tests.test_checkpoint", str(root)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """What the dying runs left; the first of pytest's workers that needs it lets them run, the others wait."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    root = tmp_path_factory.getbasetemp().parent / f"dead-{session}"
+    try:
+        root.mkdir()
+    except FileExistsError:
+        deadline = time.monotonic() + 300
+        while not (root / "returncode").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+    else:
+        command = [sys.executable, "-m", "tests.test_checkpoint", str(root)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+        (root / "stderr").write_text(done.stderr)
+        (root / "returncode").write_text(str(done.returncode))
+    assert (root / "returncode").read_text() == "0", (root / "stderr").read_text()[-3000:]
     return root
 
 

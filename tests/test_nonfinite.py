@@ -137,13 +137,15 @@ def test_one_bad_row_costs_one_step(
     assert torch.isfinite(trainer.watch.weights[-1]).all()
 
 
-def test_a_window_of_logs_is_not_spoilt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", [BradleyTerry(margin="column", center_rewards_coefficient=0.01), DPO()])
+def test_a_window_of_logs_is_not_spoilt(objective: Objective, tmp_path: Path) -> None:
     """The metrics of a window are those of the rows that count."""
-    trainer = build(tmp_path, with_margins(BAD), logging_steps=6)
+    rows = with_ref_logps(BAD) if isinstance(objective, DPO) else with_margins(BAD)
+    trainer = build(tmp_path, rows, objective, logging_steps=6)
     trainer.train()
     (log,) = logs(trainer)
     assert_finite(log)
-    assert log["skipped_steps"] == 1
+    assert log["skipped_steps"] == 1 and len(log) > 8
     assert trainer.state.log_history[-1]["train_loss"] > 0
 
 

@@ -321,7 +321,7 @@ def test_no_dropout_makes_training_mode_deterministic(family: str) -> None:
     from .families import FAMILIES, ragged, tiny
 
     rates = {
-        "attention_dropout": 0.4, "hidden_dropout": 0.4, "dropout": 0.4, "layerdrop": 0.4,
+        "attention_dropout": 0.4, "hidden_dropout": 0.4, "dropout": 0.4, "layerdrop": 0.6,
         "resid_pdrop": 0.4, "embd_pdrop": 0.4, "attn_pdrop": 0.4,
     }  # fmt: skip
     assert family in FAMILIES
@@ -333,10 +333,13 @@ def test_no_dropout_makes_training_mode_deterministic(family: str) -> None:
 
     plain = run()
     model.train()
-    assert not torch.equal(run(), run())
+
+    def varies() -> bool:
+        return any(not torch.equal(run(), plain) for _ in range(4))
+
+    assert varies()
     with without_dropout(model):
-        torch.testing.assert_close(run(), plain, rtol=1e-5, atol=1e-5)
-        assert torch.equal(run(), run())
-    assert not torch.equal(run(), run())
+        assert not varies()
+    assert varies()
     disable_dropout(model)
-    assert torch.equal(run(), run())
+    assert not varies()
