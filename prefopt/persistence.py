@@ -20,6 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from . import checkpoint
 from .config import PreferenceConfig
+from .guard import StepGuard
 from .models.forward import bare
 from .models.heads import auxiliary_state, save_normalization
 from .models.reference import COPY, FrozenModel, Reference
@@ -41,6 +42,7 @@ class Persistence(Trainer):
     objective: Objective
     objective_state: dict[str, Tensor]
     reference: Reference | None
+    guard: StepGuard
 
     _staging = False
 
@@ -133,7 +135,7 @@ class Persistence(Trainer):
             "objective": self.objective_state,
             "auxiliary": auxiliary_state(self.accelerator.unwrap_model(self.model)),
             "reference": {} if moving is None else moving.state_dict(),
-            "guard": {"skipped_steps": torch.tensor(self.skipped_steps)},
+            "guard": {"skipped_steps": torch.tensor(self.guard.skipped)},
         }
         flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
@@ -161,7 +163,7 @@ class Persistence(Trainer):
             self.accelerator.unwrap_model(self.model).load_state_dict(groups["auxiliary"], strict=False)
         if (reference := self._moving_reference()) is not None:
             reference.load_state_dict(groups["reference"])
-        self.skipped_steps = int(groups["guard"].get("skipped_steps", 0))
+        self.guard.skipped = int(groups["guard"].get("skipped_steps", 0))
 
 
 def _adapters(model: nn.Module) -> list[Any]:

@@ -24,10 +24,11 @@ from .config import PreferenceConfig
 from .coupling import DONE, couple
 from .data.collate import Order, Rows, collate, shard
 from .evaluation import Evaluation
+from .guard import StepGuard
 from .meter import Meter, term_metrics
 from .models.forward import forward
 from .models.modes import without_dropout
-from .models.reference import FrozenModel, Reference
+from .models.reference import FrozenModel, SyncReference
 from .objectives.base import Loss, Objective
 from .persistence import Persistence
 from .precompute import with_ref_logps
@@ -80,9 +81,7 @@ class PreferenceTrainer(Persistence, Trainer):
         self.reference = setup.reference
         self.objective_state = self.objective.init_state()
         self.meter = Meter()
-        self.skipped_steps = 0
-        self._skipped_in_a_row = 0
-        self._suspects: list[int] = []
+        self.guard = StepGuard(args.max_skipped_steps)
         self._state_before = self.objective_state
         self._prepare = partial(prepare_dataset, setup=setup, args=args)
         super().__init__(
@@ -107,7 +106,9 @@ class PreferenceTrainer(Persistence, Trainer):
         if isinstance(self.reference, FrozenModel):
             self.reference.model.to(device)
         if self.args.sync_ref_model and self.reference is not None:
-            self.add_callback(SyncReference(self.reference, self.args))
+            self.add_callback(
+                SyncReference(self.reference, self.args.ref_model_mixup_alpha, self.args.ref_model_sync_steps)
+            )
         if self.args.precompute_ref_log_probs and self.reference is not None:
             self.train_dataset = with_ref_logps(self, self.train_dataset)
             self.eval_dataset = with_ref_logps(self, self.eval_dataset)
@@ -226,7 +227,7 @@ class PreferenceTrainer(Persistence, Trainer):
         if torch.isfinite(total):
             self._record(loss, inputs)
         else:  # its metrics would spoil the sums of the steps that are logged with it
-            self._suspects += inputs.index.tolist()
+            self.guard.suspects += inputs.index.tolist()
             total = total * torch.nan  # an infinite loss may have a finite gradient, by which ranks would not agree
         return (total, out) if return_outputs else total
 
@@ -246,30 +247,13 @@ class PreferenceTrainer(Persistence, Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm that all ranks agree on; if it is not finite, nothing is learnt from this step."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if torch.isfinite(torch.as_tensor(norm)):
-            self._skipped_in_a_row = 0
-        elif self.accelerator.scaler is None or self._suspects:
-            self._skip_step(model)
-        # else: float16 looks for its loss scale by trying ones that are too large, and skips those steps itself
-        self._suspects = []
+        searching = self.accelerator.scaler is not None
+        if self.guard.rejects(norm, self.state.global_step + 1, searching=searching):
+            model.zero_grad(
+                set_to_none=True
+            )  # an optimizer leaves weights without a gradient, and their moments, alone
+            self.objective_state = self._state_before
         return norm
-
-    def _skip_step(self, model: nn.Module) -> None:
-        """Drop the gradients: an optimizer leaves weights without a gradient, and their moments, as they are."""
-        from accelerate.utils import gather_object
-
-        model.zero_grad(set_to_none=True)
-        self.objective_state = self._state_before
-        self.skipped_steps += 1
-        self._skipped_in_a_row += 1
-        rows = sorted(set(gather_object(self._suspects)) - {-1})
-        where = f"rows {rows}" if rows else "no single row: every loss was finite"
-        text = f"step {self.state.global_step + 1}: the gradient is not finite ({where})"
-        if self._skipped_in_a_row >= self.args.max_skipped_steps:
-            raise FloatingPointError(
-                f"{text}, {self._skipped_in_a_row} times in a row: lower the learning rate or look at those rows"
-            )
-        logger.warning("%s; the step is skipped (%d so far)", text, self.skipped_steps)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         # Trainer adds what was not yet logged from rank 0 alone, but a rank's loss is only its share of the step's.
@@ -279,8 +263,8 @@ class PreferenceTrainer(Persistence, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.meter.read() | {"num_tokens": float(self.state.num_input_tokens_seen)}
-            if self.skipped_steps:
-                logs["skipped_steps"] = float(self.skipped_steps)
+            if self.guard.skipped:
+                logs["skipped_steps"] = float(self.guard.skipped)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
@@ -313,14 +297,3 @@ class PreferenceTrainer(Persistence, Trainer):
         if self.compute_metrics is None:
             return {}
         return self.compute_metrics(EvalPrediction(predictions=(logps, rewards), label_ids=None))  # type: ignore[arg-type]
-
-
-class SyncReference(TrainerCallback):
-    """TR-DPO (arXiv:2404.09656): every so many steps the reference moves towards the policy."""
-
-    def __init__(self, reference: Reference, args: PreferenceConfig):
-        self.reference, self.alpha, self.every = reference, args.ref_model_mixup_alpha, args.ref_model_sync_steps
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0 and model is not None:
-            self.reference.blend(model, self.alpha)

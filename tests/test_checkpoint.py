@@ -160,7 +160,7 @@ def test_orders_of_rows_depend_on_seed_and_epoch_only(tmp_path: Path) -> None:
 
 def test_skipped_steps_are_still_counted_after_a_resume(tmp_path: Path) -> None:
     trainer = build(tmp_path)
-    trainer.skipped_steps = 2
+    trainer.guard.skipped = 2
     trainer.train()
     resumed = build(tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "prefopt"
 LAYERS = [
     {"tensors", "batch", "__version__"},
     {"objectives", "data", "checkpoint"},
-    {"models", "meter", "coupling"},
+    {"models", "meter", "coupling", "guard"},
     {"rollout"},
     {"testbed"},
     {"config", "setup", "precompute", "evaluation", "persistence", "trainer"},

@@ -20,6 +20,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from .forward import forward
@@ -170,6 +171,17 @@ def _active(model: PeftModel, adapter: str) -> Iterator[None]:
         model.set_adapter(before)
         for parameter, flag in trainable:
             parameter.requires_grad_(flag)
+
+
+class SyncReference(TrainerCallback):
+    """TR-DPO (arXiv:2404.09656): every so many steps the reference moves towards the policy."""
+
+    def __init__(self, reference: Reference, alpha: float, every: int):
+        self.reference, self.alpha, self.every = reference, alpha, every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 and model is not None:
+            self.reference.blend(model, self.alpha)
 
 
 def fingerprint(

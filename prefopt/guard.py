@@ -1,0 +1,54 @@
+"""Steps whose gradient is not finite: skipped, counted, after a few in a row the end of the run. Touches no weight."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+logger = logging.getLogger(__name__)
+
+
+class StepGuard:
+    """Judges each optimizer step by its gradient norm, which all ranks share, and names the rows that broke it."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.skipped = 0
+        self.in_a_row = 0
+        self.suspects: list[int] = []
+
+    def rejects(self, norm: Any, step: int, *, searching: bool) -> bool:
+        """Whether nothing must be learnt from this step. All ranks must call it.
+
+        Args:
+            norm: of the gradient over all weights and ranks.
+            step: its number, for the message.
+            searching: float16 looks for its loss scale by trying ones that are too large and skips those steps itself;
+                only a loss that was not finite is then a fault.
+
+        Raises:
+            FloatingPointError: the `limit`-th such step in a row.
+        """
+        suspects, self.suspects = self.suspects, []
+        if torch.isfinite(torch.as_tensor(norm)):
+            self.in_a_row = 0
+            return False
+        rows = sorted(set(gather_object(suspects)) - {-1})
+        if searching and not rows:
+            return False
+        self.skipped += 1
+        self.in_a_row += 1
+        self._report(rows, step)
+        return True
+
+    def _report(self, rows: list[int], step: int) -> None:
+        where = f"rows {rows}" if rows else "no single row: every loss was finite"
+        text = f"step {step}: the gradient is not finite ({where})"
+        if self.in_a_row >= self.limit:
+            raise FloatingPointError(
+                f"{text}, {self.in_a_row} times in a row: lower the learning rate or look at those rows"
+            )
+        logger.warning("%s; the step is skipped (%d so far)", text, self.skipped)
