@@ -8,9 +8,10 @@ Nothing is downloaded. The preference methods see graded pairs only; the gold re
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers.utils.logging import disable_progress_bar
 
 from prefopt import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from prefopt.testbed import Prompt, Recipe, draw_prompts, preference_rows, sft_rows
@@ -34,47 +37,66 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("out/quickstart"), help="where models and results go")
     parser.add_argument("--seed", type=int, default=0, help="of the world's rows, the model and the training")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # a model this small gains nothing from more
-    disable_progress_bars()
+    set_up()
     run(args.output_dir, args.seed)
 
 
+def set_up() -> None:
+    """One thread a process, since a model this small gains nothing from more, and no bars but our own."""
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    disable_progress_bar()
+
+
 def run(folder: Path, seed: int) -> None:
-    tokenizer = build_tokenizer()
-    pairs = Dataset.from_list(preference_rows(recipe.preference_rows, seed))
-    held_out = Dataset.from_list(preference_rows(recipe.held_out_pairs, seed, "test"))
-    prompts = draw_prompts(recipe.evaluation_prompts, seed, "test", unique=True)
-
-    say("Supervised fine-tuning on demonstrations")
-    trainer: Any = SFTTrainer(
-        build_policy(tokenizer, seed),
-        sft_config(folder, seed),
-        train_dataset=Dataset.from_list(sft_rows(recipe.sft_rows, seed)),
-        processing_class=tokenizer,
-    )
-    sft = finish(trainer)
-
-    say("A reward model from preference pairs")
-    trainer = RewardTrainer(
-        sft, reward_config(folder, seed), train_dataset=pairs, eval_dataset=held_out, processing_class=tokenizer
-    )
-    finish(trainer)
-    reward_accuracy = trainer.evaluate()["eval_accuracy"]
-
-    say("DPO from the same pairs")
-    trainer = DPOTrainer(
-        copy.deepcopy(sft),
-        args=dpo_config(folder, seed),
-        train_dataset=pairs,
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-    )
-    dpo = finish(trainer)
-    dpo_accuracy = trainer.evaluate()["eval_rewards/accuracies"]
-
-    say(f"Answers to {len(prompts)} held-out prompts")
-    before, after = (measure(model, tokenizer, prompts, reference=sft, seed=seed) for model in (sft, dpo))
+    with console.status("supervised fine-tuning on demonstrations"):
+        say("SFT", train_sft(folder, seed))
+    with (
+        console.status("a reward model and DPO, side by side, from the same preference pairs"),
+        ProcessPoolExecutor(2, get_context("spawn"), set_up) as pool,
+    ):
+        stages = [pool.submit(stage, folder, seed) for stage in (train_reward, train_dpo)]
+        (reward_seconds, reward_accuracy), (dpo_seconds, dpo_accuracy) = (stage.result() for stage in stages)
+    say("reward model", reward_seconds)
+    say("DPO", dpo_seconds)
+    with console.status("answers to held-out prompts"):
+        prompts = draw_prompts(recipe.evaluation_prompts, seed, "test", unique=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "sft")
+        sft, dpo = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("sft", "dpo"))
+        before, after = (measure(model, tokenizer, prompts, reference=sft, seed=seed) for model in (sft, dpo))
     report(folder, prompts, before, after, reward_accuracy, dpo_accuracy)
+
+
+def train_sft(folder: Path, seed: int) -> float:
+    """Seconds it took; the model is in folder/sft."""
+    tokenizer = build_tokenizer()
+    rows = Dataset.from_list(sft_rows(recipe.sft_rows, seed))
+    policy = build_policy(tokenizer, seed)
+    return finish(SFTTrainer(policy, sft_config(folder, seed), train_dataset=rows, processing_class=tokenizer))
+
+
+def train_reward(folder: Path, seed: int) -> tuple[float, float]:
+    """Seconds and held-out accuracy; the model starts from folder/sft and is in folder/reward."""
+    pairs, held_out = preferences(seed)
+    trainer = RewardTrainer(
+        str(folder / "sft"), reward_config(folder, seed), train_dataset=pairs, eval_dataset=held_out
+    )
+    return finish(trainer), trainer.evaluate()["eval_accuracy"]
+
+
+def train_dpo(folder: Path, seed: int) -> tuple[float, float]:
+    """Seconds and held-out accuracy of its implicit reward; the model starts from folder/sft and is in folder/dpo."""
+    pairs, held_out = preferences(seed)
+    trainer = DPOTrainer(
+        str(folder / "sft"), None, dpo_config(folder, seed), train_dataset=pairs, eval_dataset=held_out
+    )
+    return finish(trainer), trainer.evaluate()["eval_rewards/accuracies"]
+
+
+def preferences(seed: int) -> tuple[Dataset, Dataset]:
+    """Pairs to learn from, and pairs on prompts that are never trained on."""
+    held_out = preference_rows(recipe.held_out_pairs, seed, "test")
+    return Dataset.from_list(preference_rows(recipe.preference_rows, seed)), Dataset.from_list(held_out)
 
 
 def common(folder: Path, seed: int) -> dict[str, Any]:
@@ -91,6 +113,7 @@ def common(folder: Path, seed: int) -> dict[str, Any]:
         "logging_strategy": "no",
         "save_strategy": "no",
         "report_to": [],
+        "disable_tqdm": True,
     }
 
 
@@ -118,25 +141,25 @@ def dpo_config(folder: Path, seed: int) -> DPOConfig:
     )
 
 
-def finish(trainer: Any) -> Any:
-    """Train, save, and hand the model on."""
+def finish(trainer: Any) -> float:
+    """Train and save; returns the seconds."""
     start = time.monotonic()
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     trainer.save_model()
-    console.print(f"  {time.monotonic() - start:.0f} s, saved in {trainer.args.output_dir}")
-    return trainer.model
+    return time.monotonic() - start
 
 
-def say(text: str) -> None:
-    console.print(f"[bold]{text}[/bold]")
+def say(what: str, seconds: float) -> None:
+    console.print(f"{what} trained in {seconds:.0f} s")
 
 
 def report(
     folder: Path, prompts: list[Prompt], before: Measured, after: Measured, reward_accuracy: float, dpo_accuracy: float
 ) -> None:
-    table = Table(title="One seed: these models differ or not; methods need several seeds")
-    for name in ("", "held-out accuracy", "gold reward", "KL to SFT", "length", "finished"):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Table(title=f"Held-out pairs ({recipe.held_out_pairs}) and prompts ({len(prompts)}), one seed")
+    for name in ("", "accuracy", "gold reward", "KL to SFT", "length", "finished"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     table.add_row("SFT", "-", *columns(before))
     table.add_row("reward model", f"{reward_accuracy:.3f}", *["-"] * 4)
     table.add_row("DPO", f"{dpo_accuracy:.3f}", *columns(after))
@@ -161,13 +184,14 @@ def write(
     results, samples = folder / "results.json", folder / "samples.jsonl"
     numbers = {"sft": summary(before), "reward": {"accuracy": reward_accuracy}, "dpo": summary(after)}
     numbers["dpo"]["accuracy"] = dpo_accuracy
-    results.write_text(json.dumps(numbers, indent=2) + "\n")
+    results.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     rows = zip(prompts, before.samples, before.gold, after.samples, after.gold, strict=True)
     lines = [
         {"prompt": p.messages, "sft": a.text, "sft_gold": float(x), "dpo": b.text, "dpo_gold": float(y)}
         for p, a, x, b, y in rows
     ]
-    samples.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    samples.write_text(text, encoding="utf-8")
     return [results, samples, *(folder / name for name in ("sft", "reward", "dpo"))]
 
 

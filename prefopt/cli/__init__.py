@@ -5,7 +5,6 @@ Knows no command's arguments. Nothing heavy is imported here: `prefopt --help` a
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import warnings
@@ -101,8 +100,6 @@ def _run(name: str, argv: Sequence[str]) -> int:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
         return fail("prefopt", f"unknown command {name!r}; {hint}")
-    # A library warns, as it is imported, about an optional speed-up of 4-bit models on CPUs.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return _guarded(COMMANDS[name], prog, argv)

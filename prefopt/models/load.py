@@ -27,8 +27,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from .heads import (
+    HEAD_NAMES,
     LM_HEAD,
     attach_lm_head,
     head_name,
@@ -41,6 +43,11 @@ from .heads import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+class IncompleteCheckpoint(ValueError):
+    """Weights are missing that transformers would fill in with random numbers."""
+
 
 SINGLE = ("adapter_model.safetensors", "model.safetensors")
 
@@ -109,11 +116,10 @@ def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str,
         return source
     if _is_adapter(source):
         source = PeftConfig.from_pretrained(source).base_model_name_or_path
-    policy, found = load_policy(source, **kwargs | {"output_loading_info": True})
-    head = policy.get_output_embeddings()
-    own = {name for name, module in policy.named_modules() if module is head}
-    # transformers fills in a missing head with random weights.
-    return None if any(key.startswith(f"{name}.") for key in found["missing_keys"] for name in own) else policy
+    try:
+        return load_policy(source, **kwargs)
+    except IncompleteCheckpoint:
+        return None
 
 
 def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_checkpointing: bool) -> PeftModel:
@@ -185,10 +191,30 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     if _is_adapter(source):
-        options |= {"is_trainable": True}
-    model = auto.from_pretrained(source, **options)
+        model = auto.from_pretrained(source, is_trainable=True, **options)
+    else:
+        model = _complete(auto, source, options)
     if isinstance(model, nn.Module) and is_quantized(model):
         keep_differentiable(model)
+    return model
+
+
+def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
+    """A model all of whose weights were in the checkpoint; a new reward head is expected and only worth a line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of missing weights alarms over a head that has to be new
+    try:
+        model, found = auto.from_pretrained(source, output_loading_info=True, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = set(found["missing_keys"])
+    head = {name for name in missing if name.split(".")[0] in HEAD_NAMES}
+    if missing - head:
+        raise IncompleteCheckpoint(
+            f"{source} lacks weights, which would be random: {', '.join(sorted(missing - head)[:5])}"
+        )
+    if head:
+        logger.info("%s has no reward head: a new one was made", source)
     return model
 
 
