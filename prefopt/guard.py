@@ -16,9 +16,19 @@ class StepGuard:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.skipped = 0
+        self.skipped = 0  # over the whole run, resumed parts included
+        self.judged_here = self.skipped_here = 0  # in this call of train()
         self.in_a_row = 0
         self.suspects: list[int] = []
+
+    def start(self) -> None:
+        """A call of train() begins."""
+        self.judged_here = self.skipped_here = 0
+
+    @property
+    def share_taken(self) -> float:
+        """Which part of the steps of this call of train() was not skipped."""
+        return 1 - self.skipped_here / max(1, self.judged_here)
 
     def rejects(self, norm: Any, step: int, *, searching: bool) -> bool:
         """Whether nothing must be learnt from this step. All ranks must call it.
@@ -33,6 +43,7 @@ class StepGuard:
             FloatingPointError: the `limit`-th such step in a row.
         """
         suspects, self.suspects = self.suspects, []
+        self.judged_here += 1
         if torch.isfinite(torch.as_tensor(norm)):
             self.in_a_row = 0
             return False
@@ -40,6 +51,7 @@ class StepGuard:
         if searching and not rows:
             return False
         self.skipped += 1
+        self.skipped_here += 1
         self.in_a_row += 1
         self._report(rows, step)
         return True

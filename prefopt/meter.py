@@ -26,7 +26,7 @@ class Meter:
     def add(self, metrics: Mapping[str, Metric]) -> None:
         """Fold in the metrics of one micro-batch, in float64 so that the order of batches does not matter."""
         for name, metric in metrics.items():
-            new = Metric(_exact(metric.total), _exact(metric.count), metric.reduce)
+            new = Metric(exact(metric.total), exact(metric.count), metric.reduce)
             held = self._held.get(name)
             self._held[name] = new if held is None else _fold(held, new)
 
@@ -39,7 +39,7 @@ class Meter:
         whole: dict[str, Metric] = {}
         for part in parts:
             for name, (total, count, reduce) in part.items():
-                new = Metric(_exact(total), _exact(count), reduce)
+                new = Metric(exact(total), exact(count), reduce)
                 whole[name] = new if name not in whole else _fold(whole[name], new)
         return {name: _value(metric) for name, metric in whole.items() if metric.count > 0}
 
@@ -49,8 +49,8 @@ def term_metrics(loss: Loss, units: Mapping[str, Tensor]) -> dict[str, Metric]:
     return {name: Metric(term.total.detach(), units[term.unit]) for name, term in loss.terms.items()}
 
 
-def _exact(x: Any) -> Tensor:
-    # Not every device has float64; those that lack it log in float32.
+def exact(x: Any) -> Tensor:
+    """`x` detached and in float64, or in float32 on a device that has nothing wider."""
     wide = torch.float32 if isinstance(x, Tensor) and x.device.type == "mps" else torch.float64
     return torch.as_tensor(x, dtype=wide).detach()
 

@@ -43,6 +43,7 @@ class Persistence(Trainer):
     objective_state: dict[str, Tensor]
     reference: Reference | None
     guard: StepGuard
+    reference_check: str | None
 
     _staging = False
 
@@ -59,6 +60,7 @@ class Persistence(Trainer):
             checkpoint.check_resumable(folder, self._run())
             logger.info("resuming from %s", folder)
             resume_from_checkpoint = str(folder)
+        self.guard.start()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run(self) -> dict[str, Any]:
@@ -75,7 +77,10 @@ class Persistence(Trainer):
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "processes": self.args.world_size,
             "sync_ref_model": self.args.sync_ref_model,
+            "reference": self.reference_check,
             "seed": self.args.seed,
+            "data_seed": self.args.data_seed,
+            "train_sampling_strategy": self.args.train_sampling_strategy,
         }
 
     # ---- writing ---------------------------------------------------------------------------------------------------

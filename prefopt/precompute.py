@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -33,15 +35,14 @@ def with_ref_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
     settings = {**reference.settings(trainer.model), "autocast": trainer.accelerator.mixed_precision}
     path = cache_path(fingerprint(weights, trainer.processing_class, dataset, settings))
     flat = _read_or_compute(trainer, dataset, path)
-    return dataset.add_column("ref_logps", _split(flat, dataset["response_ids"]))
+    return dataset.add_column("ref_logps", _column(flat, dataset))  # type: ignore[arg-type]
 
 
 def _read_or_compute(trainer: PreferenceTrainer, dataset: Dataset, path: Path) -> Tensor:
-    from accelerate.utils import broadcast_object_list
+    from accelerate.utils import gather_object
 
-    # One rank decides for all: a file that appears between two looks would leave the ranks in different passes.
-    (found,) = broadcast_object_list([path.is_file()])
-    if found:
+    # All or none: ranks that disagree would sit in different passes, and other nodes may have another disk.
+    if all(gather_object([path.is_file()])):
         logger.info("reference log-probs read from %s", path)
         return read_cache(path)
     flat = _gathered(trainer, dataset)
@@ -55,16 +56,15 @@ def _gathered(trainer: PreferenceTrainer, dataset: Dataset) -> Tensor:
     from accelerate.utils import gather_object
 
     found = dict(gather_object(_own_rows(trainer, dataset)))
-    return torch.tensor([value for number in range(len(dataset)) for value in found[number]])
+    return torch.from_numpy(np.concatenate([found[number] for number in range(len(dataset))]))
 
 
-def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, list[float]]]:
+def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, np.ndarray]]:
     args = trainer.args
     size = args.precompute_ref_batch_size or args.eval_batch_size
     lengths = [len(row["prompt_ids"]) + max(map(len, row["response_ids"]), default=0) for row in dataset]
-    by_length = sorted(
-        range(len(dataset)), key=lambda i: -lengths[i]
-    )  # longest first: memory runs out at once or never
+    # Longest first: memory runs out at once or never.
+    by_length = sorted(range(len(dataset)), key=lambda i: -lengths[i])
     numbers = [by_length[i] if i >= 0 else -1 for i in shard(len(dataset), args.process_index, args.world_size, size)]
     loader = DataLoader(Rows(dataset), batch_size=size, sampler=numbers, collate_fn=collate)
     found = []
@@ -72,10 +72,13 @@ def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, l
         batch = trainer.annotated(batch)
         for number, logps, mask in zip(batch.index.tolist(), batch.ref_logps, batch.response_mask, strict=True):
             if number >= 0:
-                found.append((number, logps[mask].float().tolist()))
+                found.append((number, logps[mask].float().cpu().numpy()))
     return found
 
 
-def _split(flat: Tensor, responses: list[list[list[int]]]) -> list[list[list[float]]]:
-    pieces = iter(flat.split([len(ids) for row in responses for ids in row]))
-    return [[next(pieces).tolist() for _ in row] for row in responses]
+def _column(flat: Tensor, dataset: Dataset) -> pa.Array:
+    """The flat log-probs as a column of K lists a row, in float32 and without a Python number for each token."""
+    counts = [[len(ids) for ids in row] for row in dataset["response_ids"]]
+    tokens = np.cumsum([0, *(length for row in counts for length in row)], dtype=np.int32)
+    responses = np.cumsum([0, *(len(row) for row in counts)], dtype=np.int32)
+    return pa.ListArray.from_arrays(responses, pa.ListArray.from_arrays(tokens, flat.numpy()))

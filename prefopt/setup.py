@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from .config import PreferenceConfig
@@ -20,7 +20,7 @@ from .models.load import (
     load_policy,
     load_scorer,
     load_tokenizer,
-    train_all_if_none,
+    make_trainable,
 )
 from .models.modes import disable_dropout
 from .models.reference import Reference, reference_for
@@ -51,22 +51,36 @@ def prepare_model(
     """Load what is given by name, add the adapter, and freeze the reference before anything trains."""
     set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
     objective = load(objective) if isinstance(objective, str) else objective
+    _check_arguments(objective, args)
     tokenizer = _tokenizer(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
     if is_quantized(loaded):
         keep_differentiable(loaded)
     if peft_config is not None:
         loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
-    elif not isinstance(loaded, PeftModel):
-        if is_quantized(loaded):
-            raise ValueError(
-                "a quantised model trains through an adapter only: pass a peft_config, such as LoraConfig()"
-            )
-        train_all_if_none(loaded)
+    make_trainable(loaded)
     if args.disable_dropout:
         disable_dropout(loaded)
     reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
     return Setup(objective, loaded, tokenizer, reference)
+
+
+def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
+    """Refuse arguments that would be taken and then have no effect."""
+    own: set[str] = {field.name for field in fields(objective)} if is_dataclass(objective) else set()
+    knobs = own & {field.name for field in fields(args)}
+    asked = type(objective)(**{name: getattr(args, name) for name in knobs}) if knobs else objective
+    differ = [name for name in sorted(knobs) if getattr(asked, name) != getattr(objective, name)]
+    if differ:
+        raise ValueError(
+            f"{type(args).__name__} has its own {', '.join(differ)}, and the objective differs: use the trainer that "
+            "belongs to these arguments, or pass a PreferenceConfig"
+        )
+    for name in ("precompute_ref_log_probs", "sync_ref_model"):
+        if getattr(args, name) and "reference" not in objective.needs:
+            raise ValueError(f"{name}=True, but {objective!r} uses no reference")
+    if args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor smooths tokens in transformers' own losses: use label_smoothing")
 
 
 def prepare_dataset(dataset: Any, setup: Setup, args: PreferenceConfig) -> Any:

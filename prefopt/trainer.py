@@ -7,6 +7,7 @@ metrics as sums with counts; a frozen reference; a step that is skipped when its
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
@@ -25,11 +26,11 @@ from .coupling import DONE, couple
 from .data.collate import Order, Rows, collate, shard
 from .evaluation import Evaluation
 from .guard import StepGuard
-from .meter import Meter, term_metrics
+from .meter import Meter, exact, term_metrics
 from .models.forward import forward
 from .models.modes import without_dropout
-from .models.reference import FrozenModel, SyncReference
-from .objectives.base import Loss, Objective
+from .models.reference import FrozenModel, SyncReference, spot_check
+from .objectives.base import Loss, Metric, Objective
 from .persistence import Persistence
 from .precompute import with_ref_logps
 from .setup import prepare_dataset, prepare_model
@@ -82,6 +83,7 @@ class PreferenceTrainer(Persistence, Trainer):
         self.objective_state = self.objective.init_state()
         self.meter = Meter()
         self.guard = StepGuard(args.max_skipped_steps)
+        self._step_loss = 0.0
         self._state_before = self.objective_state
         self._prepare = partial(prepare_dataset, setup=setup, args=args)
         super().__init__(
@@ -105,6 +107,8 @@ class PreferenceTrainer(Persistence, Trainer):
         self.objective_state = {name: tensor.to(device) for name, tensor in self.objective_state.items()}
         if isinstance(self.reference, FrozenModel):
             self.reference.model.to(device)
+        fixed = self.reference is not None and not self.args.sync_ref_model
+        self.reference_check = spot_check(self.reference.weights(self.model)) if fixed else None  # type: ignore[union-attr]
         if self.args.sync_ref_model and self.reference is not None:
             self.add_callback(
                 SyncReference(self.reference, self.args.ref_model_mixup_alpha, self.args.ref_model_sync_steps)
@@ -119,9 +123,11 @@ class PreferenceTrainer(Persistence, Trainer):
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset: pass one to the trainer")
+        together = self._train_batch_size * self.args.world_size
         order = Order(
             len(self.train_dataset),
-            fill=self._train_batch_size * self.args.world_size if self.args.world_size > 1 else 1,
+            multiple=together if self.args.world_size > 1 or self.args.dataloader_drop_last else 1,
+            drop=self.args.dataloader_drop_last,
             seed=None if self.args.train_sampling_strategy == "sequential" else self._data_seed,
             epoch=lambda: int(self.state.epoch or 0),
         )
@@ -134,7 +140,7 @@ class PreferenceTrainer(Persistence, Trainer):
             raise ValueError("evaluation needs an eval_dataset: pass one to the trainer or to evaluate()")
         if isinstance(chosen, str):
             chosen = self.eval_dataset[chosen]
-        elif chosen is not self.eval_dataset:
+        elif chosen is not self.eval_dataset and chosen is not self.train_dataset:  # which are prepared
             chosen = self._prepare(chosen)
         size = self.args.eval_batch_size
         numbers = shard(len(chosen), self.args.process_index, self.args.world_size, size)
@@ -153,8 +159,8 @@ class PreferenceTrainer(Persistence, Trainer):
             batch_size=batch_size,
             sampler=order,
             collate_fn=self.data_collator,
-            drop_last=self.args.dataloader_drop_last and isinstance(order, Order),
             num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
             persistent_workers=self.args.dataloader_persistent_workers,
         )
@@ -209,7 +215,7 @@ class PreferenceTrainer(Persistence, Trainer):
         names = sorted(sizes[0])
         attended = [batch.prompt_mask.sum() + batch.response_mask.sum() for batch in batches]
         columns = [[size[name] for size in sizes] for name in names] + [attended]
-        counts = torch.stack([torch.stack(column).sum() for column in columns]).double()
+        counts = exact(torch.stack([torch.stack(column).sum() for column in columns]))
         counts = self.accelerator.reduce(counts, "mean")
         self.state.num_input_tokens_seen += int(counts[-1] * self.args.world_size)
         return dict(zip(names, counts, strict=False))
@@ -241,6 +247,7 @@ class PreferenceTrainer(Persistence, Trainer):
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
     ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss += loss.item()
         # Trainer adds this to a running sum, which one NaN would spoil for good; the step itself is skipped below.
         return torch.where(torch.isfinite(loss), loss, torch.zeros_like(loss))
 
@@ -253,15 +260,22 @@ class PreferenceTrainer(Persistence, Trainer):
                 set_to_none=True
             )  # an optimizer leaves weights without a gradient, and their moments, alone
             self.objective_state = self._state_before
+        else:
+            self.meter.add({"loss": Metric(torch.tensor(self._step_loss, dtype=torch.float64), torch.tensor(1))})
+        self._step_loss = 0.0
         return norm
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        # Trainer adds what was not yet logged from rank 0 alone, but a rank's loss is only its share of the step's.
-        self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean")
+        # Trainer adds what was not yet logged from rank 0 alone, but a rank's loss is only its share of the step's. It
+        # also divides by all steps, those included that were skipped and added nothing.
+        share = self.guard.share_taken or math.nan
+        self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean") / share
+        self._total_loss_scalar /= share
         return super()._finalize_training(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            logs["loss"] = math.nan  # unless a step of this window counted, which the meter knows
             logs |= self.meter.read() | {"num_tokens": float(self.state.num_input_tokens_seen)}
             if self.guard.skipped:
                 logs["skipped_steps"] = float(self.guard.skipped)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, TypeVar
 
+from datasets import Dataset
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from .config import PreferenceConfig
-from .models.heads import set_normalization
+from .models.heads import clear_normalization, set_normalization
 from .objectives.base import Objective
 from .objectives.best_of import BestOf
 from .objectives.dpo import DPO, DPOArguments
@@ -56,7 +58,7 @@ class RewardConfig(RewardArguments, PreferenceConfig):
         default=False,
         metadata={
             "help": "After training, store the mean and standard deviation of the training scores in the model's "
-            "config; prefopt then reports scores in those units."
+            "config, for `prefopt.models.heads.normalize` and for whoever scores with this model."
         },
     )
 
@@ -71,13 +73,15 @@ class SFTConfig(PreferenceConfig):
         default=None, metadata={"help": "Only answers are trained on. False would train on prompts too: not offered."}
     )
     assistant_only_loss: bool = field(default=True, metadata={"help": "Only assistant turns are trained on."})
-    packing: bool = field(
-        default=False, metadata={"help": "Accepted for compatibility: padding is never computed with."}
-    )
+    packing: bool = field(default=False, metadata={"help": "Accepted for compatibility: rows are not packed."})
 
     def __post_init__(self) -> None:
         if self.completion_only_loss is False:
             raise ValueError("completion_only_loss=False (train on prompts too) is not offered: put the text in `text`")
+        if not self.assistant_only_loss:
+            warnings.warn(
+                "conversations train on assistant turns only, whatever assistant_only_loss says", stacklevel=3
+            )
         if self.packing:
             warnings.warn("packing changes nothing here: a step stays per_device_train_batch_size rows", stacklevel=3)
         super().__post_init__()
@@ -149,6 +153,7 @@ class RewardTrainer(_Named):
     args: RewardConfig
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        clear_normalization(self.accelerator.unwrap_model(self.model))  # of an earlier training
         result = super().train(*args, **kwargs)
         if self.args.normalize_scores:
             _, scores = self.predict(self.train_dataset).predictions  # type: ignore[misc]
@@ -162,19 +167,28 @@ class SFTTrainer(_Named):
     config, objective_type = SFTConfig, BestOf
 
     def __init__(
-        self, model: Any, args: SFTConfig | None = None, *rest: Any, formatting_func: Any = None, **kwargs: Any
+        self,
+        model: Any,
+        args: SFTConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        *rest: Any,
+        formatting_func: Any = None,
+        **kwargs: Any,
     ):
         args = args or SFTConfig(output_dir="sft-output")
-        for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = _as_text(kwargs.get(name), formatting_func, args.dataset_text_field)
-        super().__init__(model, args, *rest, **kwargs)
+        text = partial(_as_text, formatting_func=formatting_func, text_field=args.dataset_text_field)
+        super().__init__(model, args, data_collator, text(train_dataset), text(eval_dataset), *rest, **kwargs)
 
 
 def _as_text(dataset: Any, formatting_func: Any, text_field: str) -> Any:
     """Rows of bare text, where the user's function makes it or another column holds it."""
-    if dataset is None or isinstance(dataset, dict):
-        return dataset if dataset is None else {k: _as_text(v, formatting_func, text_field) for k, v in dataset.items()}
-    if formatting_func is not None:
+    if isinstance(dataset, dict):
+        return {name: _as_text(part, formatting_func, text_field) for name, part in dataset.items()}
+    if formatting_func is not None and dataset is not None:
+        if not isinstance(dataset, Dataset):
+            raise ValueError(f"formatting_func works on a datasets.Dataset, not on {dataset!r}: load it first")
         return dataset.map(lambda row: {"text": formatting_func(row)}, remove_columns=dataset.column_names)
     if text_field != "text" and text_field in getattr(dataset, "column_names", ()):
         return dataset.select_columns([text_field]).rename_column(text_field, "text")

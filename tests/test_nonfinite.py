@@ -133,7 +133,7 @@ def test_one_bad_row_costs_one_step(
     said = [record.getMessage() for record in caplog.records if "not finite" in record.getMessage()]
     assert len(said) == 1 and said[0].startswith("step 3: ") and "rows [4, 5]" in said[0]
     for step, log in enumerate(logs(trainer), start=1):
-        assert_finite(log, *(["grad_norm"] if step == 3 else []))
+        assert_finite(log, *(["grad_norm", "loss"] if step == 3 else []))
         assert log.get("skipped_steps") == (1.0 if step >= 3 else None)
     assert torch.isfinite(trainer.watch.weights[-1]).all()
 
@@ -147,7 +147,17 @@ def test_a_window_of_logs_is_not_spoilt(objective: Objective, tmp_path: Path) ->
     (log,) = logs(trainer)
     assert_finite(log)
     assert log["skipped_steps"] == 1 and len(log) > 8
-    assert trainer.state.log_history[-1]["train_loss"] > 0
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(log["loss"], rel=1e-6)
+
+
+def test_a_skipped_step_does_not_pull_the_logged_loss_towards_zero(tmp_path: Path) -> None:
+    """At learning rate 0 every step has the loss of its rows, so the mean over the steps that count is known."""
+    trainer = build(tmp_path, with_ref_logps(BAD), DPO(), logging_steps=6, learning_rate=0.0)
+    trainer.train()
+    clean = build(tmp_path, with_ref_logps(), DPO(), logging_steps=1, learning_rate=0.0)
+    clean.train()
+    (log,), each = logs(trainer), [entry["loss"] for entry in logs(clean)]
+    assert log["loss"] == pytest.approx(sum(each[i] for i in range(6) if i != 2) / 5, rel=1e-5)
 
 
 def test_one_bad_micro_batch_costs_the_whole_step(tmp_path: Path) -> None:
@@ -157,7 +167,7 @@ def test_one_bad_micro_batch_costs_the_whole_step(tmp_path: Path) -> None:
     trainer.train()
     assert unchanged(trainer) == [False, True, False]
     for log in logs(trainer):
-        assert_finite(log, "grad_norm")
+        assert_finite(log, "grad_norm", "loss")
 
 
 def test_what_an_objective_remembers_is_not_spoilt(tmp_path: Path) -> None:

@@ -16,20 +16,13 @@ from .conftest import quiet, ragged_pairs, tiny_llama
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-IMPORTS = """
-from dataclasses import dataclass
-import torch.nn.functional as F
-from prefopt import Batch, Loss, Objective, Outputs
-from prefopt.objectives import Term
-from prefopt.tensors import masked_mean
-"""
 
 
 def test_a_method_of_your_own_is_one_file(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's SimPO, in a package of its own, gives the same loss as the built-in one."""
-    (block,) = re.findall(r"```python\n(# simpo\.py:.*?)```", TEXT, re.S)
-    (tmp_path / "strangers").mkdir()
-    (tmp_path / "strangers" / "simpo.py").write_text(IMPORTS + block)
+    """The README's SimPO, in a file of its own, gives the same loss as the built-in one."""
+    (block,) = re.findall(r"```python\n(# my_simpo\.py:.*?)```", TEXT, re.S)
+    (name,) = re.findall(r'objective="(.*?)"', block)
+    (tmp_path / "my_simpo.py").write_text(block)
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = ragged_pairs(8)
 
@@ -39,9 +32,9 @@ def test_a_method_of_your_own_is_one_file(tmp_path: Path, tokenizer: Any, monkey
         trainer.train()
         return trainer.evaluate()["eval_loss"]
 
-    assert load("strangers.simpo").responses == 2
-    assert loss("strangers.simpo") == pytest.approx(loss("simpo"), rel=1e-6)
-    sys.modules.pop("strangers.simpo")
+    assert load(name).responses == 2
+    assert loss(name) == pytest.approx(loss("simpo"), rel=1e-6)
+    sys.modules.pop("my_simpo")
 
 
 def test_unknown_names_are_helped() -> None:
@@ -54,6 +47,7 @@ def test_unknown_names_are_helped() -> None:
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_links_and_commands_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.search(r"\b[A-Z]{3,}_[A-Z_]{3,}\b", text.replace("PREFOPT_", "")), "a placeholder was left"
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

@@ -87,20 +87,30 @@ class Rows(Dataset[Row]):
 
 
 class Order(Sampler[int]):
-    """Row numbers in an order that depends on the seed and the epoch only, filled up with -1 to a multiple of `fill`.
+    """Row numbers in an order that depends on the seed and the epoch only, as many as a multiple of `multiple`.
 
-    Ranks then take whole batches of distinct rows: nothing is trained or counted twice to make ranks even.
+    Ranks then take whole batches of distinct rows: nothing is trained or counted twice to make ranks even. The last
+    batch is filled up with -1, or left out if `drop`.
     """
 
-    def __init__(self, size: int, *, fill: int = 1, seed: int | None = None, epoch: Callable[[], int] = lambda: 0):
-        self.size, self.fill, self.seed, self.epoch = size, fill, seed, epoch
+    def __init__(
+        self,
+        size: int,
+        *,
+        multiple: int = 1,
+        drop: bool = False,
+        seed: int | None = None,
+        epoch: Callable[[], int] = lambda: 0,
+    ):
+        self.size, self.multiple, self.drop, self.seed, self.epoch = size, multiple, drop, seed, epoch
 
     def __len__(self) -> int:
-        return -(-self.size // self.fill) * self.fill
+        whole = self.size // self.multiple if self.drop else -(-self.size // self.multiple)
+        return whole * self.multiple
 
     def __iter__(self) -> Iterator[int]:
         order = torch.arange(self.size) if self.seed is None else self._shuffled()
-        yield from order.tolist()
+        yield from order[: len(self)].tolist()
         yield from [-1] * (len(self) - self.size)
 
     def _shuffled(self) -> Tensor:

@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .encoder import Encoder, Encoding
 from .load import Record, parse, to_dataset
+from .records import DataError
 from .report import EXAMPLES_PER_REASON, LoadReport
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 CLEAN, DROPPED, UNREADABLE = 0, 1, 2  # exit codes
 BATCH = 256
@@ -19,7 +21,14 @@ DROPS = {  # names in the report, and how the reasons for dropping begin
     "empty_sides": "empty ",
     "identical_pairs": "identical ",
 }
-_NOTED = {"prompts_cut": "_prompt_cut", "eos_lost": "_stops_lost", "template_mismatches": "_mismatches"}
+_NOTED = {
+    "prompts_cut": "_prompt_cut",
+    "eos_lost": "_stops_lost",
+    "template_mismatches": "_mismatches",
+    "answers_dropped": "_answers_dropped",
+    "specials_kept": "_specials_kept",
+    "specials_split": "_specials_split",
+}
 
 
 @dataclass
@@ -151,7 +160,7 @@ def _encoding(
 ) -> dict[str, Finding]:
     """What happens to the rows on their way to token ids."""
     findings = {name: Finding() for name in (*_NOTED, "boundary_merges", "doubled_bos", "doubled_eos")}
-    encoder = Encoder(tokenizer, encoding)
+    encoder = Encoder(tokenizer, encoding, _generation_config(tokenizer))
     table = to_dataset([candidates for _, candidates in records], kind)
     for start in range(0, len(records), BATCH):
         batch = table[start : start + BATCH]
@@ -164,9 +173,22 @@ def _encoding(
     return findings
 
 
+def _generation_config(tokenizer: "PreTrainedTokenizerBase") -> "GenerationConfig | None":
+    """What lies in the tokenizer's folder, so that responses end here as they do in training."""
+    folder = Path(tokenizer.name_or_path)
+    if not tokenizer.name_or_path or not (folder / "generation_config.json").is_file():
+        return None
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / 'generation_config.json'}: cannot be read: {error}") from error
+
+
 def _boundaries(row: dict[str, Any], encoder: Encoder) -> dict[str, int]:
     """What goes wrong at the edges of a row when prompt and answer are tokenised together, specials added blindly."""
-    opening, responses, _ = encoder.written(row, 0)
+    opening, responses = encoder.written(row, 0)[:2]
     answers = [segments[0].text for segments in responses]
     alone, *rest = encoder.tokenise([opening, *answers, *(opening + answer for answer in answers)])
     apart, joint = rest[: len(answers)], rest[len(answers) :]

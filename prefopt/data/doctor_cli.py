@@ -25,6 +25,9 @@ WORDS = {
     "eos_lost": "answers that lose their EOS to max_length",
     "boundary_merges": "answers whose first token would merge with the prompt's last",
     "template_mismatches": "answers the chat template renders otherwise in the whole conversation",
+    "answers_dropped": "later answers dropped, as the chat template rewrites an earlier one",
+    "specials_kept": "rows whose prompt (or bare text) spells a special token, and so gets a real one",
+    "specials_split": "rows whose answer (or plain prompt) spells a special token, kept as text",
     "doubled_bos": "prompts that bring their own BOS",
     "doubled_eos": "answers that bring their own EOS",
 }

@@ -101,21 +101,21 @@ def _features(columns: list[str]) -> "datasets.Features":
 
 
 def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
-    """One line about what truncation did, and one about the template when it disagrees."""
+    """One line about what truncation did, and one for each other note that has something to say."""
     totals = {name: sum(encoded.with_format("numpy")[name][:].tolist()) for name in NOTES}
     cut = ", ".join(f"{totals[name]:,} {NOTES[name]}" for name in list(NOTES)[:3])
     rule = encoding.truncation_mode or "prompt first"
     level = logging.WARNING if any(totals[name] for name in list(NOTES)[:3]) else logging.INFO
     log.log(level, "encoded %s rows, max_length %s (%s): %s", f"{len(encoded):,}", encoding.max_length, rule, cut)
-    if totals["_mismatches"]:
-        log.warning("%s %s", f"{totals['_mismatches']:,}", NOTES["_mismatches"])
+    for name in list(NOTES)[3:]:
+        if totals[name]:
+            log.warning("%s %s", f"{totals[name]:,}", NOTES[name])
 
 
 def encode_prompt(turns: Iterable[Turn | Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The ids after which the model is to answer, for sampling: the very ids that training has before a response."""
     prompt = [{"role": t.role, "content": t.content} if isinstance(t, Turn) else dict(t) for t in turns]
-    encoder = Encoder(tokenizer, Encoding())
-    return encoder.prompt_ids(encoder.tokenise([encoder.renderer.prompt(prompt)])[0], prompt)
+    return Encoder(tokenizer, Encoding()).alone(prompt)
 
 
 def decode_response(ids: Iterable[int], tokenizer: "PreTrainedTokenizerBase") -> str:

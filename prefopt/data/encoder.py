@@ -2,14 +2,19 @@
 
 A prompt is encoded as sampling sees it, a response as sampling would produce it: the two are tokenised apart, so the
 boundary between them is the same in training and at inference, and every response ends with one stop token.
+
+Special tokens come from the template and from here, never from what a message says: an answer that spells "<eos>" is
+encoded as ordinary text. Two texts are not: a templated prompt, as template and contents are one text there, and what
+has no template at all, bare prompts and documents, as they may bring their author's own. Both are counted.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .records import DataError
-from .template import Message, Renderer, Segment
+from .specials import Piece, Specials
+from .template import Message, Renderer, Segment, is_bare
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -20,7 +25,19 @@ NOTES = {
     "_responses_cut": "responses cut",
     "_stops_lost": "stop tokens lost",
     "_mismatches": "responses that the chat template renders otherwise within the whole conversation",
+    "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
+    "_specials_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
+    "_specials_split": "rows whose answer, or prompt without a template, spells a special token: kept as ordinary text",
 }
+
+
+class Written(NamedTuple):
+    """The texts of a row, and what the template did to its responses."""
+
+    opening: str
+    responses: list[list[Segment]]
+    mismatches: int  # responses that it renders otherwise
+    dropped: int  # answers that it leaves no way to train on
 
 
 @dataclass(frozen=True)
@@ -91,46 +108,79 @@ class Encoder:
     ):
         self.tokenizer, self.encoding = tokenizer, encoding
         self.renderer = Renderer(tokenizer, generation_config)
+        self.specials = Specials(tokenizer)
+        ends = (self.renderer.stop, self.renderer.eos)
+        self.end_texts = {end: str(tokenizer.decode([end], skip_special_tokens=False)) for end in ends}
         self.bos = _added_bos(tokenizer)
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         written = [self.written(row, number) for row, number in zip(rows, indices, strict=True)]
-        flat = [
-            text for opening, responses, _ in written for text in (opening, *(s.text for r in responses for s in r))
-        ]
-        ids = iter(self.tokenise(flat))
-        encoded = [self._row(row, *parts, ids) for row, parts in zip(rows, written, strict=True)]
+        pieces = [self._pieces(row["prompt"], texts) for row, texts in zip(rows, written, strict=True)]
+        ids = iter(self.specials.tokenise(piece for row in pieces for piece in row))
+        encoded = [self._row(*parts, ids) for parts in zip(rows, written, pieces, strict=True)]
         return {name: [row[name] for row in encoded] for name in encoded[0]}
 
     def tokenise(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts, without special tokens around them."""
-        found = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        return found  # type: ignore[return-value]
+        """Token ids of texts whose special tokens are meant, without special tokens around them."""
+        return self.specials.tokenise(Piece(text, True) for text in texts)
 
-    def written(self, row: Mapping[str, Any], number: int) -> tuple[str, list[list[Segment]], int]:
-        """The texts of a row and how many of its responses the template renders otherwise."""
+    def alone(self, prompt: list[Message]) -> list[int]:
+        """The ids of a prompt, as training and sampling have them."""
+        piece = Piece(self.renderer.prompt(prompt), self._marked(prompt))
+        return self.prompt_ids(self.specials.tokenise([piece])[0], prompt)
+
+    def written(self, row: Mapping[str, Any], number: int) -> Written:
+        """The texts of a row, as the template gives them."""
         prompt = row["prompt"]
         try:
             opening = self.renderer.prompt(prompt)
             found = [self.renderer.response(prompt, opening, tail) for tail in _tails(row)]
         except DataError as error:
             raise DataError(f"row {number}: {error}") from error
-        return opening, [segments for segments, _ in found], sum(not agrees for _, agrees in found)
+        mismatches = sum(not response.agrees for response in found)
+        return Written(opening, [r.segments for r in found], mismatches, sum(r.dropped for r in found))
 
-    def _row(
-        self, row: Mapping[str, Any], opening: str, responses: list[list[Segment]], mismatches: int, ids: Any
-    ) -> dict[str, Any]:
+    def _marked(self, prompt: list[Message]) -> bool:
+        """Whether special tokens written in a prompt's text, or between answers, are meant (or cannot be helped)."""
+        return is_bare(prompt) or self.renderer.templated(prompt) or not self.specials.splits
+
+    def _pieces(self, prompt: list[Message], written: Written) -> list[Piece]:
+        """The texts of a row in order, each answer without the stop token that it may bring."""
+        marked, document = self._marked(prompt), not written.opening or not self.specials.splits
+        pieces = [Piece(written.opening, marked)]
+        for segment in (segment for segments in written.responses for segment in segments):
+            text = self._unstopped(segment.text, prompt) if segment.trained else segment.text
+            pieces.append(Piece(text, document if segment.trained else marked))
+        return pieces
+
+    def _unstopped(self, answer: str, prompt: list[Message]) -> str:
+        stop = self.end_texts[self.renderer.end(prompt)]
+        trimmed = answer.rstrip()
+        return trimmed.removesuffix(stop) if trimmed.endswith(stop) else answer
+
+    def _row(self, row: Mapping[str, Any], written: Written, pieces: list[Piece], ids: Any) -> dict[str, Any]:
         prompt = self.prompt_ids(next(ids), row["prompt"])
         stop = self.renderer.end(row["prompt"])
-        whole = [self._joined(segments, stop, ids) for segments in responses]
+        whole = [self._joined(segments, stop, ids) for segments in written.responses]
         kept, part = truncate(prompt, (len(response) for response, _ in whole), self.encoding, self.bos)
         cut = sum(len(response[part]) < len(response) for response, _ in whole)
         found = {"prompt_ids": kept, "response_ids": [response[part] for response, _ in whole], **_known(row)}
         if "later_turns" in row:
             found["loss_mask"] = [mask[part] for _, mask in whole]
-        stops_lost = cut if part.start is None else 0
-        return found | dict(zip(NOTES, (len(kept) < len(prompt), cut, stops_lost, mismatches), strict=True))
+        truncated = (len(kept) < len(prompt), cut, cut if part.start is None else 0)
+        counts = (*truncated, written.mismatches, written.dropped, *self._spelled(row, written, pieces))
+        return found | dict(zip(NOTES, counts, strict=True))
+
+    def _spelled(self, row: Mapping[str, Any], written: Written, pieces: list[Piece]) -> tuple[bool, bool]:
+        """Whether a special token's text became that token somewhere in a row's contents, and whether it did not."""
+        segments = (segment for segments in written.responses for segment in segments)
+        said = [piece for piece, segment in zip(pieces[1:], segments, strict=True) if segment.trained]
+        others = [turn for turn in row.get("later_turns", ()) if turn["role"] != "assistant"]
+        marked = pieces[0].marked
+        said += [Piece(turn["content"], marked) for turn in (*row["prompt"], *others)]
+        found = {piece.marked for piece in said if self.specials.spelled(piece.text)}
+        return True in found, False in found
 
     def prompt_ids(self, ids: list[int], prompt: list[Message]) -> list[int]:
         """A prompt's ids, never empty, with one BOS where the tokenizer wants one (a template writes its own)."""

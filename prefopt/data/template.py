@@ -1,5 +1,6 @@
 """How a conversation is written as text, and which token ends a response; knows no dataset and no length limit."""
 
+from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,14 @@ class Segment(NamedTuple):
 
     text: str
     trained: bool
+
+
+class Rendering(NamedTuple):
+    """A response as segments, whether the template agrees with them, and how many later answers it leaves out."""
+
+    segments: list[Segment]
+    agrees: bool = True
+    dropped: int = 0
 
 
 def stop_token_ids(
@@ -88,17 +97,18 @@ class Renderer:
         """The stop token of a response to this prompt."""
         return self.eos if is_bare(prompt) else self.stop
 
-    def response(self, prompt: list[Message], opening: str, tail: list[Message]) -> tuple[list[Segment], bool]:
-        """The segments of a response (one answer, or answers with the turns between), and whether the template agrees.
+    def response(self, prompt: list[Message], opening: str, tail: list[Message]) -> Rendering:
+        """The segments of a response: one answer, or answers with the turns between.
 
         `opening` is the prompt's text. The template agrees when it renders the whole conversation as exactly these
         segments, each answer with its stop token, following the prompt. Some insert or strip text by position; then
-        the segments are still what sampling would see.
+        the segments are still what sampling would see. An earlier answer that the template trims is trained trimmed;
+        one that it rewrites ends the response, as nothing tells where the next answer would begin.
         """
         if is_bare(prompt):
-            return [Segment(tail[0]["content"], True)], True
+            return Rendering([Segment(tail[0]["content"], True)])
         if not self.tokenizer.chat_template:
-            return self._plain(tail), True
+            return Rendering(self._plain(tail))
         return self._templated(prompt, opening, tail)
 
     def _plain(self, tail: list[Message]) -> list[Segment]:
@@ -113,30 +123,38 @@ class Renderer:
             between = ""
         return segments
 
-    def _templated(self, prompt: list[Message], opening: str, tail: list[Message]) -> tuple[list[Segment], bool]:
-        segments, agrees = [Segment(tail[0]["content"], True)], True
-        answer = tail[0]["content"]
-        for number, turn in enumerate(tail[1:], 1):
-            if turn["role"] != "assistant":
-                continue
-            following = render(self.tokenizer, prompt + tail[:number], prompt=True)
+    def _templated(self, prompt: list[Message], opening: str, tail: list[Message]) -> Rendering:
+        answers = [number for number, turn in enumerate(tail) if turn["role"] == "assistant"]
+        segments: list[Segment] = []
+        agrees = True
+        for done, (here, there) in enumerate(pairwise(answers), 1):
+            following = render(self.tokenizer, prompt + tail[:there], prompt=True)
+            found = self._within(tail[here]["content"], following, opening)
+            if found is None:
+                return Rendering([*segments, Segment(tail[here]["content"], True)], False, len(answers) - done)
+            answer, between = found
             agrees &= following.startswith(opening + answer + self.stop_text)
-            between = self._after(answer, following, opening)
-            if between is None:
-                return segments, False
-            answer, opening = turn["content"], following
-            segments += [Segment(between, False), Segment(answer, True)]
+            segments += [Segment(answer, True), Segment(between, False)]
+            opening = following
+        answer = tail[answers[-1]]["content"]
         whole = render(self.tokenizer, prompt + tail)
-        return segments, agrees and whole.startswith(opening + answer + self.stop_text)
+        agrees &= whole.startswith(opening + answer + self.stop_text)
+        return Rendering([*segments, Segment(answer, True)], agrees)
 
-    def _after(self, answer: str, following: str, opening: str) -> str | None:
-        """What the template writes after an answer and its stop token; None when it has rewritten the answer."""
-        start = following.find(answer, len(commonprefix([following, opening])))
-        if start < 0:
+    def _within(self, answer: str, following: str, opening: str) -> tuple[str, str] | None:
+        """An answer as the template writes it, verbatim or trimmed, and what follows its stop token; None if rewritten.
+
+        Trimmed is what it is when that text comes before any verbatim one, which is then somebody else's.
+        """
+        start = len(commonprefix([following, opening]))
+        trimmed, place = following.find(answer.strip(), start), following.find(answer, start)
+        if trimmed < 0:
             return None
-        rest = following[start + len(answer) :]
+        if not 0 <= place <= trimmed:
+            answer, place = answer.strip(), trimmed
+        rest = following[place + len(answer) :]
         stopped = rest.lstrip()
-        return stopped.removeprefix(self.stop_text) if stopped.startswith(self.stop_text) else rest
+        return answer, stopped.removeprefix(self.stop_text) if stopped.startswith(self.stop_text) else rest
 
 
 def _spoken(turn: Message) -> str:

@@ -142,6 +142,12 @@ def set_normalization(model: PreTrainedModel | PeftModel, mean: float, std: floa
     model.config.score_mean, model.config.score_std = float(mean), float(std) or 1.0
 
 
+def clear_normalization(model: PreTrainedModel | PeftModel) -> None:
+    """Forget what an earlier training stored: it describes scores that the model no longer gives."""
+    for name in ("score_mean", "score_std"):
+        model.config.__dict__.pop(name, None)
+
+
 def normalize(model: PreTrainedModel | PeftModel, scores: Tensor) -> Tensor:
     """(score - mean) / std by what `set_normalization` stored; unchanged for a model that stores nothing."""
     mean, std = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_std", 1.0)

@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from .heads import (
@@ -177,9 +178,27 @@ def keep_differentiable(model: nn.Module) -> None:
                 )
 
 
-def train_all_if_none(model: nn.Module) -> None:
-    """Let a model train whose weights are all frozen, which is how `merge_and_unload` leaves them."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+def make_trainable(model: nn.Module) -> None:
+    """Check that training this model trains what was meant.
+
+    A plain model whose weights are all frozen, which is how `merge_and_unload` leaves them, is trained in full.
+
+    Raises:
+        ValueError: an adapter that is frozen, that transformers and not PEFT put on the model, or quantised weights
+            without an adapter.
+    """
+    frozen = not any(parameter.requires_grad for parameter in model.parameters())
+    if isinstance(model, PeftModel):
+        if frozen:
+            raise ValueError("the adapter is frozen: load it with PeftModel.from_pretrained(..., is_trainable=True)")
+    elif getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "transformers loaded an adapter into this model, which hides it from PEFT: load it with "
+            "PeftModel.from_pretrained(base, adapter, is_trainable=True), or give its name instead of the model"
+        )
+    elif is_quantized(model):
+        raise ValueError("a quantised model trains through an adapter only: pass a peft_config, such as LoraConfig()")
+    elif frozen:
         logger.info("no weight of this model takes gradients, as after merging an adapter: training all of them")
         model.requires_grad_(True)
 
@@ -238,7 +257,9 @@ def _ready(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _is_adapter(source: str) -> bool:
-    return (Path(source) / "adapter_config.json").is_file()
+    if Path(source).is_dir():
+        return (Path(source) / "adapter_config.json").is_file()
+    return find_adapter_config_file(source) is not None  # a hub id
 
 
 def _restore_head(model: PreTrainedModel, folder: Path) -> None:

@@ -136,8 +136,8 @@ def registry() -> dict[str, Objective]:
 def load(name: str) -> Objective:
     """The objective with this name, or the one that a module at this dotted path declares.
 
-    A module declares `NAMES = {"my-method": MyMethod()}`; "package.module" loads its only name, "package.module:name"
-    one of several.
+    A module declares `NAMES = {"my-method": MyMethod()}`; "module:my-method" loads it, wherever the module is, and
+    "package.module" is enough where it declares only one.
 
     Raises:
         ValueError: unknown name (with the nearest known ones), or a module that declares none or several.
@@ -146,7 +146,7 @@ def load(name: str) -> Objective:
     if name in known:
         return known[name]
     path, _, wanted = name.partition(":")
-    if "." not in path:
+    if "." not in path and not wanted:
         near = get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(f"unknown objective {name!r}: {hint}known are {', '.join(sorted(known))}")

@@ -7,14 +7,18 @@ is drawn does not depend on how prompts are batched or ordered, and two policies
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
@@ -24,6 +28,7 @@ from transformers import (
 )
 
 from ..data.encode import decode_response, encode_prompt, stop_token_ids
+from ..data.records import DataError
 from ..models.modes import evaluating
 
 Messages = Sequence[Mapping[str, str]]
@@ -55,24 +60,33 @@ def sample(
 ) -> list[list[Sample]]:
     """`k` responses to each prompt, in the order of the prompts. Temperature 0 is greedy.
 
+    Of the policy's `generation_config` only the stop tokens count: what is drawn is the policy's own distribution at
+    these settings, without a penalty, a ban or a beam search that a checkpoint brings along.
+
     Raises:
-        ValueError: a setting outside its range, or a prompt that leaves no room for a response.
+        ValueError: a setting outside its range, a policy with learnt virtual tokens, or a prompt that cannot be encoded
+            or leaves no room for a response.
     """
-    _check(k, temperature, top_p, max_new_tokens)
-    encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
+    _check(k, temperature, top_p, top_k, max_new_tokens, batch_size)
+    _check_policy(policy)
+    encoded = [_encode(number, prompt, tokenizer) for number, prompt in enumerate(prompts)]
     _check_room(encoded, policy, max_new_tokens)
     order = sorted(((i, j) for i in range(len(prompts)) for j in range(k)), key=lambda pair: len(encoded[pair[0]]))
     found: dict[tuple[int, int], Sample] = {}
     stops = stop_token_ids(tokenizer, policy.generation_config)
-    settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
-    with torch.no_grad(), evaluating(policy):
+    warpers = _warpers(temperature, top_k, top_p)
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0])
+    with torch.no_grad(), evaluating(policy), _generating_by(config, policy):
         for start in tqdm(range(0, len(order), batch_size), desc="sampling", disable=not progress):
             chosen = order[start : start + batch_size]
             uniforms = torch.stack([uniform_stream(max_new_tokens, seed, i, j) for i, j in chosen])
-            rows = _generate(policy, [encoded[i] for i, _ in chosen], uniforms, stops, settings)
+            rows = _generate(
+                policy, [encoded[i] for i, _ in chosen], config, warpers, uniforms if temperature else None
+            )
             for (i, j), ids in zip(chosen, rows, strict=True):
-                text = decode_response(ids, tokenizer)
-                found[i, j] = Sample(encoded[i], ids, text, finished=bool(ids) and ids[-1] in stops)
+                finished = ids[-1] in stops
+                text = decode_response(ids[:-1] if finished else ids, tokenizer)
+                found[i, j] = Sample(encoded[i], ids, text, finished)
     return [[found[i, j] for j in range(k)] for i in range(len(prompts))]
 
 
@@ -97,39 +111,53 @@ class InverseTransform(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, token.clamp(max=scores.shape[-1] - 1), 0.0)
 
 
+@contextmanager
+def _generating_by(config: GenerationConfig, policy: nn.Module) -> Iterator[None]:
+    """`config` in the place of every `generation_config` in `policy`, each restored after.
+
+    Passing it to `generate` is not enough: what it leaves open is taken from the model's own. An adapter and the model
+    below may each have one, and peft writes the one into the other.
+    """
+    name = "generation_config"
+    own = {module: vars(module)[name] for module in policy.modules() if name in vars(module)}
+    for module in own:
+        module.generation_config = config  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, before in own.items():
+            module.generation_config = before
+
+
 def _generate(
-    policy: Any, prompts: list[list[int]], uniforms: Tensor, stops: list[int], settings: dict[str, Any]
+    policy: Any,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    warpers: list[LogitsProcessor],
+    uniforms: Tensor | None,
 ) -> list[list[int]]:
+    """One response to each prompt, up to and with its stop token; greedy without `uniforms`."""
     width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
+    processors = [] if uniforms is None else [*warpers, InverseTransform(uniforms, width)]
     whole = policy.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        max_new_tokens=settings["max_new_tokens"],
-        eos_token_id=stops,
-        pad_token_id=stops[0],
-        logits_processor=_processors(uniforms, width, settings),
+        input_ids=torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device),
+        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device),
+        generation_config=config,
+        logits_processor=LogitsProcessorList(processors),
     )
-    return [_until_stop(row, stops) for row in whole[:, width:].tolist()]
+    return [_until_stop(row, config.eos_token_id) for row in whole[:, width:].tolist()]
 
 
-def _processors(uniforms: Tensor, width: int, settings: dict[str, Any]) -> LogitsProcessorList:
-    processors = LogitsProcessorList()
-    if settings["temperature"] == 0:
-        return processors
-    if settings["temperature"] != 1:
-        processors.append(TemperatureLogitsWarper(settings["temperature"]))
-    if settings["top_k"]:
-        processors.append(TopKLogitsWarper(settings["top_k"]))
-    if settings["top_p"] < 1:
-        processors.append(TopPLogitsWarper(settings["top_p"]))
-    processors.append(InverseTransform(uniforms, width))
-    return processors
+def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
+    """What shapes the distribution before a token is drawn from it."""
+    warpers: list[LogitsProcessor] = []
+    if temperature not in (0, 1):
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    return warpers
 
 
 def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
@@ -137,15 +165,31 @@ def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
     return ids if end is None else ids[: end + 1]
 
 
-def _check(k: int, temperature: float, top_p: float, max_new_tokens: int) -> None:
-    if k < 1 or max_new_tokens < 1:
-        raise ValueError(f"k={k} and max_new_tokens={max_new_tokens} must be at least 1")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature={temperature} must be at least 0, top_p={top_p} in (0, 1]")
+def _check(k: int, temperature: float, top_p: float, top_k: int, max_new_tokens: int, batch_size: int) -> None:
+    if min(k, max_new_tokens, batch_size) < 1:
+        raise ValueError(f"k={k}, max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature} must be a number from 0; 0 is greedy")
+    if not 0 < top_p <= 1 or top_k < 0:
+        raise ValueError(f"top_p={top_p} must be in (0, 1], top_k={top_k} at least 0; 1 and 0 keep every token")
 
 
-def _check_room(prompts: list[list[int]], policy: nn.Module, max_new_tokens: int) -> None:
-    limit = getattr(policy.config, "max_position_embeddings", None)
+def _check_policy(policy: Any) -> None:
+    """Virtual tokens stand before the padding and peft drops position ids: a response would depend on its batch."""
+    if isinstance(policy, PeftModel) and policy.active_peft_config.is_prompt_learning:
+        kind = policy.active_peft_config.peft_type.value
+        raise ValueError(f"{kind} changes the prompt, not the layers: use an adapter such as LoRA")
+
+
+def _encode(number: int, prompt: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    try:
+        return encode_prompt(prompt, tokenizer)
+    except DataError as error:
+        raise DataError(f"prompt {number}: {error}") from error
+
+
+def _check_room(prompts: list[list[int]], policy: Any, max_new_tokens: int) -> None:
+    limit = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None)
     for number, ids in enumerate(prompts):
         if limit and len(ids) + max_new_tokens > limit:
             raise ValueError(

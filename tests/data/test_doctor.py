@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from prefopt.data.doctor import check
 from prefopt.data.doctor_cli import main, show
 
-from .conftest import make_tokenizer
+from .conftest import CHATML, make_tokenizer
 
 Writer = Callable[..., Path]
 SICK = [
@@ -122,6 +122,24 @@ def test_a_tokenizer_from_a_folder(write: Writer, tmp_path: Path, capsys: pytest
     flags = ["--tokenizer", str(tmp_path / "tokenizer"), "--max_length", "40", "--json"]
     assert main([str(write(SICK)), *flags]) == 1
     assert json.loads(capsys.readouterr().out)["files"][0]["eos_lost"]["count"] == 1
+
+
+@pytest.mark.parametrize("ends", [[2], [2, 4]])
+def test_responses_end_as_the_generation_config_beside_the_tokenizer_says(ends: list[int], tmp_path: Path) -> None:
+    make_tokenizer(CHATML).save_pretrained(
+        tmp_path
+    )  # its EOS is <eos> = 2, its template ends turns with <|im_end|> = 4
+    GenerationConfig(eos_token_id=ends).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    found = check([HEALTHY], tokenizer=tokenizer).files[0].findings
+    assert found["template_mismatches"].count == (0 if 4 in ends else 10)
+
+
+def test_a_broken_generation_config_is_told(write: Writer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "generation_config.json").write_text("{")
+    assert main([str(write(HEALTHY)), "--tokenizer", str(tmp_path / "tokenizer")]) == 2
+    assert "generation_config.json: cannot be read" in capsys.readouterr().err
 
 
 def test_it_reads_well_at_80_columns(write: Writer, plain: PreTrainedTokenizerFast) -> None:

@@ -28,7 +28,7 @@ from prefopt.models.load import (
     load_policy,
     load_scorer,
     load_tokenizer,
-    train_all_if_none,
+    make_trainable,
 )
 
 from ..conftest import quiet, ragged_pairs, tiny_llama
@@ -128,10 +128,10 @@ def test_the_users_peft_config_is_left_alone() -> None:
 def test_a_merged_model_trains_and_a_partly_frozen_one_stays_so() -> None:
     merged = get_peft_model(tiny_llama(), LORA).merge_and_unload()
     assert not any(p.requires_grad for p in merged.parameters())
-    train_all_if_none(merged)
+    make_trainable(merged)
     assert all(p.requires_grad for p in merged.parameters())
     merged.lm_head.requires_grad_(False)
-    train_all_if_none(merged)
+    make_trainable(merged)
     assert not merged.lm_head.weight.requires_grad
 
 

@@ -1,0 +1,58 @@
+"""Texts -> ids in which a special token's text becomes that token, or not; knows no conversation and no row."""
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Piece(NamedTuple):
+    """A text, and whether what spells a special token in it is that token: a template's marker, say."""
+
+    text: str
+    marked: bool
+
+
+class Specials:
+    """A tokenizer, told for each text whether special tokens may come out of it."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
+        self.tokenizer = tokenizer
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds the text of any special token."""
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        texts = sorted(filter(None, {*added, *map(str, self.tokenizer.all_special_tokens)}))
+        return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+    @cached_property
+    def splits(self) -> bool:
+        """Whether the tokenizer can read a special token's text as ordinary text; not all can."""
+        eos: Any = self.tokenizer.eos_token
+        try:
+            return self.tokenizer.eos_token_id not in self._ids([f"a {eos} b"], split=True)[0]
+        except (NotImplementedError, TypeError, ValueError):  # mistral-common's tokenizers refuse the argument
+            return False
+
+    def spelled(self, text: str) -> bool:
+        """Whether a text holds the text of a special token."""
+        return self.pattern.search(text) is not None
+
+    def tokenise(self, pieces: Iterable[Piece]) -> list[list[int]]:
+        """The ids of each piece, without special tokens around them."""
+        pieces = list(pieces)
+        found: list[list[int]] = [[]] * len(pieces)
+        for split in (True, False):  # a fast tokenizer remembers the last mode: leave it in the usual one
+            places = [place for place, piece in enumerate(pieces) if piece.marked != split]
+            if places:
+                for place, ids in zip(places, self._ids([pieces[i].text for i in places], split), strict=True):
+                    found[place] = ids
+        return found
+
+    def _ids(self, texts: list[str], split: bool) -> list[list[int]]:
+        rule: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        return self.tokenizer(texts, split_special_tokens=split, **rule)["input_ids"]  # type: ignore[return-value]
