@@ -20,10 +20,9 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
-from transformers.utils.logging import disable_progress_bar
 
 from prefopt import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from prefopt.models.load import load_policy, load_tokenizer
 from prefopt.testbed import Prompt, Recipe, draw_prompts, preference_rows, sft_rows
 from prefopt.testbed.measure import Measured, measure
 from prefopt.testbed.model import build_policy, build_tokenizer
@@ -43,6 +42,8 @@ def main() -> None:
 
 def set_up() -> None:
     """One thread a process, since a model this small gains nothing from more, and no bars but our own."""
+    from transformers.utils.logging import disable_progress_bar
+
     torch.set_num_threads(1)
     disable_progress_bars()
     disable_progress_bar()
@@ -61,8 +62,8 @@ def run(folder: Path, seed: int) -> None:
     say("DPO", dpo_seconds)
     with console.status("answers to held-out prompts"):
         prompts = draw_prompts(recipe.evaluation_prompts, seed, "test", unique=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "sft")
-        sft, dpo = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("sft", "dpo"))
+        tokenizer = load_tokenizer(str(folder / "sft"))
+        sft, dpo = (load_policy(str(folder / name)) for name in ("sft", "dpo"))
         before, after = (measure(model, tokenizer, prompts, reference=sft, seed=seed) for model in (sft, dpo))
     report(folder, prompts, before, after, reward_accuracy, dpo_accuracy)
 
@@ -143,6 +144,8 @@ def dpo_config(folder: Path, seed: int) -> DPOConfig:
 
 def finish(trainer: Any) -> float:
     """Train and save; returns the seconds."""
+    from transformers import PrinterCallback
+
     start = time.monotonic()
     trainer.remove_callback(PrinterCallback)
     trainer.train()
