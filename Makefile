@@ -15,8 +15,8 @@ test-all: .venv/test               ## everything
 	.venv/bin/python -m pytest -n 2
 
 lint: .venv/test
-	.venv/bin/ruff format --check prefopt tests examples
-	.venv/bin/ruff check prefopt tests examples
+	.venv/bin/ruff format --check prefopt tests examples benchmarks
+	.venv/bin/ruff check prefopt tests examples benchmarks
 
 types: .venv/test
 	.venv/bin/mypy
