@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 
 from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.batch import GRADES
@@ -30,25 +32,50 @@ def graded(n: int) -> Dataset:
     return ragged_pairs(n, seed=5, grade=lambda rng: rng.choice(GRADES), margin=lambda rng: rng.random())
 
 
-CASES: dict[str, tuple[Objective, Dataset]] = {
-    "dpo": (DPO(), ragged_pairs(13)),
-    "dpo + sft": (DPO(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]), ragged_pairs(13)),
-    "reward + lm": (BradleyTerry(lm_coefficient=0.5, center_rewards_coefficient=0.01), graded(13)),
-    "multi-turn sft": (BestOf(), multi_turn(13)),
-    "aot (coupled)": (DPO(loss_type=["aot"]), ragged_pairs(13)),
-    "kto (coupled)": (DPO(loss_type=["kto"]), ragged_pairs(13)),
-    "bco (coupled, with state)": (DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
+@dataclass(frozen=True)
+class Case:
+    """What is trained: an objective on rows, in full or through an adapter that is fresh or that the model carries."""
+
+    objective: Objective
+    rows: Dataset
+    adapter: Literal["fresh", "carried"] | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "dpo": Case(DPO(), ragged_pairs(13)),
+    "dpo + sft": Case(DPO(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]), ragged_pairs(13)),
+    "reward + lm": Case(BradleyTerry(lm_coefficient=0.5, center_rewards_coefficient=0.01), graded(13)),
+    "multi-turn sft": Case(BestOf(), multi_turn(13)),
+    "aot (coupled)": Case(DPO(loss_type=["aot"]), ragged_pairs(13)),
+    "kto (coupled)": Case(DPO(loss_type=["kto"]), ragged_pairs(13)),
+    "bco (coupled, with state)": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
+    "dpo, adapter switched off": Case(DPO(), ragged_pairs(13), "fresh"),
+    "bco, adapter copied": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13), "carried"),
+    "dpo, precomputed": Case(DPO(), ragged_pairs(13), args={"precompute_ref_log_probs": True}),
 }
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "lm_head"], task_type="CAUSAL_LM")
 
 
 def build(
     name: str, tmp_path: Path, tokenizer: Any, dtype: torch.dtype = torch.float64, **args: Any
 ) -> PreferenceTrainer:
-    objective, rows = CASES[name]
-    model = tiny_llama(dtype=dtype)
-    reference = tiny_llama(seed=9, dtype=dtype) if "reference" in objective.needs else None
-    config = PreferenceConfig(**quiet(tmp_path, **args))
-    return PreferenceTrainer(model, objective, config, rows, rows, tokenizer, ref_model=reference)
+    case = CASES[name]
+    model: Any = tiny_llama(dtype=dtype)
+    other = "reference" in case.objective.needs and case.adapter is None
+    if case.adapter == "carried":
+        model = get_peft_model(model, LORA)
+        torch.nn.init.constant_(model.base_model.model.lm_head.lora_B["default"].weight, 0.01)
+    return PreferenceTrainer(
+        model,
+        case.objective,
+        PreferenceConfig(**quiet(tmp_path, **case.args | args)),
+        case.rows,
+        case.rows,
+        tokenizer,
+        ref_model=tiny_llama(seed=9, dtype=dtype) if other else None,
+        peft_config=LORA if case.adapter == "fresh" else None,
+    )
 
 
 def numbers(metrics: dict[str, float]) -> dict[str, float]:

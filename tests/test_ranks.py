@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def launch(processes: int, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m"]
     if processes > 1:
         command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PREFOPT_CACHE": "/nonexistent"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PREFOPT_CACHE": tempfile.mkdtemp()}
     done = subprocess.run(
         [*command, "tests.ranks", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
