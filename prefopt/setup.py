@@ -13,16 +13,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from .config import PreferenceConfig
 from .data.encode import encode_dataset, with_mismatched
-from .models.load import (
-    add_adapter,
-    is_quantized,
-    keep_differentiable,
-    load_policy,
-    load_scorer,
-    load_tokenizer,
-    make_trainable,
-)
-from .models.modes import disable_dropout
+from .models.load import add_adapter, load_policy, load_scorer, load_tokenizer
+from .models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
 from .models.reference import Reference, reference_for
 from .objectives.base import Objective, load
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from prefopt import DPOConfig, DPOTrainer, PreferenceConfig, PreferenceTrainer, SFTConfig, SFTTrainer
 from prefopt.data.collate import Order
+from prefopt.models.load import load_scorer
 from prefopt.objectives.dpo import DPO
 
 from .conftest import quiet, ragged_pairs, tiny_llama
@@ -96,3 +98,15 @@ def test_the_order_of_rows() -> None:
     assert sorted(Order(13, multiple=8, seed=0)) == [-1, -1, -1, *range(13)]
     dropped = list(Order(13, multiple=8, drop=True, seed=0))
     assert len(dropped) == len(set(dropped)) == 8 and -1 not in dropped
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_reward_model_from_a_policy_with_an_adapter(by_name: bool, adapter: Path, tokenizer: Any) -> None:
+    """`prefopt sft --use_peft` and then `prefopt reward`: the reward model starts from what the adapter learnt."""
+    policy = PeftModel.from_pretrained(tiny_llama(), adapter)
+    torch.nn.init.constant_(policy.get_base_model().model.layers[0].self_attn.q_proj.lora_B["default"].weight, 0.1)
+    policy.save_pretrained(adapter)
+    scorer = load_scorer(str(adapter) if by_name else policy, tokenizer)
+    merged = policy.merge_and_unload()
+    torch.testing.assert_close(scorer.model.state_dict(), merged.model.state_dict())
+    assert scorer.score.out_features == 1 and not isinstance(scorer, PeftModel)

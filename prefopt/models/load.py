@@ -42,6 +42,7 @@ from .heads import (
     separate_pad,
     widen_head,
 )
+from .modes import is_quantized, keep_differentiable
 
 logger = logging.getLogger(__name__)
 
@@ -87,16 +88,20 @@ def load_scorer(
     """A reward model: one score per response, its head in float32.
 
     Args:
-        source: path, hub id, adapter folder, or a model; a language model gives its backbone to a new reward head.
+        source: path, hub id, adapter folder, or a model; a language model gives its backbone to a new reward head,
+            with its adapter, if it has one, merged in.
         tokenizer: gets a pad token that is not the end of a response, if it has none.
         lm_head: also keep the language-model head, for the auxiliary loss.
         quantization_config, kwargs: as for `load_policy`.
     """
+    if isinstance(source, str) and _is_policy_adapter(source):
+        source = load_policy(source, quantization_config=quantization_config, **kwargs)
+        quantization_config, kwargs = None, {}
     if isinstance(source, str):
         auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
     else:
-        scorer = _ready(source, quantization_config, kwargs)
+        scorer = source = _merged_if_policy(_ready(source, quantization_config, kwargs))
         if not isinstance(scorer, PeftModel) and not is_scorer(scorer):
             scorer = scorer_from_policy(scorer)
     inner: Any = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
@@ -109,6 +114,22 @@ def load_scorer(
     if lm_head and not hasattr(inner, LM_HEAD):
         attach_lm_head(inner, _language_model(source, kwargs))
     return scorer
+
+
+def _is_policy_adapter(source: str) -> bool:
+    if not _is_adapter(source):
+        return False
+    config = PeftConfig.from_pretrained(source)
+    heads = set(getattr(config, "modules_to_save", None) or ()) & set(HEAD_NAMES)
+    return config.task_type != "SEQ_CLS" and not heads
+
+
+def _merged_if_policy(model: Any) -> Any:
+    """A policy's adapter becomes part of the backbone under a reward head; the model handed in stays as it is."""
+    if not isinstance(model, PeftModel) or is_scorer(model.get_base_model()):
+        return model
+    logger.info("the policy's adapter is merged into the backbone of the reward model")
+    return copy.deepcopy(model).merge_and_unload()
 
 
 def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str, Any]) -> Any:
@@ -154,53 +175,6 @@ def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:
         given = config.exclude_modules or []
         config.exclude_modules = f"(?:{given})|.*{LM_HEAD}" if isinstance(given, str) else [*given, LM_HEAD]
     return config
-
-
-def is_quantized(model: nn.Module) -> bool:
-    return getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None
-
-
-def keep_differentiable(model: nn.Module) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on the CPU.
-
-    On processors with AVX-512 BF16 a 4-bit layer repacks its weights the first time it runs in evaluation mode, for
-    good, and the packed kernel has no gradient (bitsandbytes 0.50): after one evaluation, training would stand still.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for name, module in model.named_modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-            weight: Any = module.weight
-            if getattr(weight.quant_state, "packing_format_for_cpu", False):
-                raise ValueError(
-                    f"{name} was packed for inference by running it in evaluation mode: load the model anew"
-                )
-
-
-def make_trainable(model: nn.Module) -> None:
-    """Check that training this model trains what was meant.
-
-    A plain model whose weights are all frozen, which is how `merge_and_unload` leaves them, is trained in full.
-
-    Raises:
-        ValueError: an adapter that is frozen, that transformers and not PEFT put on the model, or quantised weights
-            without an adapter.
-    """
-    frozen = not any(parameter.requires_grad for parameter in model.parameters())
-    if isinstance(model, PeftModel):
-        if frozen:
-            raise ValueError("the adapter is frozen: load it with PeftModel.from_pretrained(..., is_trainable=True)")
-    elif getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError(
-            "transformers loaded an adapter into this model, which hides it from PEFT: load it with "
-            "PeftModel.from_pretrained(base, adapter, is_trainable=True), or give its name instead of the model"
-        )
-    elif is_quantized(model):
-        raise ValueError("a quantised model trains through an adapter only: pass a peft_config, such as LoraConfig()")
-    elif frozen:
-        logger.info("no weight of this model takes gradients, as after merging an adapter: training all of them")
-        model.requires_grad_(True)
 
 
 def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: dict[str, Any]) -> Any:

@@ -1,11 +1,16 @@
-"""How a model's modules are set while it runs: training or evaluation, with or without dropout."""
+"""How a model's modules are set: training or evaluation, dropout or none, and whether gradients reach what trains."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from peft import PeftModel
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -56,3 +61,50 @@ def _dropouts(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
             if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout))):
                 found.append((module, name, value))
     return found
+
+
+def is_quantized(model: nn.Module) -> bool:
+    return getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None
+
+
+def keep_differentiable(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on the CPU.
+
+    On processors with AVX-512 BF16 a 4-bit layer repacks its weights the first time it runs in evaluation mode, for
+    good, and the packed kernel has no gradient (bitsandbytes 0.50): after one evaluation, training would stand still.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+            weight: Any = module.weight
+            if getattr(weight.quant_state, "packing_format_for_cpu", False):
+                raise ValueError(
+                    f"{name} was packed for inference by running it in evaluation mode: load the model anew"
+                )
+
+
+def make_trainable(model: nn.Module) -> None:
+    """Check that training this model trains what was meant.
+
+    A plain model whose weights are all frozen, which is how `merge_and_unload` leaves them, is trained in full.
+
+    Raises:
+        ValueError: an adapter that is frozen, that transformers and not PEFT put on the model, or quantised weights
+            without an adapter.
+    """
+    frozen = not any(parameter.requires_grad for parameter in model.parameters())
+    if isinstance(model, PeftModel):
+        if frozen:
+            raise ValueError("the adapter is frozen: load it with PeftModel.from_pretrained(..., is_trainable=True)")
+    elif getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "transformers loaded an adapter into this model, which hides it from PEFT: load it with "
+            "PeftModel.from_pretrained(base, adapter, is_trainable=True), or give its name instead of the model"
+        )
+    elif is_quantized(model):
+        raise ValueError("a quantised model trains through an adapter only: pass a peft_config, such as LoraConfig()")
+    elif frozen:
+        logger.info("no weight of this model takes gradients, as after merging an adapter: training all of them")
+        model.requires_grad_(True)

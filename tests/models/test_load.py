@@ -24,12 +24,11 @@ from prefopt.models.forward import forward
 from prefopt.models.heads import reward_head_of, scorer_from_policy, separate_pad
 from prefopt.models.load import (
     add_adapter,
-    keep_differentiable,
     load_policy,
     load_scorer,
     load_tokenizer,
-    make_trainable,
 )
+from prefopt.models.modes import keep_differentiable, make_trainable
 
 from ..conftest import quiet, ragged_pairs, tiny_llama
 
