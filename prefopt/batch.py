@@ -19,9 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GRADES = ("significantly", "better", "slightly", "negligibly")
-"""Llama 2's four preference grades (arXiv:2307.09288, section 3.2.1), strongest first; `Batch.grade` is the index."""
-
 
 class Batch(dict[str, Tensor]):
     """A dict of tensors, so that Trainer and accelerate can move it, with its columns as attributes.

@@ -12,7 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from prefopt import PreferenceConfig, PreferenceTrainer
-from prefopt.batch import GRADES
+from prefopt.grades import GRADES
 from prefopt.objectives.base import Objective
 from prefopt.objectives.best_of import BestOf
 from prefopt.objectives.dpo import DPO

@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "prefopt"
 LAYERS = [
-    {"tensors", "batch", "__version__"},
+    {"tensors", "batch", "grades", "__version__"},
     {"objectives", "data", "checkpoint"},
     {"models", "meter", "coupling", "guard"},
     {"rollout"},
@@ -62,7 +62,7 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_objectives_know_tensors_only() -> None:
     found = {name for path in FILES if room_of(path) == "objectives" for name in imports(path)}
-    assert found == {"objectives", "batch", "tensors"}
+    assert found == {"objectives", "batch", "tensors", "grades"}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from scipy import stats
 
 from examples.quickstart import dpo_config, recipe, reward_config, sft_config
 from prefopt import DPOTrainer, PreferenceConfig, PreferenceTrainer, RewardTrainer, SFTTrainer
-from prefopt.batch import GRADES
 from prefopt.data.collate import Rows, collate
+from prefopt.grades import GRADES
 from prefopt.objectives.base import registry
 from prefopt.testbed import draw_prompts, preference_rows, sft_rows
 from prefopt.testbed.measure import Measured, measure

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ..batch import GRADES, Batch
+from ..batch import Batch
+from ..grades import GRADES
 
 Row = Mapping[str, Any]
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-GRADES = ("significantly", "better", "slightly", "negligibly")  # Llama 2 (arXiv 2307.09288), table 27
-
 
 class DataError(ValueError):
     """Data that cannot be used; the message says what, where, and what to do instead."""

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch import GRADES, Batch, Outputs
+from ..batch import Batch, Outputs
+from ..grades import GRADES
 from ..tensors import masked_sum, wide, wins
 from .base import Loss, Metric, Objective, Term, mean_of
 

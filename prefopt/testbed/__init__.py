@@ -4,9 +4,10 @@ Everything comes from a seed, without a download. `build_tokenizer` and `build_p
 `prefopt.testbed.model`: importing this package loads neither torch nor transformers.
 """
 
+from ..grades import GRADES
 from .files import hh_rlhf, rm_static, rrhf, transcript, write_all, write_jsonl
 from .gold_reward import gold, gold_of, parse, sentences
-from .people import GRADES, demonstrate, grade, ideal, perceive
+from .people import demonstrate, grade, ideal, perceive
 from .recipe import Recipe
 from .rows import candidate_rows, pairs_from, preference_rows, prompt_rows, sft_rows
 from .world import Fact, Prompt, draw_prompt, draw_prompts, find_prompt

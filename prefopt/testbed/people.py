@@ -6,11 +6,11 @@ The demonstrator does not know the gold reward; the annotator sees nothing but i
 import math
 import random
 
+from ..grades import GRADES
 from .gold_reward import gold
 from .language import REMARKS, SEPARATOR, Words
 from .world import Fact, Prompt, answers, plain_reply, possible_answers
 
-GRADES = ("significantly", "better", "slightly", "negligibly")  # Llama 2 (arXiv 2307.09288), section 3.2.1
 # Perceived gaps at which a grade begins: each grade has a fifth of the pairs or more, and a reward model gets more of
 # them right than of the grade below.
 THRESHOLDS = (4.5, 1.75, 0.75)

@@ -7,7 +7,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from prefopt.batch import GRADES, Batch, Outputs
+from prefopt.batch import Batch, Outputs
+from prefopt.grades import GRADES
 from prefopt.objectives.base import Loss, Objective
 
 NEEDED_COLUMN = {"reference": "ref_logps"}

@@ -7,8 +7,9 @@ import statistics
 import pytest
 from scipy.stats import binomtest
 
+from prefopt.grades import GRADES
 from prefopt.testbed.gold_reward import gold, parse
-from prefopt.testbed.people import GRADES, TEMPERATURE, THRESHOLDS, demonstrate, grade, ideal, perceive
+from prefopt.testbed.people import TEMPERATURE, THRESHOLDS, demonstrate, grade, ideal, perceive
 from prefopt.testbed.rows import preference_rows, sft_rows
 from prefopt.testbed.world import draw_prompts, find_prompt
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from prefopt.grades import GRADES
 from prefopt.testbed.files import conversation, hh_rlhf, rm_static, rrhf, transcript, write_all, write_jsonl
-from prefopt.testbed.people import GRADES
 from prefopt.testbed.recipe import Recipe
 from prefopt.testbed.rows import candidate_rows, pairs_from, preference_rows, prompt_rows, sft_rows
 from prefopt.testbed.world import draw_prompts, find_prompt

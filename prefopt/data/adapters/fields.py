@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..records import GRADES, Turn, kind_of
+from ...grades import GRADES
+from ..records import Turn, kind_of
 
 Row = dict[str, Any]
 
