@@ -60,15 +60,31 @@ class PreferenceConfig(TrainingArguments):
     eos_token: str | None = field(default=None, metadata={"help": "Use this token as the end of a response."})
     pad_token: str | None = field(default=None, metadata={"help": "Use this token as padding."})
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes for tokenising the dataset."})
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of per_device_train_batch_size rows, which is then ignored, a training batch on a device "
+            "holds as many rows of similar length as fit in so many tokens, prompts counted once. Also for "
+            "precompute_ref_log_probs. A longer row is a batch of its own."
+        },
+    )
     pad_to_multiple_of: int | None = field(
         default=None, metadata={"help": "Round padded lengths up to a multiple of it."}
+    )
+    layout: str = field(
+        default="auto",
+        metadata={
+            "help": "How responses lie in the model's input: auto packs them without padding, each prompt once, if a "
+            "trial on the model shows that it may; padded always works; segments and dense force a packed attention."
+        },
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Set the dropout of policy and reference to zero."})
     precompute_ref_log_probs: bool = field(
         default=False, metadata={"help": "Run the reference once over the data before training, and cache the result."}
     )
     precompute_ref_batch_size: int | None = field(
-        default=None, metadata={"help": "Batch size of that pass; None is the evaluation batch size."}
+        default=None,
+        metadata={"help": "Batch size of that pass; None is max_tokens_per_batch if given, else the evaluation's."},
     )
     sync_ref_model: bool = field(
         default=False, metadata={"help": "Let the reference follow the policy (TR-DPO, arXiv:2404.09656)."}
@@ -92,6 +108,12 @@ class PreferenceConfig(TrainingArguments):
         if self.train_sampling_strategy not in ("random", "sequential"):
             given = self.train_sampling_strategy
             raise ValueError(f"train_sampling_strategy={given!r}: rows are drawn in `random` or `sequential` order")
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: a batch holds at least one token")
+        if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size changes a number of rows, which max_tokens_per_batch ignores: drop one"
+            )
         if self.sync_ref_model and self.precompute_ref_log_probs:
             raise ValueError(
                 "sync_ref_model changes the reference during training, so its log-probs cannot be precomputed"

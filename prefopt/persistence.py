@@ -21,9 +21,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from . import checkpoint
 from .config import PreferenceConfig
 from .guard import StepGuard
-from .models.forward import bare
 from .models.heads import auxiliary_state, save_normalization
 from .models.reference import COPY, FrozenModel, Reference
+from .models.wrapped import bare
 from .objectives.base import Objective
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Persistence(Trainer):
             "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(self.objective)),
             "rows": len(self.train_dataset) if self.train_dataset is not None else None,
             "per_device_train_batch_size": self.args.per_device_train_batch_size,
+            "max_tokens_per_batch": self.args.max_tokens_per_batch,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "processes": self.args.world_size,
             "sync_ref_model": self.args.sync_ref_model,

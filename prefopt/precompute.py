@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .data.collate import Rows, collate, shard
+from .data.collate import Rows, collate
+from .data.order import shard, shard_by_tokens, token_counts
 from .models.reference import cache_path, fingerprint, read_cache, write_cache
 
 if TYPE_CHECKING:
+    from .config import PreferenceConfig
     from .trainer import PreferenceTrainer
 
 logger = logging.getLogger(__name__)
@@ -61,12 +63,7 @@ def _gathered(trainer: PreferenceTrainer, dataset: Dataset) -> Tensor:
 
 def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, np.ndarray]]:
     args = trainer.args
-    size = args.precompute_ref_batch_size or args.eval_batch_size
-    lengths = [len(row["prompt_ids"]) + max(map(len, row["response_ids"]), default=0) for row in dataset]
-    # Longest first: memory runs out at once or never.
-    by_length = sorted(range(len(dataset)), key=lambda i: -lengths[i])
-    numbers = [by_length[i] if i >= 0 else -1 for i in shard(len(dataset), args.process_index, args.world_size, size)]
-    loader = DataLoader(Rows(dataset), batch_size=size, sampler=numbers, collate_fn=collate)
+    loader = DataLoader(Rows(dataset), batch_sampler=_own_batches(args, dataset), collate_fn=collate)
     found = []
     for batch in tqdm(loader, desc="reference log-probs", disable=args.disable_tqdm or not args.should_log):
         batch = trainer.annotated(batch)
@@ -74,6 +71,18 @@ def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, n
             if number >= 0:
                 found.append((number, logps[mask].float().cpu().numpy()))
     return found
+
+
+def _own_batches(args: PreferenceConfig, dataset: Dataset) -> list[list[int]]:
+    """Row numbers of each of this rank's batches, longest first: memory runs out at once or never."""
+    rank, world = args.process_index, args.world_size
+    if args.max_tokens_per_batch is not None and args.precompute_ref_batch_size is None:
+        return shard_by_tokens(token_counts(dataset), args.max_tokens_per_batch, rank, world)
+    size = args.precompute_ref_batch_size or args.eval_batch_size
+    lengths = [len(row["prompt_ids"]) + max(map(len, row["response_ids"]), default=0) for row in dataset]
+    by_length = sorted(range(len(dataset)), key=lambda i: -lengths[i])
+    numbers = [by_length[i] if i >= 0 else -1 for i in shard(len(dataset), rank, world, size)]
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
 def _column(flat: Tensor, dataset: Dataset) -> pa.Array:

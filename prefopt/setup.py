@@ -13,9 +13,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from .config import PreferenceConfig
 from .data.encode import encode_dataset, with_mismatched
+from .models.choice import choose
 from .models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from .models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
-from .models.reference import Reference, reference_for
+from .models.reference import FrozenModel, Reference, reference_for
+from .models.wrapped import bare
 from .objectives.base import Objective, load
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ def prepare_model(
     if args.disable_dropout:
         disable_dropout(loaded)
     reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
+    for each in (loaded, reference.model) if isinstance(reference, FrozenModel) else (loaded,):
+        choose(bare(each), args.layout)
     return Setup(objective, loaded, tokenizer, reference)
 
 
@@ -141,7 +145,8 @@ def _reference(
         return None
     if isinstance(ref_model, str):
         ref_model = load_policy(ref_model, **args.init_kwargs)
-    reference = reference_for(model, ref_model, fresh_adapter=fresh)
+    once = args.precompute_ref_log_probs
+    reference = reference_for(model, ref_model, fresh_adapter=fresh, once=once)
     if args.sync_ref_model:
         reference.blend(model, 0.0)  # if it cannot, it raises now rather than after ref_model_sync_steps
     return reference

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -23,7 +23,8 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from .batch import Batch, Outputs
 from .config import PreferenceConfig
 from .coupling import DONE, couple
-from .data.collate import Order, Rows, collate, shard
+from .data.collate import Rows, collate
+from .data.order import Order, TokenBudget, shard, token_counts
 from .evaluation import Evaluation
 from .guard import StepGuard
 from .meter import Meter, exact, term_metrics
@@ -84,6 +85,7 @@ class PreferenceTrainer(Persistence, Trainer):
         self.meter = Meter()
         self.guard = StepGuard(args.max_skipped_steps)
         self._step_loss = 0.0
+        self._rows_per_batch: float | None = None  # known once batches are cut by tokens
         self._state_before = self.objective_state
         self._prepare = partial(prepare_dataset, setup=setup, args=args)
         super().__init__(
@@ -123,15 +125,33 @@ class PreferenceTrainer(Persistence, Trainer):
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset: pass one to the trainer")
+        batching = self._by_rows if self.args.max_tokens_per_batch is None else self._by_tokens
+        drawn = {
+            "drop": self.args.dataloader_drop_last,
+            "seed": None if self.args.train_sampling_strategy == "sequential" else self._data_seed,
+            "epoch": lambda: int(self.state.epoch or 0),
+        }
+        return self.accelerator.prepare(self._loader(self.train_dataset, **batching(**drawn)))
+
+    def _by_rows(self, **drawn: Any) -> dict[str, Any]:
+        """Batches of a fixed number of rows, as `DataLoader` is told of them."""
         together = self._train_batch_size * self.args.world_size
-        order = Order(
-            len(self.train_dataset),
-            multiple=together if self.args.world_size > 1 or self.args.dataloader_drop_last else 1,
-            drop=self.args.dataloader_drop_last,
-            seed=None if self.args.train_sampling_strategy == "sequential" else self._data_seed,
-            epoch=lambda: int(self.state.epoch or 0),
-        )
-        return self.accelerator.prepare(self._loader(self.train_dataset, order, self._train_batch_size))
+        whole = self.args.world_size > 1 or self.args.dataloader_drop_last
+        order = Order(len(self.train_dataset), multiple=together if whole else 1, **drawn)
+        return {"sampler": order, "batch_size": self._train_batch_size}
+
+    def _by_tokens(self, **drawn: Any) -> dict[str, Any]:
+        """Batches of as many rows as fit in so many tokens, as `DataLoader` is told of them."""
+        counts, budget = token_counts(self.train_dataset), cast(int, self.args.max_tokens_per_batch)
+        batches = TokenBudget(counts, budget, world=self.args.world_size, **drawn)
+        logger.info("training on %s", batches)
+        self._rows_per_batch = batches.rows_per_batch
+        return {"batch_sampler": batches}
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Rows of an optimizer step; the mean where batches are cut by tokens, from which Trainer derives its speed."""
+        rows = super().get_total_train_batch_size(args)
+        return rows if self._rows_per_batch is None else round(rows / self._train_batch_size * self._rows_per_batch)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """This rank's share of the rows; every row is in exactly one rank's share."""
@@ -144,7 +164,7 @@ class PreferenceTrainer(Persistence, Trainer):
             chosen = self._prepare(chosen)
         size = self.args.eval_batch_size
         numbers = shard(len(chosen), self.args.process_index, self.args.world_size, size)
-        return self._loader(chosen, numbers, size)
+        return self._loader(chosen, sampler=numbers, batch_size=size)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         return self.get_eval_dataloader(test_dataset)
@@ -153,11 +173,10 @@ class PreferenceTrainer(Persistence, Trainer):
     def _data_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
-    def _loader(self, dataset: Dataset, order: Iterable[int], batch_size: int) -> DataLoader:
+    def _loader(self, dataset: Dataset, **batching: Any) -> DataLoader:
         return DataLoader(
             Rows(dataset),
-            batch_size=batch_size,
-            sampler=order,
+            **batching,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,

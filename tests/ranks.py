@@ -14,18 +14,17 @@ from prefopt.testbed.model import build_tokenizer
 from .test_invariance import CASES, build, numbers
 
 
-def measure(name: str, per_device: int, accumulation: int) -> dict[str, object]:
+def measure(name: str, args: dict[str, int]) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(
             name,
             Path(folder),
             build_tokenizer(),
-            per_device_train_batch_size=per_device,
             per_device_eval_batch_size=3,
-            gradient_accumulation_steps=accumulation,
             num_train_epochs=2,
             optim="sgd",
             learning_rate=0.05,
+            **args,
         )
         before = numbers(trainer.evaluate())
         trainer.train()
@@ -36,7 +35,6 @@ def measure(name: str, per_device: int, accumulation: int) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    per_device, accumulation = int(sys.argv[1]), int(sys.argv[2])
-    found = {name: measure(name, per_device, accumulation) for name in CASES}
+    found = {name: measure(name, json.loads(sys.argv[1])) for name in CASES}
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         print("RESULT " + json.dumps(found))

@@ -91,6 +91,11 @@ def continued() -> Any:
     return model
 
 
+def by_tokens(folder: Path, **args: Any) -> PreferenceTrainer:
+    """Seven batches an epoch of one row to three."""
+    return build(folder, **{"max_tokens_per_batch": 50} | args)
+
+
 CASES: dict[str, tuple[int, Callable[[Path], PreferenceTrainer]]] = {
     "plain": (3, lambda f: build(f, save_steps=3)),
     "adapter": (3, lambda f: build(f, save_steps=3, peft_config=LORA)),
@@ -114,6 +119,15 @@ CASES: dict[str, tuple[int, Callable[[Path], PreferenceTrainer]]] = {
     "precomputed reference": (3, lambda f: build(f, save_steps=3, precompute_ref_log_probs=True)),
     "middle of the second epoch": (8, lambda f: build(f, max_steps=-1, num_train_epochs=2, save_steps=8)),
     "end of the first epoch": (6, lambda f: build(f, max_steps=-1, num_train_epochs=2, save_steps=6)),
+    "token budget": (3, lambda f: by_tokens(f, save_steps=3)),
+    "token budget, accumulation, middle of the second epoch": (
+        5,
+        lambda f: by_tokens(f, max_steps=-1, num_train_epochs=2, save_steps=5, gradient_accumulation_steps=2),
+    ),
+    "token budget, end of the first epoch": (
+        7,
+        lambda f: by_tokens(f, max_steps=-1, num_train_epochs=2, save_steps=7),
+    ),
     "dropout": (3, lambda f: build(f, save_steps=3, model=tiny_llama(attention_dropout=0.2), disable_dropout=False)),
 }
 
@@ -293,13 +307,16 @@ def kill_after(folder: Path, delay: float) -> None:
 
 
 def on_ranks(folder: Path) -> None:
-    """A run that goes through and one that is resumed, on every rank."""
-    whole, resumed = (build(folder / name, DPO(loss_type=["bco_pair"])) for name in ("whole", "resumed"))
-    whole.train()
-    resumed.train(resume_from_checkpoint=str(folder / "whole" / "run" / "checkpoint-4"))
-    assert_equal(weights(resumed), weights(whole))
-    assert_equal(resumed.objective_state, whole.objective_state)
-    assert logs(resumed) == logs(whole) and len(logs(whole)) == 6
+    """Runs that go through and runs that are resumed, by rows and by tokens, on every rank."""
+    for kind, make, step in (("rows", build, 4), ("tokens", by_tokens, 2)):
+        whole, resumed = (
+            make(folder / kind / name, objective=DPO(loss_type=["bco_pair"])) for name in ("whole", "resumed")
+        )
+        whole.train()
+        resumed.train(resume_from_checkpoint=str(folder / kind / "whole" / "run" / f"checkpoint-{step}"))
+        assert_equal(weights(resumed), weights(whole))
+        assert_equal(resumed.objective_state, whole.objective_state)
+        assert logs(resumed) == logs(whole) and len(logs(whole)) == 6
     (folder / f"rank-{whole.args.process_index}-of-{whole.args.world_size}").touch()
 
 
@@ -407,9 +424,9 @@ def test_a_resumed_run_on_two_ranks(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(p.name for p in tmp_path.glob("rank*")) == ["rank-0-of-2", "rank-1-of-2"]
-    names = {p.name for p in (tmp_path / "whole" / "run" / "checkpoint-6").iterdir()}
+    names = {p.name for p in (tmp_path / "rows" / "whole" / "run" / "checkpoint-6").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", checkpoint.MANIFEST} <= names
-    assert saved(tmp_path / "whole") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert saved(tmp_path / "rows" / "whole") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
 # ---- which checkpoint ----------------------------------------------------------------------------------------------
@@ -505,6 +522,7 @@ OTHERS: dict[str, tuple[Callable[[Path], PreferenceTrainer], str]] = {
     "method": (lambda f: build(f, BestOf()), r"objective was .DPO\(.*is .BestOf\("),
     "accumulation": (lambda f: build(f, gradient_accumulation_steps=2), "gradient_accumulation_steps was 1, is 2"),
     "batch": (lambda f: build(f, per_device_train_batch_size=4), "per_device_train_batch_size was 2, is 4"),
+    "budget": (lambda f: build(f, max_tokens_per_batch=45), "max_tokens_per_batch was None, is 45"),
     "seed": (lambda f: build(f, seed=1), "seed was 42, is 1"),
 }
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from prefopt import DPOConfig, DPOTrainer, PreferenceConfig, PreferenceTrainer, SFTConfig, SFTTrainer
-from prefopt.data.collate import Order
+from prefopt.data.order import Order
 from prefopt.models.load import load_scorer
 from prefopt.objectives.dpo import DPO
 

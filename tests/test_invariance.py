@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from prefopt import PreferenceConfig, PreferenceTrainer
+from prefopt.data.order import TokenBudget
 from prefopt.grades import GRADES
 from prefopt.objectives.base import Objective
 from prefopt.objectives.best_of import BestOf
@@ -122,3 +123,22 @@ def test_training_does_not_depend_on_how_a_step_is_split(name: str, tmp_path: Pa
             assert step.pop("loss") == pytest.approx(expected["loss"], rel=1e-6)
             assert step == pytest.approx({k: v for k, v in expected.items() if k != "loss"}, rel=1e-9, abs=1e-9)
         torch.testing.assert_close(weight, weights[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_of_the_whole_epoch_is_the_same_by_rows_and_by_tokens(name: str, tmp_path: Path, tokenizer: Any) -> None:
+    """Batches of 4 rows and batches of as many as fit in 64 tokens are the same step if it holds all of them."""
+    found = []
+    for args in ({"per_device_train_batch_size": 4}, {"max_tokens_per_batch": 64}):
+        whole = {"gradient_accumulation_steps": 32, "num_train_epochs": 3, "optim": "sgd", "learning_rate": 0.05}
+        trainer = build(name, tmp_path, tokenizer, **whole, **args)
+        trainer.train()
+        logs = [numbers(log) for log in trainer.state.log_history if "loss" in log]
+        found.append((logs, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])))
+    assert isinstance(trainer.get_train_dataloader().batch_sampler, TokenBudget)
+    (rows, by_rows), (tokens, by_tokens) = found
+    assert len(rows) == len(tokens) == 3
+    for step, expected in zip(tokens, rows, strict=True):
+        assert step.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-6)  # a sum that Trainer keeps in float32
+        assert step == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    torch.testing.assert_close(by_tokens, by_rows, rtol=1e-9, atol=1e-9)

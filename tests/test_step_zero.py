@@ -13,8 +13,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from prefopt import DPOConfig, DPOTrainer, PreferenceTrainer
+from prefopt.data.order import token_counts
 from prefopt.models import reference
 from prefopt.models.reference import AdapterCopy, AdapterOff, FrozenModel
+from prefopt.precompute import _own_batches as own_batches
 
 from .conftest import quiet, ragged_pairs, tiny_llama
 
@@ -145,16 +147,31 @@ def test_precomputed_is_cached_and_releases_the_reference(tmp_path: Path, tokeni
         assert build().evaluate()["eval_rewards/accuracies"] == 0.5
 
 
-def test_precomputed_equals_live(tmp_path: Path, tokenizer: Any) -> None:
+@pytest.mark.parametrize("batches", [{"precompute_ref_batch_size": 5}, {"max_tokens_per_batch": 60}])
+def test_precomputed_equals_live(batches: dict[str, int], tmp_path: Path, tokenizer: Any) -> None:
     losses = []
     for precompute in (False, True):
-        args = config(tmp_path, precompute_ref_log_probs=precompute, precompute_ref_batch_size=5)
+        args = config(tmp_path, precompute_ref_log_probs=precompute, **batches)
         other = tiny_llama(seed=4)
         trainer = DPOTrainer(
             tiny_llama(), other, args, train_dataset=ROWS, eval_dataset=ROWS, processing_class=tokenizer
         )
         losses.append(trainer.evaluate()["eval_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and abs(losses[0] - math.log(2)) > 0.01
+
+
+def test_batches_of_the_reference_pass(tmp_path: Path) -> None:
+    """Longest first; a fixed number of rows, if that is given, and else as many as fit."""
+    tokens = token_counts(ROWS)
+    by_tokens = own_batches(config(tmp_path, max_tokens_per_batch=60), ROWS)
+    sums = [int(tokens[batch].sum()) for batch in by_tokens]
+    assert max(sums) <= 60 and len({len(batch) for batch in by_tokens}) > 1
+    assert sum(by_tokens, []) == tokens.argsort(stable=True, descending=True).tolist()
+    fixed = [
+        own_batches(config(tmp_path, precompute_ref_batch_size=5, **args), ROWS)
+        for args in ({}, {"max_tokens_per_batch": 60})
+    ]
+    assert fixed[0] == fixed[1] and [len(batch) for batch in fixed[0]] == [5, 5, 2]
 
 
 @pytest.mark.parametrize("peft", [None, LORA])

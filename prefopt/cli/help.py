@@ -20,6 +20,7 @@ TRAINING = [
     "num_train_epochs",
     "max_steps",
     "per_device_train_batch_size",
+    "max_tokens_per_batch",
     "gradient_accumulation_steps",
     "lr_scheduler_type",
     "warmup_steps",

@@ -1,13 +1,13 @@
-"""Token ids -> `Batch`: padding and the order of rows. Knows nothing of text, models or losses."""
+"""Token ids -> `Batch`: padding, and rows by number. Knows nothing of text, models or losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..batch import Batch
 from ..grades import GRADES
@@ -85,42 +85,3 @@ class Rows(Dataset[Row]):
 
     def __getitem__(self, number: int) -> Row:
         return self.absent if number < 0 else {**self.rows[number], "index": number}
-
-
-class Order(Sampler[int]):
-    """Row numbers in an order that depends on the seed and the epoch only, as many as a multiple of `multiple`.
-
-    Ranks then take whole batches of distinct rows: nothing is trained or counted twice to make ranks even. The last
-    batch is filled up with -1, or left out if `drop`.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        *,
-        multiple: int = 1,
-        drop: bool = False,
-        seed: int | None = None,
-        epoch: Callable[[], int] = lambda: 0,
-    ):
-        self.size, self.multiple, self.drop, self.seed, self.epoch = size, multiple, drop, seed, epoch
-
-    def __len__(self) -> int:
-        whole = self.size // self.multiple if self.drop else -(-self.size // self.multiple)
-        return whole * self.multiple
-
-    def __iter__(self) -> Iterator[int]:
-        order = torch.arange(self.size) if self.seed is None else self._shuffled()
-        yield from order[: len(self)].tolist()
-        yield from [-1] * (len(self) - self.size)
-
-    def _shuffled(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())  # type: ignore[operator]
-        return torch.randperm(self.size, generator=generator)
-
-
-def shard(size: int, rank: int, world: int, fill: int) -> list[int]:
-    """Row numbers of one rank for an evaluation, filled up with -1 so that all ranks have as many batches of `fill`."""
-    own = list(range(rank, size, world))
-    longest = -(-size // world)
-    return own + [-1] * (-(-longest // fill) * fill - len(own) if world > 1 else 0)

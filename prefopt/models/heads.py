@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from .logits import DenseHead, Head
+from .wrapped import standing_in
 
 logger = logging.getLogger(__name__)
 
@@ -117,19 +122,50 @@ def attach_lm_head(model: PreTrainedModel, policy: Any) -> None:
     model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *unsaved}
 
 
-def language_logits(model: Any, hidden: Tensor) -> Tensor:
-    """The auxiliary head, and what the policy's own class does to its logits after it: [..., H] -> [..., V].
+def language_heads(model: Any) -> dict[str, Head]:
+    """How hidden states of the backbone become logits, [n, H] -> [n, V], in the order of preference.
+
+    `dense` is the bare matrix, where no adapter, quantisation, sharding or hook sits on the head; `own` is the model's
+    own forward without its backbone. A family may do more than either, so `choice.py` compares them with the model.
 
     Raises:
-        ValueError: the model has no such head.
+        ValueError: a reward model without the auxiliary head.
     """
+    if not is_scorer(model):
+        head = model.get_output_embeddings()
+        plain = {"dense": _dense(model, head)} if _is_plain(head) else {}
+        return {**plain, "own": partial(_own_logits, model)}
     head = getattr(model, LM_HEAD, None)
     if head is None:
         raise ValueError("this reward model has no auxiliary language-model head: pass lm_coefficient when creating it")
-    logits, config = head(hidden), model.config.get_text_config()
-    logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    shaped = _dense(model, head)
+    return {"own": shaped if _is_plain(head) else lambda hidden: shaped.shaped(head(hidden))}
+
+
+def _is_plain(head: Any) -> bool:
+    hooked = head is None or head._forward_hooks or head._forward_pre_hooks or "forward" in head.__dict__
+    return type(head) is nn.Linear and not hooked and type(head.weight) in (nn.Parameter, Tensor)
+
+
+def _dense(model: Any, head: nn.Linear) -> DenseHead:
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+    return DenseHead(head.weight, head.bias, scale, getattr(config, "final_logit_softcapping", None))  # Gemma
+
+
+class _Hidden(BaseModelOutputWithPast):
+    """What a backbone returns, with None for whatever else a family looks for."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _own_logits(model: Any, hidden: Tensor) -> Tensor:
+    """[n, H] -> [n, V] by the model's own forward, around a backbone that returns `hidden`."""
+    ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+    with standing_in(model.base_model, lambda *_, **__: _Hidden(last_hidden_state=hidden[None])):
+        return model.forward(input_ids=ids, use_cache=False).logits[0]
 
 
 def auxiliary_state(model: nn.Module) -> dict[str, Tensor]:

@@ -20,11 +20,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from .forward import forward
-from .modes import freeze, without_dropout
+from .modes import evaluating, freeze, without_dropout
 
 COPY = "prefopt_reference"
 UNTOLD = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "architectures", "dtype"}
@@ -84,6 +86,18 @@ class FrozenModel(Reference):
 
 
 @dataclass(frozen=True)
+class AsHandedIn(Reference):
+    """The policy itself, for log-probs that are all computed before it trains: no second copy in memory."""
+
+    def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
+        with torch.no_grad(), evaluating(policy):
+            return forward(policy, batch, wants)
+
+    def weights(self, policy: nn.Module) -> dict[str, Tensor]:
+        return _unwrapped(policy).state_dict()
+
+
+@dataclass(frozen=True)
 class AdapterOff(Reference):
     """The base model under the policy's fresh adapter: no second copy in memory."""
 
@@ -104,8 +118,10 @@ class AdapterCopy(Reference):
             return forward(policy, batch, wants)
 
 
-def reference_for(model: nn.Module, ref_model: nn.Module | None, *, fresh_adapter: bool) -> Reference:
-    """Which reference a policy has.
+def reference_for(
+    model: nn.Module, ref_model: nn.Module | None, *, fresh_adapter: bool, once: bool = False
+) -> Reference:
+    """Which reference a policy has; `once` says that it is asked only before training, so that no copy is needed.
 
     ============================== ==============================================================
     `ref_model` given              that model, frozen
@@ -122,6 +138,13 @@ def reference_for(model: nn.Module, ref_model: nn.Module | None, *, fresh_adapte
         if ref_model is model:
             raise ValueError("ref_model is the policy itself, so it would train too: leave it out to use a frozen copy")
         return FrozenModel(freeze(ref_model))
+    if once and not isinstance(model, PeftModel):
+        return AsHandedIn()
+    if isinstance(model, FSDPModule):
+        raise ValueError(
+            "weights that FSDP spreads over ranks cannot be copied for a reference: pass ref_model, or set "
+            "precompute_ref_log_probs=True, which needs no copy"
+        )
     if not isinstance(model, PeftModel) or getattr(model.active_peft_config, "bias", "none") != "none":
         return FrozenModel(freeze(copy.deepcopy(model)))
     if fresh_adapter and not _rewrites_base(model):
@@ -188,10 +211,16 @@ def spot_check(weights: Mapping[str, Tensor], every: int = 64) -> str:
     """A hash of some numbers of each tensor: enough to tell two trained models apart, and cheap for a large one."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(weights.items()):
-        flat = tensor.detach().flatten()
+        flat = _whole(tensor).flatten()
         some = flat[:: max(1, flat.numel() // every)].cpu().contiguous()
         digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a weight of which FSDP keeps a part on each rank; every rank has to ask."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def fingerprint(
@@ -201,7 +230,7 @@ def fingerprint(
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(_whole(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     for part in (settings, _vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
         digest.update(json.dumps(part, sort_keys=True, default=_plain).encode())
     for row in rows:

@@ -1,0 +1,181 @@
+"""From hidden states to log-probs and what goes with them, a chunk of tokens at a time: the logits of a vocabulary are
+large, and nothing needs all of them at once. Knows a head, not a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from ..tensors import wide
+
+FROM_LOGITS = frozenset({"logps", "entropy", "top1", "log_sum_sq"})
+CHUNK = 2**24
+"""Logits computed at a time: 64 MiB in float32."""
+KEPT = 2**26
+"""Logits kept for the backward pass rather than computed again: 256 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class DenseHead:
+    """A head whose weights are at hand: logits = cap tanh(scale (h W' + b) / cap), without the tanh if cap is None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.shaped(nn.functional.linear(hidden, self.weight, self.bias))
+
+    def shaped(self, logits: Tensor) -> Tensor:
+        """What follows the matrix product."""
+        logits = logits if self.scale == 1.0 else logits * self.scale
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+Head = DenseHead | Callable[[Tensor], Tensor]
+"""[n, H] -> [n, V]. A callable is called chunk by chunk, twice if there is not the memory to keep its logits."""
+
+
+def token_outputs(head: Head, hidden: Tensor, tokens: Tensor, vocab: int, wants: frozenset[str]) -> dict[str, Tensor]:
+    """Outputs of each token from the hidden state that predicts it, in at least float32.
+
+    Args:
+        head: how hidden states become logits.
+        hidden: [N, H]
+        tokens: [N]
+        vocab: how many logits the head gives.
+        wants: a subset of `FROM_LOGITS`.
+
+    Returns:
+        [N] each; all but top1 are differentiable.
+    """
+    if isinstance(head, DenseHead):
+        found = _Dense.apply(hidden, head.weight, head.bias, tokens, head, wants)
+        return dict(zip(sorted(wants), found, strict=True))
+    run: Callable[..., dict[str, Tensor]] = _of_chunk
+    if torch.is_grad_enabled() and len(tokens) * vocab > KEPT:
+        run = lambda *args: checkpoint(_of_chunk, *args, use_reentrant=False)  # type: ignore[return-value] # noqa: E731
+    parts = [run(head, hidden[s], tokens[s], wants) for s in _chunks(len(tokens), vocab)]
+    return {name: torch.cat([part[name] for part in parts]) for name in sorted(wants)}
+
+
+def _chunks(count: int, vocab: int) -> list[slice]:
+    """At least one, so that weights which nothing was computed from still get a gradient of zero."""
+    step = max(1, CHUNK // vocab)
+    return [slice(start, start + step) for start in range(0, max(count, 1), step)]
+
+
+def _of_chunk(head: Callable[[Tensor], Tensor], hidden: Tensor, tokens: Tensor, wants: frozenset[str]) -> Any:
+    return from_logits(wide(head(hidden)), tokens, wants)
+
+
+def from_logits(logits: Tensor, tokens: Tensor, wants: frozenset[str], norm: Tensor | None = None) -> dict[str, Tensor]:
+    """logits: [N, V]; tokens: [N]; norm: [N], their logsumexp -> [N] each."""
+    norm = logits.logsumexp(-1) if norm is None else norm
+    picked = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    compute: dict[str, Callable[[], Tensor]] = {
+        "logps": lambda: picked - norm,
+        "entropy": lambda: norm - (logits.softmax(-1) * logits).sum(-1),
+        "top1": lambda: (picked >= logits.amax(-1)).to(logits.dtype),
+        "log_sum_sq": lambda: (2 * logits).logsumexp(-1) - 2 * norm,
+    }
+    return {name: compute[name]() for name in sorted(wants)}
+
+
+class _Dense(torch.autograd.Function):
+    """The same for a dense head, with its gradient written out.
+
+    With p = softmax(z), H = -sum p log p and S = log sum p^2,
+
+        d logp_t / dz = 1_t - p,    dH / dz = -p (log p + H),    dS / dz = 2 (p^2 / e^S - p).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, head: DenseHead, wants: Any
+    ) -> tuple[Tensor, ...]:
+        device = hidden.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        chunks, kept, parts = _chunks(len(tokens), len(weight)), [], []
+        keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        keep = keep and tokens.numel() * len(weight) <= KEPT
+        with torch.autocast(device, enabled=False):
+            shown = weight.to(low)
+            for s in chunks:
+                logits = _logits(hidden[s].to(low), shown, bias, head)
+                norm = logits.logsumexp(-1)
+                parts.append(from_logits(logits, tokens[s], wants, norm) | {"norm": norm})
+                if keep:
+                    kept.append(logits)
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        ctx.head, ctx.low, ctx.chunks, ctx.kept, ctx.names = head, low, chunks, kept, sorted(wants)
+        ctx.save_for_backward(hidden, weight, bias, tokens, columns["norm"], *(columns[n] for n in ctx.names))
+        ctx.set_materialize_grads(False)
+        top1 = [columns[name] for name in ctx.names if name == "top1"]
+        ctx.mark_non_differentiable(*top1)
+        return tuple(columns[name] for name in ctx.names)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, tokens, norm, *values = ctx.saved_tensors
+        shown = weight.to(ctx.low)
+        given = {n: g for n, g in zip(ctx.names, grads, strict=True) if g is not None and n != "top1"}
+        known = dict(zip(ctx.names, values, strict=True))
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        kept = ctx.kept or [None] * len(ctx.chunks)
+        ctx.kept = None
+        for i, s in enumerate(ctx.chunks):
+            inputs = hidden[s].to(ctx.low)
+            logits = _logits(inputs, shown, bias, ctx.head) if kept[i] is None else kept[i]
+            kept[i] = None
+            part = {name: grad[s, None] for name, grad in given.items()}
+            slopes = _slopes(logits, tokens[s], norm[s], part, {n: v[s, None] for n, v in known.items()}, ctx.head)
+            slopes = slopes.to(ctx.low)
+            of_hidden[s] = slopes @ shown
+            if of_weight is not None:
+                _accumulate(of_weight, slopes, inputs)
+            if of_bias is not None:
+                of_bias += slopes.sum(0)
+        return of_hidden, of_weight, of_bias, None, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, head: DenseHead) -> Tensor:
+    logits = hidden @ weight.t()
+    return head.shaped(wide(logits if bias is None else logits + bias.to(logits.dtype)))
+
+
+def _accumulate(total: Tensor, slopes: Tensor, inputs: Tensor) -> None:
+    if total.dtype == slopes.dtype:
+        total.addmm_(slopes.t(), inputs)
+    else:
+        total += slopes.t() @ inputs
+
+
+def _slopes(
+    logits: Tensor, tokens: Tensor, norm: Tensor, grads: dict[str, Tensor], known: dict[str, Tensor], head: DenseHead
+) -> Tensor:
+    """The gradient with respect to what comes out of the matrix product, [n, V]. Overwrites `logits` where it can."""
+    bend = None if head.cap is None else 1 - (logits / head.cap) ** 2
+    logp = logits.sub_(norm.unsqueeze(-1))
+    rest = torch.zeros_like(logp) if grads.keys() - {"logps"} else None
+    if rest is not None and "entropy" in grads:
+        rest -= grads["entropy"] * logp.exp() * (logp + known["entropy"])
+    if rest is not None and "log_sum_sq" in grads:
+        rest += 2 * grads["log_sum_sq"] * ((2 * logp - known["log_sum_sq"]).exp() - logp.exp())
+    grad = grads.get("logps")
+    slopes = logp.exp_().mul_(-grad if grad is not None else 0.0)
+    if grad is not None:
+        slopes.scatter_add_(1, tokens.unsqueeze(-1), grad)
+    slopes = slopes if rest is None else slopes.add_(rest)
+    slopes = slopes if bend is None else slopes.mul_(bend)
+    return slopes if head.scale == 1.0 else slopes.mul_(head.scale)
