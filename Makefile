@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test test-all lint types check clean
+.PHONY: quickstart test test-all lint types check bench clean
 
 quickstart: .venv/ready            ## train SFT, reward model and DPO on the built-in small world, print the table
 	.venv/bin/python examples/quickstart.py --output_dir out/quickstart --seed $(or $(SEED),0)
@@ -22,6 +22,10 @@ types: .venv/test
 	.venv/bin/mypy
 
 check: lint types test
+
+bench: .venv/test                  ## DPO beside TRL on a small random model, two minutes; benchmarks/ says how to measure more
+	rm -f out/bench/results.jsonl
+	.venv/bin/python benchmarks/train_speed.py --output_dir out/bench --methods trl prefopt --repeats 2 --pairs 8
 
 clean:
 	rm -rf .venv out build *.egg-info

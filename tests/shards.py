@@ -1,4 +1,4 @@
-"""Run by torchrun: trains a few cases with all weights on every rank (DDP) or spread over ranks (FSDP2), prints JSON."""
+"""Run by torchrun: trains a few cases with all weights on each rank (DDP) or spread over ranks (FSDP2), prints JSON."""
 
 from __future__ import annotations
 

@@ -67,8 +67,9 @@ def token_outputs(head: Head, hidden: Tensor, tokens: Tensor, vocab: int, wants:
 
 
 def _chunks(count: int, vocab: int) -> list[slice]:
-    """At least one, so that weights which nothing was computed from still get a gradient of zero."""
-    step = max(1, CHUNK // vocab)
+    """Of equal size, and at least one: weights that nothing was computed from still get a gradient of zero."""
+    pieces = max(1, -(-count * vocab // CHUNK))
+    step = max(1, -(-count // pieces))
     return [slice(start, start + step) for start in range(0, max(count, 1), step)]
 
 
@@ -76,9 +77,9 @@ def _of_chunk(head: Callable[[Tensor], Tensor], hidden: Tensor, tokens: Tensor, 
     return from_logits(wide(head(hidden)), tokens, wants)
 
 
-def from_logits(logits: Tensor, tokens: Tensor, wants: frozenset[str], norm: Tensor | None = None) -> dict[str, Tensor]:
-    """logits: [N, V]; tokens: [N]; norm: [N], their logsumexp -> [N] each."""
-    norm = logits.logsumexp(-1) if norm is None else norm
+def from_logits(logits: Tensor, tokens: Tensor, wants: frozenset[str]) -> dict[str, Tensor]:
+    """logits: [N, V]; tokens: [N] -> [N] each."""
+    norm = logits.logsumexp(-1)
     picked = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     compute: dict[str, Callable[[], Tensor]] = {
         "logps": lambda: picked - norm,
@@ -92,7 +93,7 @@ def from_logits(logits: Tensor, tokens: Tensor, wants: frozenset[str], norm: Ten
 class _Dense(torch.autograd.Function):
     """The same for a dense head, with its gradient written out.
 
-    With p = softmax(z), H = -sum p log p and S = log sum p^2,
+    With z the logits, p = softmax(z), H = -sum p log p and S = log sum p^2,
 
         d logp_t / dz = 1_t - p,    dH / dz = -p (log p + H),    dS / dz = 2 (p^2 / e^S - p).
     """
@@ -103,44 +104,46 @@ class _Dense(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         device = hidden.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        chunks, kept, parts = _chunks(len(tokens), len(weight)), [], []
-        keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        keep = keep and tokens.numel() * len(weight) <= KEPT
+        ctx.head, ctx.low, ctx.names, ctx.kept = head, low, sorted(wants), []
+        ctx.chunks = _chunks(len(tokens), len(weight))
+        keep = any(ctx.needs_input_grad) and head.cap is None and tokens.numel() * len(weight) <= KEPT
+        parts = []
         with torch.autocast(device, enabled=False):
             shown = weight.to(low)
-            for s in chunks:
-                logits = _logits(hidden[s].to(low), shown, bias, head)
-                norm = logits.logsumexp(-1)
-                parts.append(from_logits(logits, tokens[s], wants, norm) | {"norm": norm})
+            for s in ctx.chunks:
+                found, probs = _consumed(_logits(hidden[s].to(low), shown, bias, head), tokens[s], wants)
+                parts.append(found)
                 if keep:
-                    kept.append(logits)
-        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        ctx.head, ctx.low, ctx.chunks, ctx.kept, ctx.names = head, low, chunks, kept, sorted(wants)
-        ctx.save_for_backward(hidden, weight, bias, tokens, columns["norm"], *(columns[n] for n in ctx.names))
+                    ctx.kept.append(probs)
+        columns = {name: torch.cat([part[name] for part in parts]) for name in ("norm", *ctx.names)}
+        ctx.save_for_backward(hidden, weight, bias, tokens, *columns.values())
         ctx.set_materialize_grads(False)
-        top1 = [columns[name] for name in ctx.names if name == "top1"]
-        ctx.mark_non_differentiable(*top1)
+        ctx.mark_non_differentiable(*[columns[name] for name in ctx.names if name == "top1"])
         return tuple(columns[name] for name in ctx.names)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, tokens, norm, *values = ctx.saved_tensors
-        shown = weight.to(ctx.low)
+        shown, kept = weight.to(ctx.low), ctx.kept
+        ctx.kept = None
         given = {n: g for n, g in zip(ctx.names, grads, strict=True) if g is not None and n != "top1"}
         known = dict(zip(ctx.names, values, strict=True))
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        kept = ctx.kept or [None] * len(ctx.chunks)
-        ctx.kept = None
-        for i, s in enumerate(ctx.chunks):
-            inputs = hidden[s].to(ctx.low)
-            logits = _logits(inputs, shown, bias, ctx.head) if kept[i] is None else kept[i]
-            kept[i] = None
-            part = {name: grad[s, None] for name, grad in given.items()}
-            slopes = _slopes(logits, tokens[s], norm[s], part, {n: v[s, None] for n, v in known.items()}, ctx.head)
-            slopes = slopes.to(ctx.low)
+        for s in ctx.chunks:
+            inputs, bend = hidden[s].to(ctx.low), None
+            if kept:
+                probs = kept.pop(0)
+            else:
+                logits = _logits(inputs, shown, bias, ctx.head)
+                bend = None if ctx.head.cap is None else 1 - (logits / ctx.head.cap) ** 2
+                probs = logits.sub_(norm[s, None]).exp_()
+            part, found = ({name: column[s, None] for name, column in each.items()} for each in (given, known))
+            slopes = _slopes(probs, tokens[s], part, found)
+            slopes = slopes if bend is None else slopes.mul_(bend)
+            slopes = (slopes if ctx.head.scale == 1.0 else slopes.mul_(ctx.head.scale)).to(ctx.low)
             of_hidden[s] = slopes @ shown
             if of_weight is not None:
                 _accumulate(of_weight, slopes, inputs)
@@ -154,6 +157,22 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, head: DenseHead
     return head.shaped(wide(logits if bias is None else logits + bias.to(logits.dtype)))
 
 
+def _consumed(logits: Tensor, tokens: Tensor, wants: frozenset[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs of each token and the normaliser; then the probabilities, in the place of the logits."""
+    picked = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    peak = logits.amax(-1, keepdim=True)
+    probs = logits.sub_(peak).exp_()
+    total = probs.sum(-1, keepdim=True)
+    probs, norm = probs.div_(total), (peak + total.log()).squeeze(-1)
+    compute: dict[str, Callable[[], Tensor]] = {
+        "logps": lambda: picked - norm,
+        "entropy": lambda: -torch.xlogy(probs, probs).sum(-1),
+        "top1": lambda: (picked >= peak.squeeze(-1)).to(probs.dtype),
+        "log_sum_sq": lambda: probs.square().sum(-1).log(),
+    }
+    return {"norm": norm, **{name: compute[name]() for name in sorted(wants)}}, probs
+
+
 def _accumulate(total: Tensor, slopes: Tensor, inputs: Tensor) -> None:
     if total.dtype == slopes.dtype:
         total.addmm_(slopes.t(), inputs)
@@ -161,21 +180,15 @@ def _accumulate(total: Tensor, slopes: Tensor, inputs: Tensor) -> None:
         total += slopes.t() @ inputs
 
 
-def _slopes(
-    logits: Tensor, tokens: Tensor, norm: Tensor, grads: dict[str, Tensor], known: dict[str, Tensor], head: DenseHead
-) -> Tensor:
-    """The gradient with respect to what comes out of the matrix product, [n, V]. Overwrites `logits` where it can."""
-    bend = None if head.cap is None else 1 - (logits / head.cap) ** 2
-    logp = logits.sub_(norm.unsqueeze(-1))
-    rest = torch.zeros_like(logp) if grads.keys() - {"logps"} else None
-    if rest is not None and "entropy" in grads:
-        rest -= grads["entropy"] * logp.exp() * (logp + known["entropy"])
-    if rest is not None and "log_sum_sq" in grads:
-        rest += 2 * grads["log_sum_sq"] * ((2 * logp - known["log_sum_sq"]).exp() - logp.exp())
-    grad = grads.get("logps")
-    slopes = logp.exp_().mul_(-grad if grad is not None else 0.0)
-    if grad is not None:
-        slopes.scatter_add_(1, tokens.unsqueeze(-1), grad)
-    slopes = slopes if rest is None else slopes.add_(rest)
-    slopes = slopes if bend is None else slopes.mul_(bend)
-    return slopes if head.scale == 1.0 else slopes.mul_(head.scale)
+def _slopes(probs: Tensor, tokens: Tensor, grads: dict[str, Tensor], known: dict[str, Tensor]) -> Tensor:
+    """The gradient with respect to the logits, [n, V], in the place of the probabilities. grads, known: [n, 1] each."""
+    others = []
+    if "entropy" in grads:
+        others.append(-grads["entropy"] * (torch.xlogy(probs, probs) + probs * known["entropy"]))
+    if "log_sum_sq" in grads:
+        others.append(2 * grads["log_sum_sq"] * (probs.square() / known["log_sum_sq"].exp() - probs))
+    grad = grads.get("logps", probs.new_zeros(len(probs), 1))
+    slopes = probs.mul_(-grad).scatter_add_(1, tokens.unsqueeze(-1), grad)
+    for other in others:
+        slopes.add_(other)
+    return slopes

@@ -52,7 +52,8 @@ def test_dense_gradient_equals_finite_differences(kind: str, bias: bool, wants: 
         found = token_outputs(DenseHead(weight, shift, **KINDS[kind]), hidden, tokens, V, frozenset(wants))
         return tuple(found[name] for name in smooth)
 
-    assert torch.autograd.gradcheck(run, (hidden, weight, shift))
+    # A second backward pass computes again what the first one kept, to rounding.
+    assert torch.autograd.gradcheck(run, (hidden, weight, shift), nondet_tol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
