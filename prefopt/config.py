@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from .data.encode import Encoding
+from .models.choice import LAYOUTS
 
 
 @dataclass
@@ -75,7 +76,8 @@ class PreferenceConfig(TrainingArguments):
         default="auto",
         metadata={
             "help": "How responses lie in the model's input: auto packs them without padding, each prompt once, if a "
-            "trial on the model shows that it may; padded always works; segments and dense force a packed attention."
+            "trial on the model shows that it may; padded always works; segments and dense force a packed attention.",
+            "choices": list(LAYOUTS),
         },
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Set the dropout of policy and reference to zero."})
@@ -108,6 +110,8 @@ class PreferenceConfig(TrainingArguments):
         if self.train_sampling_strategy not in ("random", "sequential"):
             given = self.train_sampling_strategy
             raise ValueError(f"train_sampling_strategy={given!r}: rows are drawn in `random` or `sequential` order")
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: a batch holds at least one token")
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:

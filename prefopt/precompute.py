@@ -34,7 +34,8 @@ def with_ref_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
     reference = trainer.reference
     assert reference is not None, "the trainer asks only while it has a reference"
     weights = reference.weights(trainer.model)
-    settings = {**reference.settings(trainer.model), "autocast": trainer.accelerator.mixed_precision}
+    how = {"autocast": trainer.accelerator.mixed_precision, "layout": trainer.args.layout}
+    settings = {**reference.settings(trainer.model), **how}
     path = cache_path(fingerprint(weights, trainer.processing_class, dataset, settings))
     flat = _read_or_compute(trainer, dataset, path)
     return dataset.add_column("ref_logps", _column(flat, dataset))  # type: ignore[arg-type]

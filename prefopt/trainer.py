@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -23,14 +22,14 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from .batch import Batch, Outputs
 from .config import PreferenceConfig
 from .coupling import DONE, couple
-from .data.collate import Rows, collate
-from .data.order import Order, TokenBudget, shard, token_counts
+from .data.collate import collate
 from .evaluation import Evaluation
 from .guard import StepGuard
+from .loading import Loading
 from .meter import Meter, exact, term_metrics
 from .models.forward import forward
 from .models.modes import without_dropout
-from .models.reference import FrozenModel, SyncReference, spot_check
+from .models.reference import AsHandedIn, FrozenModel, SyncReference, spot_check
 from .objectives.base import Loss, Metric, Objective
 from .persistence import Persistence
 from .precompute import with_ref_logps
@@ -39,7 +38,7 @@ from .setup import prepare_dataset, prepare_model
 logger = logging.getLogger(__name__)
 
 
-class PreferenceTrainer(Persistence, Trainer):
+class PreferenceTrainer(Loading, Persistence, Trainer):
     """Trains a policy or a reward model by an objective.
 
     Args:
@@ -85,7 +84,6 @@ class PreferenceTrainer(Persistence, Trainer):
         self.meter = Meter()
         self.guard = StepGuard(args.max_skipped_steps)
         self._step_loss = 0.0
-        self._rows_per_batch: float | None = None  # known once batches are cut by tokens
         self._state_before = self.objective_state
         self._prepare = partial(prepare_dataset, setup=setup, args=args)
         super().__init__(
@@ -109,6 +107,8 @@ class PreferenceTrainer(Persistence, Trainer):
         self.objective_state = {name: tensor.to(device) for name, tensor in self.objective_state.items()}
         if isinstance(self.reference, FrozenModel):
             self.reference.model.to(device)
+        if isinstance(self.reference, AsHandedIn):
+            self.model.to(device)  # which Trainer leaves to later where weights will be spread over devices
         fixed = self.reference is not None and not self.args.sync_ref_model
         self.reference_check = spot_check(self.reference.weights(self.model)) if fixed else None  # type: ignore[union-attr]
         if self.args.sync_ref_model and self.reference is not None:
@@ -119,70 +119,6 @@ class PreferenceTrainer(Persistence, Trainer):
             self.train_dataset = with_ref_logps(self, self.train_dataset)
             self.eval_dataset = with_ref_logps(self, self.eval_dataset)
             self.reference = None  # its memory is the point of computing it once
-
-    # ---- data ------------------------------------------------------------------------------------------------------
-
-    def get_train_dataloader(self) -> DataLoader:
-        if self.train_dataset is None:
-            raise ValueError("training needs a train_dataset: pass one to the trainer")
-        batching = self._by_rows if self.args.max_tokens_per_batch is None else self._by_tokens
-        drawn = {
-            "drop": self.args.dataloader_drop_last,
-            "seed": None if self.args.train_sampling_strategy == "sequential" else self._data_seed,
-            "epoch": lambda: int(self.state.epoch or 0),
-        }
-        return self.accelerator.prepare(self._loader(self.train_dataset, **batching(**drawn)))
-
-    def _by_rows(self, **drawn: Any) -> dict[str, Any]:
-        """Batches of a fixed number of rows, as `DataLoader` is told of them."""
-        together = self._train_batch_size * self.args.world_size
-        whole = self.args.world_size > 1 or self.args.dataloader_drop_last
-        order = Order(len(self.train_dataset), multiple=together if whole else 1, **drawn)
-        return {"sampler": order, "batch_size": self._train_batch_size}
-
-    def _by_tokens(self, **drawn: Any) -> dict[str, Any]:
-        """Batches of as many rows as fit in so many tokens, as `DataLoader` is told of them."""
-        counts, budget = token_counts(self.train_dataset), cast(int, self.args.max_tokens_per_batch)
-        batches = TokenBudget(counts, budget, world=self.args.world_size, **drawn)
-        logger.info("training on %s", batches)
-        self._rows_per_batch = batches.rows_per_batch
-        return {"batch_sampler": batches}
-
-    def get_total_train_batch_size(self, args: Any) -> int:
-        """Rows of an optimizer step; the mean where batches are cut by tokens, from which Trainer derives its speed."""
-        rows = super().get_total_train_batch_size(args)
-        return rows if self._rows_per_batch is None else round(rows / self._train_batch_size * self._rows_per_batch)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """This rank's share of the rows; every row is in exactly one rank's share."""
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
-        if chosen is None:
-            raise ValueError("evaluation needs an eval_dataset: pass one to the trainer or to evaluate()")
-        if isinstance(chosen, str):
-            chosen = self.eval_dataset[chosen]
-        elif chosen is not self.eval_dataset and chosen is not self.train_dataset:  # which are prepared
-            chosen = self._prepare(chosen)
-        size = self.args.eval_batch_size
-        numbers = shard(len(chosen), self.args.process_index, self.args.world_size, size)
-        return self._loader(chosen, sampler=numbers, batch_size=size)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        return self.get_eval_dataloader(test_dataset)
-
-    @property
-    def _data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _loader(self, dataset: Dataset, **batching: Any) -> DataLoader:
-        return DataLoader(
-            Rows(dataset),
-            **batching,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
-            persistent_workers=self.args.dataloader_persistent_workers,
-        )
 
     # ---- one optimizer step ----------------------------------------------------------------------------------------
 
@@ -301,10 +237,8 @@ class PreferenceTrainer(Persistence, Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
-        """6 per weight and token: forward and backward (Kaplan et al., arXiv:2001.08361)."""
-        k = inputs["response_ids"].shape[1]
-        tokens = int(inputs["prompt_mask"].sum()) * k + int(inputs["response_mask"].sum())
-        return 6 * tokens * self._weights
+        """6 per weight and token, each prompt once: forward and backward (Kaplan et al., arXiv:2001.08361)."""
+        return 6 * int(inputs["prompt_mask"].sum() + inputs["response_mask"].sum()) * self._weights
 
     @property
     def _weights(self) -> int:

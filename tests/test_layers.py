@@ -18,7 +18,7 @@ LAYERS = [
     {"models", "meter", "coupling", "guard"},
     {"rollout"},
     {"testbed"},
-    {"config", "setup", "precompute", "evaluation", "persistence", "trainer"},
+    {"config", "setup", "loading", "precompute", "evaluation", "persistence", "trainer"},
     {"trainers"},
     {"arguments", "cli"},
     {"__init__", "__main__"},

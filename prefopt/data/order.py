@@ -88,7 +88,8 @@ class TokenBudget(Sampler[list[int]]):
         self.windows = max(1, round(int(costs.sum()) / budget / WINDOW))
         self.needed = len(self._composed(self._chance(0)))
         wanted = self.needed + self._room()
-        self.count = (wanted // world if drop else -(-wanted // world)) * world
+        several = max(wanted // world, min(wanted, 1)) if drop else -(-wanted // world)
+        self.count = several * world
         self._warn_of_long_rows()
 
     def __len__(self) -> int:

@@ -52,7 +52,12 @@ class Rule:
         return self.masks[prompt, length]
 
 
-def _rule(mask_function: MaskFunction, use_vmap: bool = False, **_: Any) -> Rule:
+def rule_for(mask_function: MaskFunction, use_vmap: bool = False, **_: Any) -> Rule:
+    """What transformers calls to make a mask.
+
+    Raises:
+        Unsupported: a rule that asks for more than positions.
+    """
     if use_vmap:
         raise Unsupported("its attention mask depends on more than positions")
     return Rule(mask_function)
@@ -70,12 +75,13 @@ class Options:
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Options) -> Tensor:
     """q: [1, heads, L, D]; k, v: [1, key heads, S, D] -> [1, heads, L, D]. A mask of None is causal, with L = S."""
     shared = q.shape[1] != k.shape[1]
+    if shared and (options.softcap is not None or (mask is not None and q.device.type != "cpu")):
+        # Elsewhere than on a CPU only the slowest of torch's kernels takes both a mask and shared keys.
+        k, v, shared = *(x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v)), False
     if options.softcap is None:
         return F.scaled_dot_product_attention(
             q, k, v, mask, options.dropout, is_causal=mask is None, scale=options.scale, enable_gqa=shared
         )
-    if shared:
-        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril() if mask is None else mask
     scores = torch.tanh(q @ k.transpose(-1, -2) * (options.scale / options.softcap)) * options.softcap
     weights = wide(scores).masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
@@ -142,23 +148,26 @@ def _name(kernel: str) -> str:
 
 for _kernel, _compute in KERNELS.items():
     AttentionInterface.register(_name(_kernel), _attention(_compute))
-    AttentionMaskInterface.register(_name(_kernel), _rule)
+    AttentionMaskInterface.register(_name(_kernel), rule_for)
+
+
+CHECKPOINTS = ("_gradient_checkpointing_func", "checkpoint_fn")
+"""Where modules keep the function that recomputes them: transformers' layers, torch's `checkpoint_wrapper`."""
 
 
 @contextmanager
 def packed_attention(model: nn.Module, kernel: str) -> Iterator[None]:
     """`model` attends by a packed kernel for a while, and again whenever checkpointed layers are recomputed."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    checkpointed = [m for m in model.modules() if "_gradient_checkpointing_func" in m.__dict__]
-    own = [m._gradient_checkpointing_func for m in checkpointed]
-    for module, recompute in zip(checkpointed, own, strict=True):
-        module._gradient_checkpointing_func = _recomputed(recompute, list(configs), kernel)  # type: ignore[assignment]
+    configs = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+    own = [(m, name, m.__dict__[name]) for m in model.modules() for name in CHECKPOINTS if name in m.__dict__]
+    for module, name, recompute in own:
+        setattr(module, name, _recomputed(recompute, configs, kernel))
     try:
-        with _attending(list(configs), kernel):
+        with _attending(configs, kernel):
             yield
     finally:
-        for module, recompute in zip(checkpointed, own, strict=True):
-            module._gradient_checkpointing_func = recompute
+        for module, name, recompute in own:
+            setattr(module, name, recompute)
 
 
 @contextmanager
@@ -176,11 +185,11 @@ def _attending(configs: list[Any], kernel: str) -> Iterator[None]:
 def _recomputed(checkpoint: Any, configs: list[Any], kernel: str) -> Callable[..., Any]:
     """`checkpoint`, with what it runs attending by the kernel also during the backward pass, when all is restored."""
 
-    def call(run: Callable[..., Any], *args: Any) -> Any:
-        def attending(*inputs: Any) -> Any:
+    def call(run: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        def attending(*inputs: Any, **others: Any) -> Any:
             with _attending(configs, kernel):
-                return run(*inputs)
+                return run(*inputs, **others)
 
-        return checkpoint(attending, *args)
+        return checkpoint(attending, *args, **named)
 
     return call

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from ..batch import Batch
 from ..data.collate import collate
-from .attention import KERNELS, packed_attention
+from .attention import KERNELS, Rule, Unsupported, packed_attention
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
+from .logits import Head
 from .modes import without_dropout
 
 logger = logging.getLogger(__name__)
@@ -55,11 +56,17 @@ def choose(inner: nn.Module, layout: str = "auto") -> None:
     _chosen.pop(inner, None)
 
 
-def chosen(inner: nn.Module, within: Callable[[Callable[[], Any]], Any]) -> Choice:
-    """The model's choice, made on the first call. `within` runs a computation inside the wrappers of the model."""
+def chosen(inner: nn.Module, device: torch.device, within: Callable[[Callable[[], Any]], Any]) -> Choice:
+    """The model's choice, made on the first call.
+
+    Args:
+        inner: the model without its wrappers.
+        device: where its inputs go.
+        within: runs a computation inside the wrappers.
+    """
     if inner not in _chosen:
         with torch.no_grad(), without_dropout(inner), torch.random.fork_rng(_cuda(inner)):
-            _chosen[inner] = within(lambda: {"choice": _decide(inner)})["choice"]
+            _chosen[inner] = within(lambda: {"choice": _decide(inner, device)})["choice"]
     return _chosen[inner]
 
 
@@ -75,24 +82,28 @@ def run(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Any:
         return part(**layout.inputs, use_cache=False, layout=layout)
 
 
-def _decide(inner: Any) -> Choice:
-    asked = _asked.get(inner, "auto")
-    device = next(inner.parameters()).device
+def backbone(inner: Any) -> Any | None:
+    """The part of a model below its head, None where transformers' name for it leads back to the model."""
+    return None if inner.base_model is inner else inner.base_model
+
+
+def _decide(inner: Any, device: torch.device) -> Choice:
+    asked, name = _asked.get(inner, "auto"), type(inner).__name__
     batch = _two_groups(inner.config.get_text_config().vocab_size, device)
     with torch.autocast(device.type, enabled=False):
         heads = frozenset({"own"}) if is_scorer(inner) else _right_heads(inner, padded(batch))
         if asked == PADDED:
             return Choice(PADDED, heads)
-        # On a CPU a loop over responses wastes nothing; on a GPU one large kernel does better than many small ones.
-        kernel = asked if asked in KERNELS else "segments" if device.type == "cpu" else "dense"
+        kernel = asked if asked in KERNELS else "segments"
         reason = _mismatch(inner, kernel, batch)
-    name = type(inner).__name__
+    if not heads:
+        _say(logging.WARNING, f"{name} computes the logits of all tokens: its head is none that is known here")
     if reason is None:
         _say(logging.INFO, f"{name} runs on packed rows with shared prompts (attention: {kernel})")
         return Choice(kernel, heads)
     if asked == kernel:
         raise ValueError(f"layout={kernel!r} would be wrong for {name}: {reason}. Leave layout at 'auto'")
-    _say(logging.WARNING, f"{name} runs on padded rows, which is slower: on packed rows {reason}")
+    _say(logging.WARNING, f"{name} runs on padded rows, which is slower: {reason}")
     return Choice(PADDED, heads)
 
 
@@ -111,18 +122,43 @@ def _mismatch(inner: Any, kernel: str, batch: Batch) -> str | None:
     others[0, 0] = False
 
     def read(layout: Layout) -> Tensor:
-        return run(inner, inner.base_model, layout, kernel)[0].flatten(0, 1)[layout.before[mask]]
+        return run(inner, backbone(inner) or inner.forward, layout, kernel)[0].flatten(0, 1)[layout.before[mask]]
 
     expected = read(padded(batch))
+    if not expected.isfinite().all():
+        return "its hidden states are not finite, so nothing can be compared"
     try:
         found = read(packed(batch, whole=True))
         other = read(packed(batch.with_columns(response_ids=ids), whole=True))
     except Exception as error:  # whatever a model does with arguments that are new to it, padded rows still work
-        return f"it fails: {type(error).__name__}: {error}".splitlines()[0]
+        return _reason(error)
     leak, wrong = _deviation(other[others[mask]], found[others[mask]]), _deviation(found, expected)
     if leak > _leak_allowed(inner):
-        return f"one response changes the hidden states of another (by {leak:.1e})"
-    return None if wrong <= _rounding(inner) else f"its hidden states differ by {wrong:.1e}"
+        return f"on packed rows one response changes the hidden states of another (by {leak:.1e})"
+    return None if wrong <= _rounding(inner) else f"on packed rows its hidden states differ by {wrong:.1e}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Unsupported) or Rule.__name__ in str(error):  # it took the rule for a tensor
+        return f"it does not leave its attention mask to transformers ({error})".splitlines()[0]
+    return f"on packed rows it fails with {type(error).__name__}: {error}".splitlines()[0]
+
+
+def _right_heads(inner: Any, layout: Layout) -> frozenset[str]:
+    """Which heads give the logits that the model gives: families scale, cap and shift them."""
+    part = backbone(inner)
+    if part is None:
+        return frozenset()
+    expected = run(inner, inner.forward, layout, PADDED)[0].flatten(0, 1)
+    hidden = run(inner, part, layout, PADDED)[0].flatten(0, 1)
+
+    def is_right(head: Head) -> bool:
+        try:
+            return _deviation(head(hidden), expected) <= _rounding(inner)
+        except Exception:  # a layer between backbone and head, say: another width
+            return False
+
+    return frozenset(name for name, head in language_heads(inner).items() if is_right(head))
 
 
 def _rounding(inner: nn.Module) -> float:
@@ -130,18 +166,15 @@ def _rounding(inner: nn.Module) -> float:
     return 1e-4 if _is_wide(inner) else 0.1
 
 
-def _leak_allowed(inner: nn.Module) -> float:
-    """Row by row the same numbers are computed, whatever stands in other rows; 8-bit layers look at all of them."""
-    return _rounding(inner) if getattr(inner, "is_loaded_in_8bit", False) else 0.0
+def _leak_allowed(inner: Any) -> float:
+    """Row by row the same numbers are computed, whatever stands in other rows: bit for bit.
 
-
-def _right_heads(inner: Any, layout: Layout) -> frozenset[str]:
-    """Which heads give the logits that the model gives: families scale, cap and shift them."""
-    expected = run(inner, inner.forward, layout, PADDED)[0].flatten(0, 1)
-    hidden = run(inner, inner.base_model, layout, PADDED)[0].flatten(0, 1)
-    return frozenset(
-        name for name, head in language_heads(inner).items() if _deviation(head(hidden), expected) <= _rounding(inner)
-    )
+    Except where what one row is multiplied with depends on the others: experts take together the rows that chose them,
+    and 8-bit layers choose by all rows which columns they round.
+    """
+    config = inner.config.get_text_config().to_dict()
+    experts = any("expert" in name and isinstance(n, int) and n > 1 for name, n in config.items())
+    return _rounding(inner) / 2 if experts or getattr(inner, "is_loaded_in_8bit", False) else 0.0
 
 
 def _is_wide(inner: nn.Module) -> bool:

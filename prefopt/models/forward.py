@@ -1,4 +1,4 @@
-"""The only file that calls a model for its outputs: `Batch` in, `Outputs` out.
+"""The only door to what a model says: `Batch` in, `Outputs` out.
 
 The physical layout (padded or packed rows, the shift by one, which hidden states are read) stays behind this door: an
 objective never sees a logit, a label or a shift.
@@ -38,7 +38,7 @@ def forward(model: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
     inner = bare(model)
     if wants & FROM_HEAD:
         reward_head_of(inner)  # raises before anything is computed
-    choice = chosen(inner, lambda compute: inside(model, inner, compute))
+    choice = chosen(inner, batch.prompt_ids.device, lambda compute: inside(model, inner, compute))
     return Outputs(**inside(model, inner, lambda: _outputs(inner, batch, wants, choice)))
 
 
@@ -62,9 +62,10 @@ def _outputs(inner: Any, batch: Batch, wants: frozenset[str], choice: Choice) ->
 
 def _parts(inner: Any, wants: frozenset[str], choice: Choice) -> tuple[Callable[..., Any], Head]:
     """What to run on the layout, and what turns the states that come out of it into logits."""
-    heads = language_heads(inner) if wants & FROM_LOGITS else {"none": _as_they_are}
-    for name, head in heads.items():
-        if name in choice.heads | {"none"}:
+    if not wants & FROM_LOGITS:
+        return inner.base_model, _as_they_are
+    for name, head in language_heads(inner).items():
+        if name in choice.heads:
             return inner.base_model, head
     return inner.forward, _as_they_are  # no known head: the whole model, whose states are its logits
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .logits import DenseHead, Head
-from .wrapped import standing_in
+from .wrapped import own_forward, standing_in
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +143,10 @@ def language_heads(model: Any) -> dict[str, Head]:
 
 
 def _is_plain(head: Any) -> bool:
-    hooked = head is None or head._forward_hooks or head._forward_pre_hooks or "forward" in head.__dict__
-    return type(head) is nn.Linear and not hooked and type(head.weight) in (nn.Parameter, Tensor)
+    if type(head) is not nn.Linear or "forward" in head.__dict__:
+        return False
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    return not any(hooks) and type(head.weight) in (nn.Parameter, Tensor)
 
 
 def _dense(model: Any, head: nn.Linear) -> DenseHead:
@@ -165,7 +167,7 @@ def _own_logits(model: Any, hidden: Tensor) -> Tensor:
     """[n, H] -> [n, V] by the model's own forward, around a backbone that returns `hidden`."""
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
     with standing_in(model.base_model, lambda *_, **__: _Hidden(last_hidden_state=hidden[None])):
-        return model.forward(input_ids=ids, use_cache=False).logits[0]
+        return own_forward(model)(input_ids=ids, use_cache=False).logits[0]
 
 
 def auxiliary_state(model: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ KEPT = 2**26
 """Logits kept for the backward pass rather than computed again: 256 MiB in float32."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseHead:
     """A head whose weights are at hand: logits = cap tanh(scale (h W' + b) / cap), without the tanh if cap is None."""
 
@@ -57,7 +57,8 @@ def token_outputs(head: Head, hidden: Tensor, tokens: Tensor, vocab: int, wants:
         [N] each; all but top1 are differentiable.
     """
     if isinstance(head, DenseHead):
-        found = _Dense.apply(hidden, head.weight, head.bias, tokens, head, wants)
+        keep = torch.is_grad_enabled() and head.cap is None and len(tokens) * vocab <= KEPT
+        found = _Dense.apply(hidden, head.weight, head.bias, tokens, head, wants, keep)
         return dict(zip(sorted(wants), found, strict=True))
     run: Callable[..., dict[str, Tensor]] = _of_chunk
     if torch.is_grad_enabled() and len(tokens) * vocab > KEPT:
@@ -83,11 +84,16 @@ def from_logits(logits: Tensor, tokens: Tensor, wants: frozenset[str]) -> dict[s
     picked = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     compute: dict[str, Callable[[], Tensor]] = {
         "logps": lambda: picked - norm,
-        "entropy": lambda: norm - (logits.softmax(-1) * logits).sum(-1),
+        "entropy": lambda: _entropy(logits.log_softmax(-1)),
         "top1": lambda: (picked >= logits.amax(-1)).to(logits.dtype),
         "log_sum_sq": lambda: (2 * logits).logsumexp(-1) - 2 * norm,
     }
     return {name: compute[name]() for name in sorted(wants)}
+
+
+def _entropy(logps: Tensor) -> Tensor:
+    """[N, V] -> [N]. A token that is ruled out has a log-prob of -inf, and adds nothing."""
+    return -(logps.exp() * logps.clamp(min=torch.finfo(logps.dtype).min)).sum(-1)
 
 
 class _Dense(torch.autograd.Function):
@@ -100,13 +106,19 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, head: DenseHead, wants: Any
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        head: DenseHead,
+        wants: frozenset[str],
+        keep: bool,
     ) -> tuple[Tensor, ...]:
         device = hidden.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         ctx.head, ctx.low, ctx.names, ctx.kept = head, low, sorted(wants), []
         ctx.chunks = _chunks(len(tokens), len(weight))
-        keep = any(ctx.needs_input_grad) and head.cap is None and tokens.numel() * len(weight) <= KEPT
         parts = []
         with torch.autocast(device, enabled=False):
             shown = weight.to(low)
@@ -125,31 +137,51 @@ class _Dense(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, tokens, norm, *values = ctx.saved_tensors
-        shown, kept = weight.to(ctx.low), ctx.kept
-        ctx.kept = None
+        kept, ctx.kept = ctx.kept, []  # a second backward pass computes them again
         given = {n: g for n, g in zip(ctx.names, grads, strict=True) if g is not None and n != "top1"}
         known = dict(zip(ctx.names, values, strict=True))
-        of_hidden = torch.empty_like(hidden)
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        for s in ctx.chunks:
-            inputs, bend = hidden[s].to(ctx.low), None
-            if kept:
-                probs = kept.pop(0)
-            else:
-                logits = _logits(inputs, shown, bias, ctx.head)
-                bend = None if ctx.head.cap is None else 1 - (logits / ctx.head.cap) ** 2
-                probs = logits.sub_(norm[s, None]).exp_()
+        totals = _Totals(weight.to(ctx.low), hidden, weight, bias, ctx.needs_input_grad)
+        for i, s in enumerate(ctx.chunks):
+            inputs = hidden[s].to(ctx.low)
+            probs, bend = (kept[i], None) if kept else _again(inputs, totals.shown, bias, ctx.head, norm[s])
             part, found = ({name: column[s, None] for name, column in each.items()} for each in (given, known))
             slopes = _slopes(probs, tokens[s], part, found)
             slopes = slopes if bend is None else slopes.mul_(bend)
-            slopes = (slopes if ctx.head.scale == 1.0 else slopes.mul_(ctx.head.scale)).to(ctx.low)
-            of_hidden[s] = slopes @ shown
-            if of_weight is not None:
-                _accumulate(of_weight, slopes, inputs)
-            if of_bias is not None:
-                of_bias += slopes.sum(0)
-        return of_hidden, of_weight, of_bias, None, None, None
+            slopes = slopes if ctx.head.scale == 1.0 else slopes.mul_(ctx.head.scale)
+            totals.add(s, slopes.to(ctx.low), inputs)
+        return *totals.gradients(), None, None, None, None
+
+
+class _Totals:
+    """Gradients of hidden states, weight and bias, added up over chunks in at least float32."""
+
+    def __init__(self, shown: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: Any):
+        self.shown, self.of_hidden, self.like = shown, torch.empty_like(hidden), (weight, bias)
+        self.of_weight = torch.zeros_like(wide(weight)) if needed[1] else None
+        self.of_bias = torch.zeros_like(wide(bias)) if bias is not None and needed[2] else None
+
+    def add(self, s: slice, slopes: Tensor, inputs: Tensor) -> None:
+        """slopes: [n, V], the gradient of the matrix product; inputs: [n, H], what went into it."""
+        self.of_hidden[s] = slopes @ self.shown
+        if self.of_weight is not None and self.of_weight.dtype == slopes.dtype:
+            self.of_weight.addmm_(slopes.t(), inputs)
+        elif self.of_weight is not None:
+            self.of_weight += slopes.t() @ inputs
+        if self.of_bias is not None:
+            self.of_bias += slopes.sum(0)
+
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        totals = zip((self.of_weight, self.of_bias), self.like, strict=True)
+        return self.of_hidden, *(None if x is None or y is None else x.to(y.dtype) for x, y in totals)
+
+
+def _again(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, head: DenseHead, norm: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Probabilities that were not kept, and the slope of the cap at the logits."""
+    logits = _logits(hidden, weight, bias, head)
+    bend = None if head.cap is None else 1 - (logits / head.cap) ** 2
+    return logits.sub_(norm[:, None]).exp_(), bend
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, head: DenseHead) -> Tensor:
@@ -171,13 +203,6 @@ def _consumed(logits: Tensor, tokens: Tensor, wants: frozenset[str]) -> tuple[di
         "log_sum_sq": lambda: probs.square().sum(-1).log(),
     }
     return {"norm": norm, **{name: compute[name]() for name in sorted(wants)}}, probs
-
-
-def _accumulate(total: Tensor, slopes: Tensor, inputs: Tensor) -> None:
-    if total.dtype == slopes.dtype:
-        total.addmm_(slopes.t(), inputs)
-    else:
-        total += slopes.t() @ inputs
 
 
 def _slopes(probs: Tensor, tokens: Tensor, grads: dict[str, Tensor], known: dict[str, Tensor]) -> Tensor:

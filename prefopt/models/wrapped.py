@@ -29,21 +29,25 @@ def bare(model: nn.Module) -> nn.Module:
     return model.get_base_model()
 
 
+def own_forward(inner: nn.Module) -> Callable[..., Any]:
+    """The model's forward as it was before accelerate wrapped it in autocast and a conversion of what comes out.
+
+    Precision is the caller's business; in between, the two would part a head from the logits that it is compared with.
+    """
+    return inner.__dict__.get("_original_forward", inner.forward)
+
+
 @contextmanager
-def standing_in(module: nn.Module, stand_in: Callable[..., Any] | None) -> Iterator[None]:
-    """`module.forward` is `stand_in`, or with None its class's own, for a while; hooks around it run as always."""
+def standing_in(module: nn.Module, stand_in: Callable[..., Any]) -> Iterator[None]:
+    """`module.forward` is `stand_in` for a while; hooks around it run as always."""
     own = module.__dict__.get("forward")
-    _set_forward(module, stand_in)
+    module.__dict__["forward"] = stand_in
     try:
         yield
     finally:
-        _set_forward(module, own)
-
-
-def _set_forward(module: nn.Module, function: Callable[..., Any] | None) -> None:
-    module.__dict__.pop("forward", None)
-    if function is not None:
-        module.__dict__["forward"] = function
+        module.__dict__.pop("forward", None)
+        if own is not None:
+            module.__dict__["forward"] = own
 
 
 def inside(model: nn.Module, inner: nn.Module, compute: Callable[[], Any]) -> Any:
@@ -53,8 +57,9 @@ def inside(model: nn.Module, inner: nn.Module, compute: Callable[[], Any]) -> An
     ranks out of step with no error. So the wrapper is called, and finds our computation where the model's was. Tensors
     have to come back in a dict, where FSDP finds those that a backward pass will start from.
     """
-    own = inner.__dict__.get("forward")
+    own = own_forward(inner)
 
+    @torch.compiler.disable  # rows of a new shape each time, and a search for layouts, are nothing to compile
     def once(*_: object, **__: object) -> Any:
         with standing_in(inner, own):
             return compute()

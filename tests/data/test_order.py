@@ -261,3 +261,8 @@ def test_figures_of_a_run(tmp_path: Path, tokenizer: Any, caplog: pytest.LogCapt
 def test_a_run_in_order(tmp_path: Path, tokenizer: Any) -> None:
     _, seen = run(tmp_path, tokenizer, num_train_epochs=2, train_sampling_strategy="sequential")
     assert sum(seen, []) == [*range(40), *range(40)]
+
+
+def test_every_rank_gets_a_batch_even_where_surplus_is_dropped() -> None:
+    batches = TokenBudget(torch.full((6,), 10), 1000, world=4, drop=True, seed=0)
+    assert len(batches) == 4 and sorted(row for batch in batches for row in batch) == list(range(6))

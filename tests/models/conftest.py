@@ -18,11 +18,9 @@ def _float64_all_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         return softmax(x, dim=dim, dtype=None if x.dtype == torch.float64 else dtype, **rest)
 
     def exact_to(x: Tensor, *args: Any, **rest: Any) -> Tensor:
-        narrows = (
-            x.dtype == torch.float64
-            and (x.dim() > 1 or isinstance(x, nn.Parameter))
-            and torch.float32 in (*args, *rest.values())
-        )
+        # not the buffer of rotary frequencies, [D] or [B, D, 1]
+        hidden_or_weight = (x.dim() > 1 and x.shape[-1] > 1) or isinstance(x, nn.Parameter)
+        narrows = x.dtype == torch.float64 and hidden_or_weight and torch.float32 in (*args, *rest.values())
         return x if narrows else to(x, *args, **rest)
 
     monkeypatch.setattr(nn.functional, "softmax", exact_softmax)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
+from accelerate import cpu_offload
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
@@ -19,10 +23,12 @@ from prefopt.models.choice import choose
 from prefopt.models.forward import forward
 from prefopt.models.heads import attach_lm_head, scorer_from_policy
 from prefopt.models.layout import packed
+from prefopt.models.load import load_policy
 from prefopt.models.logits import FROM_LOGITS
+from prefopt.models.modes import keep_differentiable
 
 from .families import COMMON, FAMILIES, VOCAB, ragged, tiny
-from .test_forward import LORAS, assert_equals_loop, exactness, with_adapter
+from .test_forward import LORAS, assert_equals_loop, assert_near, exactness, gradients, with_adapter
 
 KERNELS = ["segments", "dense"]
 PACKED = [family for family in FAMILIES if family != "bloom"]
@@ -205,7 +211,7 @@ def test_trying_a_model_draws_no_random_numbers() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    choice.chosen(model, lambda compute: compute())
+    choice.chosen(model, torch.device("cpu"), lambda compute: compute())
     assert torch.equal(torch.rand(3), expected) and model.training
 
 
@@ -225,3 +231,83 @@ def test_positions_and_segments_of_a_packed_row() -> None:
     whole = packed(batch, whole=True)
     assert whole.inputs["input_ids"].tolist() == [[10, 11, 12, 13, 14, 15, 20, 21, 22]]
     assert whole.last[batch.present].tolist() == [4, 5, 8]
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(4, 1e-4), (8, 0.05)])
+def test_a_quantised_backbone_under_an_adapter(bits: int, tolerance: float, tmp_path: Path) -> None:
+    """Log-probs and the adapter's gradient on packed and on padded rows; 8-bit layers round by all rows together."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    tiny("llama", torch.float32, **sizes).save_pretrained(tmp_path)
+    quantised = hf.BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    model = load_policy(str(tmp_path), quantization_config=quantised)
+    keep_differentiable(model)
+    model = with_adapter(model, target_modules=["q_proj", "down_proj"]).train()
+    found = {}
+    for layout in ("padded", "auto"):
+        choose(model.get_base_model(), layout)
+        out = forward(model, ragged(k=3), LOGPS).logps
+        found[layout] = (out.detach(), gradients(model, out.square().sum()))
+    assert choice._chosen[model.get_base_model()].layout == "segments"
+    (padded, slopes), (packed, others) = found.values()
+    assert_near(packed, padded, tolerance)
+    assert slopes.keys() == others.keys() and len(slopes) > 0
+    for name, slope in slopes.items():
+        assert_near(others[name], slope, tolerance)
+
+
+def test_layers_that_others_checkpoint_are_recomputed_right() -> None:
+    """torch's own wrapper, which FSDP's activation checkpointing uses, recomputes after the forward is over."""
+    plain = tiny("llama")
+    model = copy.deepcopy(plain)
+    for number, layer in enumerate(model.model.layers):
+        model.model.layers[number] = checkpoint_wrapper(layer)
+    out, expected = forward(model, ragged(k=3), LOGPS).logps, forward(plain, ragged(k=3), LOGPS).logps
+    found = gradients(model, out.square().sum())
+    for name, slope in gradients(plain, expected.square().sum()).items():
+        wrapped = re.sub(r"(layers\.\d+)", r"\1._checkpoint_wrapped_module", name)
+        assert_near(found[wrapped], slope, 1e-9)
+
+
+def test_a_model_whose_backbone_has_another_name() -> None:
+    """transformers then calls the whole model its own backbone: its own forward gives the logits, rows are packed."""
+
+    class Oddly(hf.LlamaForCausalLM):
+        base_model_prefix = "language_model"
+
+    model = Oddly(tiny("llama").config).double()
+    model.load_state_dict(tiny("llama").state_dict())
+    assert_equals_loop(model, ragged(k=2), 1e-9)
+    assert choice._chosen[model] == choice.Choice("segments", frozenset())
+
+
+def test_a_model_with_weights_elsewhere() -> None:
+    """accelerate brings each weight when it is needed; until then it is on no device."""
+    expected = forward(tiny("llama", torch.float32), ragged(k=2), LOGPS).logps
+    model = cpu_offload(tiny("llama", torch.float32), execution_device=torch.device("cpu"))
+    torch.testing.assert_close(forward(model, ragged(k=2), LOGPS).logps, expected)
+
+
+@pytest.mark.parametrize("name", ["GraniteMoe", "Olmoe", "Mixtral"])
+def test_experts_that_take_rows_together_are_packed(name: str) -> None:
+    torch.manual_seed(0)
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+    model = getattr(hf, f"{name}ForCausalLM")(getattr(hf, f"{name}Config")(**COMMON | experts)).eval()
+    assert_equals_loop(model, ragged(k=2), 1e-5)
+    assert choice._chosen[model].layout == "segments"
+
+
+def test_weights_that_are_not_numbers_are_said_to_be_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny("llama", torch.float32)
+    model.model.norm.weight.data[0] = torch.nan
+    forward(model, ragged(k=2), LOGPS)
+    assert "hidden states are not finite" in caplog.text
+
+
+def test_compiled_models_still_train() -> None:
+    model, batch = tiny("llama", torch.float32), ragged(k=2)
+    expected = forward(copy.deepcopy(model), batch, LOGPS).logps
+    compiled = torch.compile(model, backend="aot_eager")
+    out = forward(compiled, batch, LOGPS).logps
+    torch.testing.assert_close(out, expected)
+    out.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -110,3 +110,34 @@ def test_unlikely_tokens_keep_their_log_probs() -> None:
     assert out.item() == -200
     out.backward()
     assert weight.grad is not None and weight.grad.flatten().tolist() == [1.0, -1.0]
+
+
+def test_tokens_that_are_ruled_out_add_nothing_to_the_entropy(memory: str) -> None:
+    hidden, weight, _, _ = material()
+    ruled_out = torch.zeros(V, dtype=torch.float64).index_fill(0, torch.tensor([2, 5]), -torch.inf)
+    dense, tokens = DenseHead(weight, ruled_out), torch.ones(N, dtype=torch.long)
+    wants = frozenset({"logps", "entropy"})
+    (entropy, slope), others = (
+        (out["entropy"], torch.autograd.grad(out["entropy"].sum(), hidden)[0])
+        for out in (token_outputs(head, hidden, tokens, V, wants) for head in (dense, lambda x: dense(x)))
+    )
+    torch.testing.assert_close(others, (entropy, slope), rtol=1e-12, atol=1e-12)
+    left = [i for i in range(V) if i not in (2, 5)]
+    expected = torch.distributions.Categorical(logits=(hidden @ weight.t())[:, left]).entropy()
+    torch.testing.assert_close(entropy, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_half_precision_gradient_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many chunks it is added up from."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(256, 16).bfloat16(), torch.randn(32, 16).bfloat16().requires_grad_()
+    tokens, errors = torch.randint(32, (256,)), []
+    exact = torch.randn(0)
+    for count, dtype in ((1, torch.float64), (1, torch.bfloat16), (256, torch.bfloat16)):
+        monkeypatch.setattr(room, "CHUNK", 256 * 32 // count)
+        each = weight.detach().to(dtype).requires_grad_()
+        out = token_outputs(DenseHead(each), hidden.to(dtype), tokens, 32, frozenset({"logps"}))["logps"]
+        (found,) = torch.autograd.grad(out.sum(), each)
+        exact = found if dtype == torch.float64 else exact
+        errors.append(float((found.double() - exact).norm() / exact.norm()))
+    assert errors[2] < 2 * errors[1] < 0.02
