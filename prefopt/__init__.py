@@ -18,10 +18,13 @@ _HOME = {
     "DPOConfig": "trainers",
     "RewardTrainer": "trainers",
     "RewardConfig": "trainers",
+    "RRHFTrainer": "trainers",
+    "RRHFConfig": "trainers",
     "SFTTrainer": "trainers",
     "SFTConfig": "trainers",
     "DPO": "objectives.dpo",
     "BradleyTerry": "objectives.reward",
+    "RRHF": "objectives.rrhf",
     "BestOf": "objectives.best_of",
     "Objective": "objectives.base",
     "Loss": "objectives.base",
@@ -63,11 +66,14 @@ if TYPE_CHECKING:
     from .objectives.best_of import BestOf as BestOf
     from .objectives.dpo import DPO as DPO
     from .objectives.reward import BradleyTerry as BradleyTerry
+    from .objectives.rrhf import RRHF as RRHF
     from .trainer import PreferenceTrainer as PreferenceTrainer
     from .trainers import DPOConfig as DPOConfig
     from .trainers import DPOTrainer as DPOTrainer
     from .trainers import RewardConfig as RewardConfig
     from .trainers import RewardTrainer as RewardTrainer
+    from .trainers import RRHFConfig as RRHFConfig
+    from .trainers import RRHFTrainer as RRHFTrainer
     from .trainers import SFTConfig as SFTConfig
     from .trainers import SFTTrainer as SFTTrainer
 

@@ -61,6 +61,8 @@ class Evaluation:
         if out.logps is not None:
             logps = masked_sum(out.logps, batch.loss_mask)
         rewards = torch.zeros_like(logps) if loss.rewards is None else loss.rewards
+        absent = ~batch.present  # of fewer responses than another row of this batch: whose batch it is must not show
+        logps, rewards = (x.masked_fill(absent[:, : x.shape[1]], torch.nan) for x in (logps, rewards))
         self.rows.append((batch.index.cpu(), logps.cpu(), rewards.cpu()))
 
     def _progress(self) -> None:

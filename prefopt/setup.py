@@ -159,10 +159,13 @@ def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
         columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
         return dataset.map(lambda row: {name: row[name][:1] for name in columns}, desc="Keeping the best response")
     counts = [len(row) for row in dataset["response_ids"]]
-    wrong = next((i for i, count in enumerate(counts) if wanted and count != wanted), None)
+    right = (lambda count: count == wanted) if wanted else (lambda count: count >= objective.fewest)
+    wrong = next((i for i, count in enumerate(counts) if not right(count)), None)
     if wrong is not None:
+        compares = wanted or f"at least {objective.fewest}"
+        lists = "" if wanted else " or lists (query, responses, scores)"
         raise ValueError(
-            f"row {wrong} has {counts[wrong]} responses and {type(objective).__name__} compares {wanted}: give it "
-            "pairs (prompt, chosen, rejected)"
+            f"row {wrong} has {counts[wrong]} responses and {type(objective).__name__} compares {compares}: give it "
+            f"pairs (prompt, chosen, rejected){lists}"
         )
     return dataset

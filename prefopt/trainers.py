@@ -18,6 +18,7 @@ from .objectives.base import Objective
 from .objectives.best_of import BestOf
 from .objectives.dpo import DPO, DPOArguments
 from .objectives.reward import BradleyTerry, RewardArguments
+from .objectives.rrhf import RRHF, RRHFArguments
 from .trainer import PreferenceTrainer
 
 Kind = TypeVar("Kind", bound=Objective)
@@ -61,6 +62,14 @@ class RewardConfig(RewardArguments, PreferenceConfig):
             "config, for `prefopt.models.heads.normalize` and for whoever scores with this model."
         },
     )
+
+
+@dataclass
+class RRHFConfig(RRHFArguments, PreferenceConfig):
+    """Arguments of `RRHFTrainer`."""
+
+    # Learning rate as in the paper and its scripts.
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
 
 
 @dataclass
@@ -159,6 +168,12 @@ class RewardTrainer(_Named):
             _, scores = self.predict(self.train_dataset).predictions  # type: ignore[misc]
             set_normalization(self.accelerator.unwrap_model(self.model), scores.mean(), scores.std())
         return result
+
+
+class RRHFTrainer(_Named):
+    """RRHF, arXiv:2304.05302: the policy ranks K responses as their scores do, and imitates the best."""
+
+    config, objective_type = RRHFConfig, RRHF
 
 
 class SFTTrainer(_Named):

@@ -33,6 +33,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         testbed.write_jsonl(folder / f"sft/{split}.jsonl", testbed.sft_rows(size, 0, split))
         pairs = map(testbed.hh_rlhf, testbed.preference_rows(size, 0, split))
         testbed.write_jsonl(folder / f"pairs/{split}.jsonl", pairs)
+        lists = map(testbed.rrhf, testbed.candidate_rows(size, 0, split))
+        testbed.write_jsonl(folder / f"lists/{split}.jsonl", lists)
     return folder
 
 
@@ -70,12 +72,16 @@ def test_the_overview_is_narrow_and_loads_nothing_heavy() -> None:
     code = "import sys, prefopt.cli as c; c.main(['--help']); c.main(['--version']); print('torch' in sys.modules)"
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[-2:] == [f"prefopt {prefopt.__version__}", "False"]
-    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in ("sft", "reward", "dpo", "data"))
+    assert all(
+        any(line.startswith(f"  {name} ") for line in lines) for name in ("sft", "reward", "dpo", "rrhf", "data")
+    )
     assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("flag", ["--help", "--help-all"])
-@pytest.mark.parametrize(("command", "own"), [("sft", "assistant_only_loss"), ("reward", "margin"), ("dpo", "beta")])
+@pytest.mark.parametrize(
+    ("command", "own"), [("sft", "assistant_only_loss"), ("reward", "margin"), ("dpo", "beta"), ("rrhf", "mode")]
+)
 def test_help_shows_own_arguments_first_in_80_columns(
     command: str, own: str, flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +285,14 @@ def test_sft_then_reward_then_dpo(world: Path, tmp_path: Path, capsys: pytest.Ca
     assert (adapter["r"], adapter["task_type"], adapter["base_model_name_or_path"]) == (4, "CAUSAL_LM", str(sft))
     assert "eval_rewards/accuracies" in written(dpo / "all_results.json")
     assert f"  adapter                  {dpo}\n" in capsys.readouterr().out
+
+
+def test_rrhf_on_pairs_and_on_lists(world: Path, tmp_path: Path) -> None:
+    for rows in ("pairs", "lists"):
+        command = ["rrhf", "--model_name_or_path", world / "model", "--dataset_name", world / rows, *QUICK]
+        assert run(*command, "--max_steps", "2", "--eval_strategy", "epoch", "--output_dir", tmp_path / rows) == 0
+        results = written(tmp_path / rows / "all_results.json")
+        assert {"eval_loss/rank", "eval_loss/likelihood", "eval_rewards/accuracies"} <= set(results)
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(

@@ -11,7 +11,16 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from prefopt import DPOConfig, DPOTrainer, PreferenceConfig, PreferenceTrainer, SFTConfig, SFTTrainer
+from prefopt import (
+    DPOConfig,
+    DPOTrainer,
+    PreferenceConfig,
+    PreferenceTrainer,
+    RRHFConfig,
+    RRHFTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 from prefopt.data.order import Order
 from prefopt.models.load import load_scorer
 from prefopt.objectives.dpo import DPO
@@ -81,6 +90,22 @@ def test_rows_that_are_prepared_are_not_prepared_again(tmp_path: Path, tokenizer
     trainer = dpo(tiny_llama(), tmp_path, tokenizer, loss_type=["kto"])
     assert len(trainer.train_dataset[0]["response_ids"]) == 3
     assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
+
+
+def test_a_row_that_has_nothing_to_rank(tmp_path: Path, tokenizer: Any) -> None:
+    rows = Dataset.from_list([{"prompt_ids": [5], "response_ids": [[6, 1]] * count} for count in (3, 2, 1)])
+    with pytest.raises(ValueError, match="row 2 has 1 responses and RRHF compares at least 2"):
+        RRHFTrainer(tiny_llama(), RRHFConfig(**quiet(tmp_path)), train_dataset=rows, processing_class=tokenizer)
+
+
+def test_lists_where_pairs_are_wanted(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="row 0 has 3 responses and DPO compares 2: give it pairs"):
+        DPOTrainer(
+            tiny_llama(),
+            args=DPOConfig(**quiet(tmp_path)),
+            train_dataset=ragged_pairs(2, k=3),
+            processing_class=tokenizer,
+        )
 
 
 def test_sft_takes_its_arguments_in_order(tmp_path: Path, tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -18,6 +19,7 @@ from prefopt.objectives.base import Objective
 from prefopt.objectives.best_of import BestOf
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
+from prefopt.objectives.rrhf import RRHF
 
 from .conftest import quiet, ragged_pairs, tiny_llama
 
@@ -31,6 +33,15 @@ def multi_turn(n: int) -> Dataset:
 
 def graded(n: int) -> Dataset:
     return ragged_pairs(n, seed=5, grade=lambda rng: rng.choice(GRADES), margin=lambda rng: rng.random())
+
+
+def ranked(n: int) -> Dataset:
+    """Rows of two to four responses with scores, among them ties and a best that is not the first."""
+    rows = ragged_pairs(n, seed=7, k=4).to_list()
+    for i, row in enumerate(rows):
+        row["response_ids"] = row["response_ids"][: 2 + i % 3]
+        row["score"] = [float((5 * i + 3 * k) % 4) for k in range(2 + i % 3)]
+    return Dataset.from_list(rows)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ CASES = {
     "dpo + sft": Case(DPO(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]), ragged_pairs(13)),
     "reward + lm": Case(BradleyTerry(lm_coefficient=0.5, center_rewards_coefficient=0.01), graded(13)),
     "multi-turn sft": Case(BestOf(), multi_turn(13)),
+    "rrhf": Case(RRHF(), ranked(13)),
+    "rrhf, code": Case(RRHF(mode="code"), ranked(13)),
     "aot (coupled)": Case(DPO(loss_type=["aot"]), ragged_pairs(13)),
     "kto (coupled)": Case(DPO(loss_type=["kto"]), ragged_pairs(13)),
     "bco (coupled, with state)": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
@@ -96,6 +109,17 @@ def test_evaluate_does_not_depend_on_the_batch_size(
     assert len(results[0]) >= 2 and "eval_loss" in results[0]
     for other in results[1:]:
         assert other == pytest.approx(results[0], rel=tolerance, abs=tolerance)
+
+
+def test_predictions_are_nan_where_a_row_has_no_response(tmp_path: Path, tokenizer: Any) -> None:
+    """Also beside rows that have more: otherwise they would say how rows were batched."""
+    found = []
+    for size in (1, 13):
+        trainer = build("rrhf", tmp_path, tokenizer, per_device_eval_batch_size=size)
+        found.append(trainer.predict(trainer.eval_dataset).predictions)
+    for one, whole in zip(*found, strict=True):
+        np.testing.assert_allclose(one, whole, rtol=1e-6)
+        assert np.isfinite(one).sum(-1).tolist() == [2 + i % 3 for i in range(13)]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,10 +17,11 @@ from datasets import Dataset
 from scipy import stats
 
 from examples.quickstart import dpo_config, recipe, reward_config, sft_config
-from prefopt import DPOTrainer, PreferenceConfig, PreferenceTrainer, RewardTrainer, SFTTrainer
+from prefopt import DPOTrainer, PreferenceConfig, PreferenceTrainer, RewardTrainer, RRHFConfig, RRHFTrainer, SFTTrainer
 from prefopt.data.collate import Rows, collate
 from prefopt.grades import GRADES
 from prefopt.objectives.base import registry
+from prefopt.objectives.rrhf import MODES
 from prefopt.testbed import draw_prompts, preference_rows, sft_rows
 from prefopt.testbed.measure import Measured, measure
 from prefopt.testbed.model import build_policy
@@ -124,6 +125,29 @@ def test_every_objective_learns_an_easy_preference(name: str, tmp_path: Path, to
     assert trainer.evaluate(held_out)["eval_loss"] < loss
     if name not in UPHILL:
         assert chosen_wins(trainer, held_out) > max(0.8, before)
+
+
+def easy_lists(n: int, seed: int) -> Dataset:
+    """Two to four responses in any order; the score says how many tokens are of the better half."""
+    rng = random.Random(seed)
+
+    def row() -> dict[str, Any]:
+        shares = [rng.randint(0, 4) for _ in range(rng.randint(2, 4))]
+        responses = [[rng.randrange(4, 20) + 20 * (i >= share) for i in range(4)] + [1] for share in shares]
+        return {"prompt_ids": [rng.randrange(4, 40)], "response_ids": responses, "score": [float(s) for s in shares]}
+
+    return Dataset.from_list([row() for _ in range(n)])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rrhf_learns_an_order_from_scores(mode: str, tmp_path: Path, tokenizer: Any) -> None:
+    sizes = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "logging_steps": 100}
+    args = RRHFConfig(mode=mode, **quiet(tmp_path, learning_rate=3e-3, **sizes))
+    trainer = RRHFTrainer(tiny_llama(vocab=40), args, train_dataset=easy_lists(384, 0), processing_class=tokenizer)
+    held_out = easy_lists(64, 1)
+    assert trainer.evaluate(held_out)["eval_rewards/accuracies"] < 0.65
+    trainer.train()
+    assert trainer.evaluate(held_out)["eval_rewards/accuracies"] > 0.8
 
 
 UPHILL = {"discopop"}

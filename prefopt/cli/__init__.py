@@ -54,6 +54,7 @@ COMMANDS: dict[str, Method | Tools] = {
     "sft": Method("Supervised fine-tuning on good answers.", "SFTTrainer", "sft"),
     "reward": Method("Train a reward model on pairs of answers.", "RewardTrainer"),
     "dpo": Method("Direct preference optimization, and every loss of its family.", "DPOTrainer"),
+    "rrhf": Method("Rank several answers as their scores do, and imitate the best.", "RRHFTrainer"),
     "data": Tools(
         "Look for what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.data.doctor_cli"}
     ),

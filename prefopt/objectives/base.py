@@ -75,6 +75,8 @@ class Objective(ABC):
     """The loss of one row depends on other rows: `observe` and `couple` are called."""
     responses: int | None = None
     """How many responses a row must have; None for any number, 1 for the best of however many there are."""
+    fewest: int = 0
+    """How many responses a row must have at least, where `responses` asks for no number."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:

@@ -1,16 +1,15 @@
-"""The only place that generates: policy and prompts in, responses out.
+"""The door to sampling, and the only place that generates: policy and prompts in, responses out.
 
-Each response is drawn with its own stream of uniform numbers, derived from (seed, prompt number, response number): what
-is drawn does not depend on how prompts are batched or ordered, and two policies answer with common random numbers.
+Each response is drawn with its own stream of uniform numbers, derived from (seed, stream, key of the prompt, response
+number): what is drawn does not depend on how prompts are batched or ordered, and two policies answer with common random
+numbers. Models that the fast loop (`decode.py`) cannot serve are sampled by transformers' `generate`, from the same
+distribution by the same numbers.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,26 +21,21 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
-from ..data.encode import decode_response, encode_prompt, stop_token_ids
+from ..data.encode import encode_prompt, stop_token_ids
 from ..data.records import DataError
 from ..models.modes import evaluating
+from ..models.wrapped import bare
+from .decode import decode, seen_tokens
+from .draw import Distribution, uniform_stream
+from .response import Ends, Row
+from .response import Sample as Sample
+from .trial import served
 
 Messages = Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One response: its prompt's ids, its own ids (with the stop token if it has one), text, and whether it ended."""
-
-    prompt_ids: list[int]
-    ids: list[int]
-    text: str
-    finished: bool
 
 
 def sample(
@@ -53,9 +47,13 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    repetition_penalty: float = 1.0,
     max_new_tokens: int = 128,
+    stop_strings: Sequence[str] = (),
     seed: int = 0,
-    batch_size: int = 64,
+    stream: tuple[int, ...] = (),
+    keys: Sequence[int | str] | None = None,
+    batch_size: int = 128,
     progress: bool = False,
 ) -> list[list[Sample]]:
     """`k` responses to each prompt, in the order of the prompts. Temperature 0 is greedy.
@@ -63,52 +61,127 @@ def sample(
     Of the policy's `generation_config` only the stop tokens count: what is drawn is the policy's own distribution at
     these settings, without a penalty, a ban or a beam search that a checkpoint brings along.
 
+    Args:
+        policy: a causal language model, with or without an adapter.
+        stop_strings: a response ends with the first of these, which its text leaves out.
+        stream: what else makes the random numbers new, such as (round, iteration).
+        keys: a name for each prompt, by which it keeps its random numbers in another list; by default its number.
+        batch_size: responses at a time. More are faster on any machine, and hold more keys and values.
+
     Raises:
         ValueError: a setting outside its range, a policy with learnt virtual tokens, or a prompt that cannot be encoded
             or leaves no room for a response.
     """
-    _check(k, temperature, top_p, top_k, max_new_tokens, batch_size)
+    _check(k, max_new_tokens, batch_size)
+    distribution = Distribution(float(temperature), top_k, top_p, repetition_penalty)
     _check_policy(policy)
+    strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
+    ends = Ends(tokenizer, tuple(stop_token_ids(tokenizer, policy.generation_config)), max_new_tokens, strings)
+    streams = [(int(seed), *map(int, stream), name) for name in _names(keys, len(prompts))]
     encoded = [_encode(number, prompt, tokenizer) for number, prompt in enumerate(prompts)]
     _check_room(encoded, policy, max_new_tokens)
-    order = sorted(((i, j) for i in range(len(prompts)) for j in range(k)), key=lambda pair: len(encoded[pair[0]]))
-    found: dict[tuple[int, int], Sample] = {}
-    stops = stop_token_ids(tokenizer, policy.generation_config)
-    warpers = _warpers(temperature, top_k, top_p)
-    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0])
-    with torch.no_grad(), evaluating(policy), _generating_by(config, policy):
-        for start in tqdm(range(0, len(order), batch_size), desc="sampling", disable=not progress):
-            chosen = order[start : start + batch_size]
-            uniforms = torch.stack([uniform_stream(max_new_tokens, seed, i, j) for i, j in chosen])
-            rows = _generate(
-                policy, [encoded[i] for i, _ in chosen], config, warpers, uniforms if temperature else None
+    rows = [[Row(i, j, encoded[i], (*streams[i], j)) for j in range(k)] for i in range(len(prompts))]
+    # The longest first: memory that does not suffice shows at once.
+    order = sorted(rows, key=lambda group: -len(group[0].prompt_ids))
+    with torch.no_grad(), evaluating(policy), _bar(k * len(rows), progress) as show:
+        _fill(policy, [row for group in order for row in group], distribution, ends, batch_size, show)
+    return [[row.sample(ends) for row in group] for group in rows]
+
+
+def _fill(
+    policy: Any,
+    rows: list[Row],
+    distribution: Distribution,
+    ends: Ends,
+    batch_size: int,
+    done: Callable[[list[Row]], None],
+) -> None:
+    """Respond by the fast loop, if the policy is one that it serves."""
+    inner = bare(policy)
+    if rows and served(inner):
+        decode(inner, rows, distribution, ends, batch_size, done)
+    else:
+        generate(policy, rows, distribution, ends, batch_size, done)
+
+
+@contextmanager
+def _bar(total: int, progress: bool) -> Iterator[Callable[[list[Row]], None]]:
+    """Shows responses and tokens per second."""
+    tokens = 0
+    with tqdm(total=total, desc="sampling", unit="response", disable=not progress) as bar:
+
+        def show(ended: list[Row]) -> None:
+            nonlocal tokens
+            tokens += sum(len(row.ids) for row in ended)
+            bar.update(len(ended))
+            if progress and ended:
+                bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
+
+        yield show
+
+
+def generate(
+    policy: Any,
+    rows: Sequence[Row],
+    distribution: Distribution,
+    ends: Ends,
+    batch_size: int,
+    done: Callable[[list[Row]], None],
+) -> None:
+    """Fill in the rows as `decode` does, by transformers' `generate`, a batch at a time."""
+    settings = {"eos_token_id": list(ends.tokens), "pad_token_id": ends.tokens[0]}
+    config = GenerationConfig(do_sample=False, max_new_tokens=ends.limit, **settings)
+    with _generating_by(config, policy):
+        for start in range(0, len(rows), batch_size):
+            batch = list(rows[start : start + batch_size])
+            policy.generate(
+                **_padded(batch, policy.device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([Drawing(batch, distribution, ends)]),
+                stopping_criteria=StoppingCriteriaList([Ended(batch)]),
             )
-            for (i, j), ids in zip(chosen, rows, strict=True):
-                finished = ids[-1] in stops
-                text = decode_response(ids[:-1] if finished else ids, tokenizer)
-                found[i, j] = Sample(encoded[i], ids, text, finished)
-    return [[found[i, j] for j in range(k)] for i in range(len(prompts))]
+            done(batch)
 
 
-def uniform_stream(length: int, *key: int) -> Tensor:
-    """Uniform numbers in [0, 1) that depend on `key` alone: [length], float64."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return torch.rand(length, generator=generator, dtype=torch.float64)
+def _padded(rows: list[Row], device: torch.device) -> dict[str, Tensor]:
+    """The prompts of the rows, padded on the left: [R, P] each."""
+    width = max(len(row.prompt_ids) for row in rows)
+    padding = [width - len(row.prompt_ids) for row in rows]
+    ids = [[0] * gap + row.prompt_ids for gap, row in zip(padding, rows, strict=True)]
+    mask = [[0] * gap + [1] * (width - gap) for gap in padding]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
-class InverseTransform(LogitsProcessor):
-    """Turns greedy decoding into sampling: only the token at each row's quantile of the distribution survives."""
+class Drawing(LogitsProcessor):
+    """Turns greedy decoding into sampling: only the token that was drawn survives. Fills in the rows as it goes."""
 
-    def __init__(self, uniforms: Tensor, prompt_length: int):
-        self.uniforms, self.prompt_length = uniforms, prompt_length
+    def __init__(self, rows: Sequence[Row], distribution: Distribution, ends: Ends):
+        self.rows, self.distribution, self.ends = rows, distribution, ends
+        self.uniforms = torch.stack([uniform_stream(ends.limit, *row.stream) for row in rows])
+        self.seen: Tensor | None = None
+        self.age = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        quantile = self.uniforms[:, input_ids.shape[1] - self.prompt_length].to(scores.device)
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        # Rounding may leave the last sum just under 1; a token without probability is never the first to exceed.
-        token = torch.searchsorted(cumulative, (quantile * cumulative[:, -1]).unsqueeze(-1), right=True)
-        return torch.full_like(scores, -torch.inf).scatter(-1, token.clamp(max=scores.shape[-1] - 1), 0.0)
+        if self.distribution.remembers and self.seen is None:
+            self.seen = seen_tokens(self.rows, scores)
+        tokens, logps = self.distribution.draw(scores, self.uniforms[:, self.age].to(scores.device), self.seen)
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens[:, None], True)
+        self.age += 1
+        for row, token, logp in zip(self.rows, tokens.tolist(), logps.tolist(), strict=True):
+            if row.ended is None:
+                row.add(token, logp, self.ends)
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0.0)
+
+
+class Ended(StoppingCriteria):
+    """Tells `generate` which rows have ended, since it knows no stop strings of theirs."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self.rows = rows
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
+        return torch.tensor([row.ended is not None for row in self.rows], device=input_ids.device)
 
 
 @contextmanager
@@ -129,49 +202,17 @@ def _generating_by(config: GenerationConfig, policy: nn.Module) -> Iterator[None
             module.generation_config = before
 
 
-def _generate(
-    policy: Any,
-    prompts: list[list[int]],
-    config: GenerationConfig,
-    warpers: list[LogitsProcessor],
-    uniforms: Tensor | None,
-) -> list[list[int]]:
-    """One response to each prompt, up to and with its stop token; greedy without `uniforms`."""
-    width = max(map(len, prompts))
-    processors = [] if uniforms is None else [*warpers, InverseTransform(uniforms, width)]
-    whole = policy.generate(
-        input_ids=torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device),
-        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList(processors),
-    )
-    return [_until_stop(row, config.eos_token_id) for row in whole[:, width:].tolist()]
-
-
-def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
-    """What shapes the distribution before a token is drawn from it."""
-    warpers: list[LogitsProcessor] = []
-    if temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
-    if top_k:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    return warpers
-
-
-def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
-    end = next((i for i, token in enumerate(ids) if token in stops), None)
-    return ids if end is None else ids[: end + 1]
-
-
-def _check(k: int, temperature: float, top_p: float, top_k: int, max_new_tokens: int, batch_size: int) -> None:
+def _check(k: int, max_new_tokens: int, batch_size: int) -> None:
     if min(k, max_new_tokens, batch_size) < 1:
         raise ValueError(f"k={k}, max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature={temperature} must be a number from 0; 0 is greedy")
-    if not 0 < top_p <= 1 or top_k < 0:
-        raise ValueError(f"top_p={top_p} must be in (0, 1], top_k={top_k} at least 0; 1 and 0 keep every token")
+
+
+def _names(keys: Sequence[int | str] | None, count: int) -> list[int | str]:
+    """What each prompt is called in the keys of its random numbers."""
+    names: list[int | str] = [k if isinstance(k, str) else int(k) for k in (range(count) if keys is None else keys)]
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(f"keys: {len(names)} names, {len(set(names))} of them different, for {count} prompts")
+    return names
 
 
 def _check_policy(policy: Any) -> None:

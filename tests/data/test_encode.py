@@ -23,6 +23,7 @@ from prefopt.data import (
     stop_token_ids,
     with_mismatched,
 )
+from prefopt.data.collate import collate
 from prefopt.data.encoder import truncate
 
 from .conftest import CHATML, THINKING, make_tokenizer
@@ -350,6 +351,20 @@ def test_a_mismatched_answer_fits_after_its_new_prompt(plain: Tokenizer) -> None
     dataset = encode_dataset(rows, plain, Encoding(64))
     row = with_mismatched(dataset, max_length=64)[0]
     assert len(row["response_ids"][2]) == 64 - len(row["prompt_ids"]) < len(dataset[1]["response_ids"][0])
+
+
+def test_k_lists_reach_the_batch_with_their_scores(plain: Tokenizer) -> None:
+    """Rows of different K, one without scores: what is not known is NaN, and what is not there is masked."""
+    lists = [
+        {"query": "x", "responses": ["b", "a", "c"], "scores": [1, 2, 0]},
+        {"query": "y", "responses": ["d", "e"]},
+    ]
+    batch = collate(list(encode_dataset(load_preferences(lists), plain)))
+    assert batch.present.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.score[0].tolist() == [2.0, 1.0, 0.0] and batch.score[1, :2].isnan().all()
+    pairs = [{**PAIR, "score_chosen": 3.0, "score_rejected": 4.5}]
+    assert collate(list(encode_dataset(load_preferences(pairs), plain))).score.tolist() == [[3.0, 4.5]]
+    assert "score" not in collate(list(encode_dataset(load_preferences([PAIR]), plain)))
 
 
 def test_mismatched_answers_need_pairs_and_another_row(plain: Tokenizer) -> None:

@@ -21,6 +21,8 @@ def make(objective: Objective, *, prompts: int = 6, length: int = 7, seed: int =
     responses = (objective.responses or 3) + ("mismatched" in objective.needs)
     shape = (prompts, responses, length)
     lengths = torch.randint(2, length + 1, shape[:2], generator=g)
+    if objective.responses is None:
+        lengths[0, -1] = 0  # rows of different numbers of responses
     response_mask = torch.arange(length) < lengths[..., None]
     counted = torch.rand(shape, generator=g) < 0.8
     counted[..., 0] = True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -17,9 +19,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.data.encode import decode_response, encode_prompt
 from prefopt.rollout import Sample, sample
-from prefopt.rollout.sample import InverseTransform, uniform_stream
 
 from ..conftest import tiny_llama
+
+sampling = importlib.import_module("prefopt.rollout.sample")
+"""The module, which the function of the same name hides."""
 
 QUESTIONS = ("法国的首都是哪里？", "What is 2 + 2?", "你好！怎么烤蛋糕？", "Hi", "Tell me how to cut paper. " * 3)
 PROMPTS = [[{"role": "user", "content": question}] for question in QUESTIONS]
@@ -35,6 +39,14 @@ def policy() -> LlamaForCausalLM:
     return tiny_llama(dtype=torch.float64)
 
 
+@pytest.fixture(params=["fast loop", "generate"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways that a sample can come about."""
+    if request.param == "generate":
+        monkeypatch.setattr(sampling, "served", lambda *_: False)
+    return request.param
+
+
 def ids_of(found: list[list[Sample]]) -> list[list[list[int]]]:
     return [[response.ids for response in responses] for responses in found]
 
@@ -47,12 +59,6 @@ def adapted(base: LlamaForCausalLM) -> Any:
 
 
 # Streams of random numbers
-
-
-def test_a_stream_depends_on_every_part_of_its_key_and_not_on_its_length() -> None:
-    keys = [(0, 1, 2), (1, 1, 2), (0, 2, 1), (0, 12), (0, 1, 3)]
-    assert len({tuple(uniform_stream(4, *key).tolist()) for key in keys}) == len(keys)
-    assert torch.equal(uniform_stream(9, 0, 1, 2)[:4], uniform_stream(4, 0, 1, 2))
 
 
 def test_samples_do_not_touch_the_global_generator(policy, tokenizer) -> None:
@@ -80,6 +86,32 @@ def test_samples_do_not_depend_on_the_other_prompts_or_on_k(policy, tokenizer) -
     # A stream belongs to the prompt's number: prompt 2 stays as it is when the others change places.
     turned = draw([PROMPTS[i] for i in (4, 3, 2, 1, 0)], 3)
     assert turned[2] == found[2] and turned[0] != found[4]
+
+
+def test_each_round_and_iteration_has_its_own_numbers(policy, tokenizer) -> None:
+    def draw(**changes: Any) -> list[list[list[int]]]:
+        return ids_of(sample(policy, tokenizer, PROMPTS[:2], k=2, max_new_tokens=8, **changes))
+
+    streams: list[tuple[int, ...]] = [(), (0,), (0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len({str(draw(stream=stream)) for stream in streams}) == len(streams)
+    assert draw(stream=(1, 0)) == draw(stream=(1, 0)) and draw(stream=()) == draw()
+
+
+def test_a_prompt_keeps_its_numbers_by_its_key(policy, tokenizer) -> None:
+    """As a resumed run needs it, which has only some prompts left."""
+    names = ["a", "b", "c", "d", "e"]
+    found = sample(policy, tokenizer, PROMPTS, k=2, max_new_tokens=8, keys=names)
+    left = [3, 1]
+    again = sample(policy, tokenizer, [PROMPTS[i] for i in left], k=2, max_new_tokens=8, keys=[names[i] for i in left])
+    assert again == [found[i] for i in left]
+    by_number = sample(policy, tokenizer, PROMPTS, k=2, max_new_tokens=8, keys=np.arange(5))
+    assert by_number == sample(policy, tokenizer, PROMPTS, k=2, max_new_tokens=8) != found
+
+
+@pytest.mark.parametrize("keys", [[0, 1, 2, 3, 3], [0, 1], list("abcdef")])
+def test_keys_that_do_not_tell_the_prompts_apart_are_refused(policy, tokenizer, keys: list[Any]) -> None:
+    with pytest.raises(ValueError, match=f"keys: {len(keys)} names.*for 5 prompts"):
+        sample(policy, tokenizer, PROMPTS, keys=keys)
 
 
 def test_the_seed_decides(policy, tokenizer) -> None:
@@ -177,7 +209,9 @@ def p_value(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], fl
     ],
     ids=str,
 )
-def test_responses_are_as_frequent_as_they_are_likely(small_policy, small_tokenizer, settings: dict[str, Any]) -> None:
+def test_responses_are_as_frequent_as_they_are_likely(
+    small_policy, small_tokenizer, way: str, settings: dict[str, Any]
+) -> None:
     expected = exact(small_policy, [2, 3, 4], shaped(**settings))
     assert len(expected) > 8 or len(settings) > 1
     [found] = sample(small_policy, small_tokenizer, [BARE], k=3000, max_new_tokens=2, batch_size=3000, **settings)
@@ -188,14 +222,6 @@ def test_responses_are_as_frequent_as_they_are_likely(small_policy, small_tokeni
     # The test can tell: the same counts do not fit a temperature a quarter higher.
     warmer = exact(small_policy, [2, 3, 4], shaped(**settings | {"temperature": 1.25 * settings["temperature"]}))
     assert p_value(counts, warmer | dict.fromkeys(set(expected) - set(warmer), 1e-9)) < UNLIKELY
-
-
-def test_a_token_without_probability_is_never_drawn() -> None:
-    """Not at the ends of the interval either; the other tokens have an interval each, in the order of their ids."""
-    scores = torch.tensor([-torch.inf, math.log(0.25), -torch.inf, math.log(0.75), -torch.inf])
-    quantiles = torch.tensor([[0.0], [0.2], [0.3], [1 - 2**-53]], dtype=torch.float64)
-    kept = InverseTransform(quantiles, prompt_length=2)(torch.zeros(4, 2, dtype=torch.long), scores.expand(4, -1))
-    assert kept.isfinite().tolist() == [[i == token for i in range(5)] for token in (1, 1, 3, 3)]
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}])
@@ -256,6 +282,41 @@ def test_chinese_text_comes_back(tokenizer) -> None:
     assert response.ids == [*ids, EOS] and response.finished
     assert response.text == text == decode_response(response.ids, tokenizer)
     assert tokenizer.decode(response.prompt_ids) == "<user>日本的首都是哪里？<assistant>"
+
+
+@pytest.mark.parametrize("stop", ["。", "祝你", ["不在", "京。"]])
+def test_a_stop_string_cuts_the_text(tokenizer, way: str, stop: str | list[str]) -> None:
+    text = "是东京。祝你愉快！"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    [prompt] = [[{"role": "user", "content": "日本的首都是哪里？"}]]
+    model = reciting(tokenizer, [encode_prompt(prompt, tokenizer)[-1], *ids, EOS])
+    [[response]] = sample(model, tokenizer, [prompt], max_new_tokens=32, stop_strings=stop)
+    assert response.finish_reason == "stop_string" and response.finished
+    assert response.text == text[: text.index(stop if isinstance(stop, str) else stop[1])]
+    assert response.ids == ids[: len(response.ids)]  # no stop token is invented
+    assert tokenizer.decode(response.ids).endswith(stop if isinstance(stop, str) else stop[1])
+    assert len(response.logps) == len(response.ids) and max(response.logps) <= 0
+    [[cut]] = sample(model, tokenizer, [prompt], max_new_tokens=2, stop_strings=stop)
+    assert (cut.ids, cut.finish_reason, cut.finished) == (ids[:2], "length", False)
+
+
+def test_a_stop_string_of_one_row_does_not_end_the_others(policy, tokenizer, way: str) -> None:
+    plain = sample(policy, tokenizer, PROMPTS, k=3, max_new_tokens=12)
+    letter = next(c for c in plain[0][0].text if c.strip())
+    found = sample(policy, tokenizer, PROMPTS, k=3, max_new_tokens=12, stop_strings=[letter])
+    reasons = Counter(one.finish_reason for row in found for one in row)
+    assert reasons["stop_string"] and reasons["length"] + reasons["stop"]
+    for row, whole in zip(found, plain, strict=True):
+        for one, other in zip(row, whole, strict=True):
+            assert one.ids == other.ids[: len(one.ids)] and letter not in one.text
+            assert (one == other) == (one.finish_reason != "stop_string")
+
+
+def test_progress_shows_tokens_per_second(policy, tokenizer, capsys) -> None:
+    sample(policy, tokenizer, PROMPTS, max_new_tokens=4, progress=True)
+    assert "5/5" in (shown := capsys.readouterr().err) and "tokens/s" in shown
+    sample(policy, tokenizer, PROMPTS, max_new_tokens=4)
+    assert capsys.readouterr().err == ""
 
 
 def reciting(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> LlamaForCausalLM:
@@ -383,6 +444,7 @@ def test_an_adapter_answers_as_its_merged_model(policy, tokenizer) -> None:
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"top_k": -1},
+        {"repetition_penalty": 0.0},
     ],
     ids=str,
 )

@@ -1,0 +1,149 @@
+"""RRHF: rank K responses by their log-probs as a scorer ranks them, and imitate the best. Knows scores, not the scorer.
+
+Rank Responses to Align Language Models with Human Feedback without tears, arXiv:2304.05302, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..batch import Batch, Outputs
+from ..tensors import masked_sum, wide, wins
+from .base import Loss, Metric, Objective, Term, mean_of
+
+MODES = ("paper", "mean", "code")
+
+
+def ranking_loss(values: Tensor, worse: Tensor) -> Tensor:
+    """How far each response stands above the ones that beat it: sum over r_i < r_j of max(0, p_i - p_j).
+
+    Equation 2: no margin, and no gradient from a pair that is in order or level. values: [G, K]; worse: [G, K, K],
+    where r_i < r_j -> [G].
+    """
+    gaps = values[:, :, None] - values[:, None, :]
+    return F.relu(gaps).masked_fill(~worse, 0.0).sum((1, 2))
+
+
+def known_scores(batch: Batch) -> Tensor:
+    """[G, K]: the scores r that order a row's responses, NaN for a response that has no place in the order.
+
+    A row without a single score, such as a preference pair, counts as ranked best first. Where others of its row have a
+    score, a response without one is compared with none.
+    """
+    present = batch.present
+    listed = -torch.arange(present.shape[1], device=present.device, dtype=torch.float32)
+    if "score" not in batch:
+        return listed.expand(present.shape).masked_fill(~present, torch.nan)
+    scores = wide(batch.score).masked_fill(~present, torch.nan)
+    unscored = scores.isnan().all(-1, keepdim=True)
+    return torch.where(unscored & present, listed.to(scores.dtype), scores)
+
+
+def best_of(scores: Tensor) -> Tensor:
+    """Which response has the highest score, of several the one listed first. scores: [G, K], NaN to skip -> [G, K]"""
+    highest = scores.masked_fill(scores.isnan(), -torch.inf).argmax(-1, keepdim=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, highest, True) & ~scores.isnan()
+
+
+@dataclass(kw_only=True)
+class RRHFArguments:
+    """The knobs of RRHF, shared by the objective and `RRHFConfig`."""
+
+    rrhf_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the ranking loss beside the likelihood of the best response. The paper and its scripts "
+            "have 1 (there, 10 and 100 did worse), though the released code's own default is 100."
+        },
+    )
+    mode: str = field(
+        default="paper",
+        metadata={
+            "help": "`paper` ranks by log-prob per token and adds up the best response's tokens; `mean` averages over "
+            "them instead, which leaves the ranking about as many times more weight as a response has tokens; `code` "
+            "divides by the tokens of the prompt and its longest response, as the released code does, which ranks "
+            "responses by their sums.",
+            "choices": list(MODES),
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class RRHF(RRHFArguments, Objective):
+    """Ranking and likelihood of the best response, L = rrhf_weight L_rank + L_ft, arXiv:2304.05302, section 3.
+
+        p_i = sum_t log pi(y_it | x, y_i<t) / |y_i|        L_rank = sum over r_i < r_j of max(0, p_i - p_j)
+
+    `paper`, the default: L_ft is a sum over the best response's tokens, and both are means over prompts. `mean`: L_ft
+    is a mean over the best responses' tokens, beside which the ranking weighs as much more as a response has tokens; it
+    wants a smaller rrhf_weight, since nothing but L_ft keeps what the ranking pushes down from going anywhere.
+
+    `code` is what the authors' program computes. A buffer that it changes in place makes it divide log-probs by the
+    padded length of prompt and response, in place of |y_i|, and the likelihood is a mean over the same. As it has one
+    prompt on a device, that is the prompt with its longest response, which is how it is defined here: the result does
+    not depend on the batch. All responses to a prompt are then ranked by their *sums*.
+
+    Rows need two responses or more, in any order if they have scores; equal scores are not compared, and of equally
+    good best responses the first listed is imitated. Without scores a row counts as ranked best first: a preference
+    pair is the case K = 2. Rewards in the logs are p, `chosen` is the best response, `rejected` all others.
+    """
+
+    fewest = 2
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode={self.mode!r}: choose one of {', '.join(MODES)}")
+        if not self.rrhf_weight >= 0:
+            raise ValueError(f"rrhf_weight={self.rrhf_weight} must not be below 0: worse responses would rank higher")
+
+    def sizes(self, batch: Batch) -> dict[str, Tensor]:
+        """The usual ones, but the best is the one that scores say, wherever it stands."""
+        best = best_of(known_scores(batch))
+        return {**super().sizes(batch), "best_tokens": batch.lengths.masked_fill(~best, 0).sum()}
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        logps = masked_sum(wide(out.required("logps")), batch.loss_mask)
+        values = logps / self.divisors(batch)
+        scores = known_scores(batch)
+        worse, best = scores[:, :, None] < scores[:, None, :], best_of(scores)
+        imitated = values if self.mode == "code" else logps
+        likelihood = -imitated.masked_fill(~best, 0.0).sum()
+        terms = {
+            "rank": Term(ranking_loss(values, worse).sum(), "prompts", self.rrhf_weight),
+            "likelihood": Term(likelihood, "best_tokens" if self.mode == "mean" else "prompts"),
+        }
+        return Loss(terms, rrhf_metrics(values.detach(), logps.detach(), worse, best, batch), values.detach())
+
+    def divisors(self, batch: Batch) -> Tensor:
+        """[G, K], or [G, 1] where all responses of a prompt share it: what turns a sum of log-probs into p."""
+        if self.mode != "code":
+            return batch.lengths.clamp(min=1)
+        whole = batch.prompt_mask.sum(-1, keepdim=True) + batch.response_mask.sum(-1)
+        return whole.amax(-1, keepdim=True).clamp(min=1)
+
+
+def rrhf_metrics(values: Tensor, logps: Tensor, worse: Tensor, best: Tensor, batch: Batch) -> dict[str, Metric]:
+    """DPO's names, with p as the reward and every ordered pair as a pair.
+
+    values, logps: [G, K]; worse: [G, K, K]; best: [G, K]. `rank/active` is the share of pairs that the ranking loss
+    still moves.
+    """
+    low, high = values[:, :, None].expand(worse.shape), values[:, None, :].expand(worse.shape)
+    metrics = {
+        "rewards/accuracies": mean_of(wins(high, low), worse),
+        "rewards/margins": mean_of(high - low, worse),
+        "rank/active": mean_of((low > high).to(values.dtype), worse),
+    }
+    lengths = batch.lengths.to(values.dtype)
+    for side, which in (("chosen", best), ("rejected", batch.present & ~best)):
+        metrics[f"rewards/{side}"] = mean_of(values, which)
+        metrics[f"logps/{side}"] = mean_of(logps, which)
+        metrics[f"lengths/{side}"] = mean_of(lengths, which)
+    return metrics
+
+
+NAMES = {"rrhf": RRHF(), "rrhf-mean": RRHF(mode="mean"), "rrhf-code": RRHF(mode="code")}

@@ -1,0 +1,156 @@
+"""Append-only files of JSON lines that survive a kill and a full disk; knows nothing of what the records mean.
+
+A record is a line, and counts only once its newline is there: a line that a kill left half-written is invisible to
+readers, and the next append cuts it off. The bytes depend on the records alone: keys are sorted, nothing says when.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Record = Mapping[str, Any]
+BLOCK = 1 << 16
+
+
+class DamagedFile(ValueError):
+    """A complete line is not a JSON object: not the work of a kill, so nobody but the user may mend it."""
+
+
+def line_of(record: Record) -> bytes:
+    """One record as UTF-8 with its newline; Chinese stays readable.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON lacks, or text that holds half a surrogate pair.
+    """
+    return (json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete records of a file, one at a time; none if there is no file.
+
+    Raises:
+        DamagedFile: a complete line that holds no JSON object; the message names file and line.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            yield _parsed(line, f"{path}:{number}")
+
+
+def _parsed(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DamagedFile(f"{place}: not a JSON line ({error}): restore the file, or delete it from here on") from error
+    if not isinstance(record, dict):
+        raise DamagedFile(f"{place}: not a JSON object: restore the file, or delete it from here on")
+    return record
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+    """Add records at the end, and return when they are on the disk. All are added or, on an error, none.
+
+    Raises:
+        OSError: they could not be written, as on a full disk; the message names the file. What it held is intact.
+    """
+    data = b"".join(map(line_of, records))
+    if not data:
+        return
+    try:
+        new = not path.exists()
+        _make(path.parent)
+        with path.open("ab", buffering=0) as file:
+            _append(file.fileno(), data, _complete_size(path))
+        if new:
+            flush(path.parent)  # or a power cut could forget the file's name
+    except OSError as error:
+        raise _explained(error, path) from error
+
+
+def _append(descriptor: int, data: bytes, size: int) -> None:
+    """Write `data` from `size` on; after an error the file has that size again."""
+    os.ftruncate(descriptor, size)
+    try:
+        _write(descriptor, data)
+        os.fsync(descriptor)
+    except BaseException:  # a keyboard interrupt too
+        with suppress(OSError):  # then a part of a line stays, which no reader sees
+            os.ftruncate(descriptor, size)
+        raise
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _complete_size(path: Path) -> int:
+    """Bytes up to and with the last newline, looked for from the end."""
+    size = end = path.stat().st_size
+    with path.open("rb") as file:
+        while end:
+            start = max(0, end - BLOCK)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+    if end < size:
+        logger.warning("%s: a half-written line of %d bytes is cut off", path, size - end)
+    return end
+
+
+def replace(path: Path, records: Iterable[Record]) -> None:
+    """Write a file whole or not at all: killed at any moment, `path` is what it was or what it is to be.
+
+    Raises:
+        OSError: it could not be written, as on a full disk; the message names the file. What it held is intact.
+    """
+    staged = path.with_name(f"{path.name}.staging")
+    try:
+        _make(path.parent)
+        with staged.open("wb", buffering=0) as file:
+            for record in records:
+                _write(file.fileno(), line_of(record))
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+        flush(path.parent)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _make(folder: Path) -> None:
+    """Create a folder and those above it, their names on the disk."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush(folder.parent)
+
+
+def flush(folder: Path) -> None:
+    """Make sure that the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    reason = f"{error.strerror or error}: nothing was written and what was there is intact; make room and run it again"
+    return OSError(error.errno, reason, str(path))
