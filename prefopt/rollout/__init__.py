@@ -1,5 +1,6 @@
 """Responses made by a policy, scored, kept and selected. Knows prompts and samples, not the losses on them."""
 
+from .best_of import Estimate, best_of_curve, expected_best
 from .candidate import Candidate, Scored, candidates_from
 from .combine import CombinedScorer, SafetyFirst, WeightedSum, whiten
 from .pool import Pool, PoolError
@@ -12,6 +13,7 @@ from .selection import above, best, best_random, best_worst, by_prompt, ranked, 
 __all__ = [
     "CallableScorer",
     "Candidate",
+    "Estimate",
     "CombinedScorer",
     "Pool",
     "PoolError",
@@ -24,10 +26,12 @@ __all__ = [
     "WeightedSum",
     "above",
     "best",
+    "best_of_curve",
     "best_random",
     "best_worst",
     "by_prompt",
     "candidates_from",
+    "expected_best",
     "ranked",
     "sample",
     "scorer_from",

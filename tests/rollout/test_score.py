@@ -329,7 +329,9 @@ def test_the_fingerprint_of_a_callable_is_that_of_its_code_and_its_plain_values(
     assert CallableScorer(length, fingerprint="v1").fingerprint == "v1"
 
 
-@pytest.mark.parametrize("state", [torch.ones(2), object(), np.ones(2), Judge, print], ids=repr)
+@pytest.mark.parametrize(
+    "state", [torch.ones(2), object(), np.ones(2), Judge, print], ids=lambda state: type(state).__name__
+)
 def test_a_callable_with_hidden_state_needs_a_fingerprint(state: Any) -> None:
     for function in (closing_over(state), Judge(state=state)):
         with pytest.raises(ValueError, match="fingerprint='v1'"):
@@ -337,7 +339,7 @@ def test_a_callable_with_hidden_state_needs_a_fingerprint(state: Any) -> None:
         assert scorer_from(function, fingerprint="v1").fingerprint == "v1"
 
 
-@pytest.mark.parametrize("thing", [3, None, Judge, [length]], ids=repr)
+@pytest.mark.parametrize("thing", [3, None, Judge, [length]], ids=lambda thing: type(thing).__name__)
 def test_what_is_no_scorer_is_refused(thing: Any) -> None:
     with pytest.raises(TypeError, match="is no scorer: give the path"):
         scorer_from(thing)
