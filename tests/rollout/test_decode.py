@@ -27,7 +27,7 @@ from prefopt.rollout.trial import served
 from ..conftest import tiny_llama
 from ..models.families import COMMON, FAMILIES, VOCAB, tiny
 
-FALLS_BACK = {"bloom", "opt"}
+FALLS_BACK = ("bloom", "opt")
 FAST = [family for family in FAMILIES if family not in FALLS_BACK]
 EOS = 1
 STOPS = (EOS, *range(40, 50))
