@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 
 from prefopt.batch import Batch
@@ -299,12 +301,12 @@ def test_an_adapter_is_served_and_changes_the_samples() -> None:
 
 def test_a_policy_that_trained_in_mixed_precision_is_decoded_in_its_own(tokenizer: Any) -> None:
     """accelerate leaves an autocast around the forward of a model it trained; the loop runs below it."""
-    from accelerate import Accelerator
-
     model = tiny_llama(dtype=torch.float32)
     ask = [[{"role": "user", "content": "Hello"}]]
     expected = sample(model, tokenizer, ask, k=3, max_new_tokens=12)
+    AcceleratorState._reset_state()  # which another test of this process may have set otherwise
     wrapped = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(copy.deepcopy(model))
+    AcceleratorState._reset_state()
     assert "_original_forward" in vars(wrapped)
     assert sample(wrapped, tokenizer, ask, k=3, max_new_tokens=12) == expected
     assert served(bare(wrapped))
