@@ -18,18 +18,22 @@ _HOME = {
     "DPOConfig": "trainers",
     "RewardTrainer": "trainers",
     "RewardConfig": "trainers",
+    "RejectionSamplingTrainer": "trainers",
+    "RejectionSamplingConfig": "trainers",
     "RRHFTrainer": "trainers",
     "RRHFConfig": "trainers",
     "SFTTrainer": "trainers",
     "SFTConfig": "trainers",
     "DPO": "objectives.dpo",
     "BradleyTerry": "objectives.reward",
+    "RejectionSampling": "objectives.rejection_sampling",
     "RRHF": "objectives.rrhf",
     "BestOf": "objectives.best_of",
     "Objective": "objectives.base",
     "Loss": "objectives.base",
     "Batch": "batch",
     "Outputs": "batch",
+    "best_of_n": "rollout",
     "load_preferences": "data",
     "load_prompts": "data",
     "load_sft": "data",
@@ -65,11 +69,15 @@ if TYPE_CHECKING:
     from .objectives.base import Objective as Objective
     from .objectives.best_of import BestOf as BestOf
     from .objectives.dpo import DPO as DPO
+    from .objectives.rejection_sampling import RejectionSampling as RejectionSampling
     from .objectives.reward import BradleyTerry as BradleyTerry
     from .objectives.rrhf import RRHF as RRHF
+    from .rollout import best_of_n as best_of_n
     from .trainer import PreferenceTrainer as PreferenceTrainer
     from .trainers import DPOConfig as DPOConfig
     from .trainers import DPOTrainer as DPOTrainer
+    from .trainers import RejectionSamplingConfig as RejectionSamplingConfig
+    from .trainers import RejectionSamplingTrainer as RejectionSamplingTrainer
     from .trainers import RewardConfig as RewardConfig
     from .trainers import RewardTrainer as RewardTrainer
     from .trainers import RRHFConfig as RRHFConfig

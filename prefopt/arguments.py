@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
 def option(default: Any, help: str, **metadata: Any) -> Any:
     """A field with its help text, for HfArgumentParser."""
     source = {"default_factory": default} if callable(default) else {"default": default}
@@ -18,17 +21,34 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
 
 
 @dataclass
-class ModelConfig:
-    """Which model, in which precision, with which adapter."""
+class LoadingArguments:
+    """Which model, and in which precision."""
 
     model_name_or_path: str | None = option(None, "Model to start from: a folder, an adapter's folder or a hub id.")
     model_revision: str = option("main", "Branch, tag or commit of a model on the hub.")
     dtype: str | None = option(
         "float32",
         "Data type of the weights, and of the arithmetic of a quantised model.",
-        choices=["auto", "bfloat16", "float16", "float32"],
+        choices=list(DTYPES),
     )
     attn_implementation: str | None = option(None, "Attention kernel, such as sdpa or flash_attention_2.")
+    load_in_8bit: bool = option(False, "Load the model in 8 bits; training it needs an adapter.")
+    load_in_4bit: bool = option(
+        False, "Load the model in 4 bits; training it needs an adapter (QLoRA, arXiv:2305.14314)."
+    )
+    bnb_4bit_quant_type: str = option("nf4", "Kind of 4-bit number.", choices=["fp4", "nf4"])
+    use_bnb_nested_quant: bool = option(False, "Quantise the 4-bit constants as well, which saves 0.4 bits a weight.")
+    bnb_4bit_quant_storage: str | None = option(None, "Data type that 4-bit weights are stored in, for FSDP.")
+
+    def __post_init__(self) -> None:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("load_in_8bit and load_in_4bit: a model is loaded in one of them, choose one")
+
+
+@dataclass
+class ModelConfig(LoadingArguments):
+    """Which model, in which precision, with which adapter."""
+
     use_peft: bool = option(False, "Train a LoRA adapter and leave the model's weights as they are.")
     lora_r: int = option(16, "Rank of the adapter.")
     lora_alpha: int = option(32, "Scale of the adapter: its output is multiplied by lora_alpha / lora_r.")
@@ -45,31 +65,43 @@ class ModelConfig:
     lora_task_type: str | None = option(None, "PEFT's task type; by default the one that fits what is trained.")
     use_rslora: bool = option(False, "Scale by lora_alpha / sqrt(lora_r) instead (arXiv:2312.03732).")
     use_dora: bool = option(False, "Weight-decomposed LoRA (arXiv:2402.09353).")
-    load_in_8bit: bool = option(False, "Load the model in 8 bits; needs an adapter.")
-    load_in_4bit: bool = option(False, "Load the model in 4 bits; needs an adapter (QLoRA, arXiv:2305.14314).")
-    bnb_4bit_quant_type: str = option("nf4", "Kind of 4-bit number.", choices=["fp4", "nf4"])
-    use_bnb_nested_quant: bool = option(False, "Quantise the 4-bit constants as well, which saves 0.4 bits a weight.")
-    bnb_4bit_quant_storage: str | None = option(None, "Data type that 4-bit weights are stored in, for FSDP.")
 
     def __post_init__(self) -> None:
-        if self.load_in_8bit and self.load_in_4bit:
-            raise ValueError("load_in_8bit and load_in_4bit: a model is loaded in one of them, choose one")
+        super().__post_init__()
         # PEFT reads a string as a pattern, or as all-linear; the command line can only give it inside a list.
         if isinstance(self.lora_target_modules, list) and len(self.lora_target_modules) == 1:
             self.lora_target_modules = self.lora_target_modules[0]  # type: ignore[assignment]
 
 
 @dataclass
-class ScriptArguments:
+class ScorerArguments:
+    """What judges responses that a policy draws."""
+
+    scorer: str | None = option(
+        None,
+        "What judges the responses: a reward model (a folder, an adapter's folder or a hub id), or a Python function "
+        "of (prompts, responses) as module:name, found from the current folder too.",
+    )
+    scorer_dtype: str = option("float32", "Data type of a reward model's weights.", choices=list(DTYPES))
+
+
+@dataclass
+class RowsArguments:
+    """Which rows to read."""
+
+    dataset_name: str | None = option(None, "The data: a file, a folder or a hub id.")
+    dataset_config: str | None = option(None, "Configuration of a dataset on the hub.")
+    dataset_train_split: str = option("train", "Split to read, where the data has splits.")
+    adapter: str = option("auto", "Format of the rows; by default recognised. A wrong name lists the known ones.")
+
+
+@dataclass
+class ScriptArguments(RowsArguments):
     """Which rows to train on, and which to evaluate on."""
 
-    dataset_name: str | None = option(None, "Training data: a file, a folder or a hub id.")
-    dataset_config: str | None = option(None, "Configuration of a dataset on the hub.")
-    dataset_train_split: str = option("train", "Split to train on, where the data has splits.")
     dataset_test_split: str = option("test", "Split to evaluate on, where the data has splits.")
     eval_dataset: str | None = option(None, "Evaluation data, when it is not a split of the training data.")
     eval_ratio: float = option(0.0, "Hold out this share of the prompts, with all their rows, for evaluation.")
-    adapter: str = option("auto", "Format of the rows; by default recognised. A wrong name lists the known ones.")
     dataset_streaming: bool = option(False, "Accepted for compatibility, off only: rows are encoded before training.")
     ignore_bias_buffers: bool = option(False, "Accepted for compatibility: buffers need no exception here.")
 
@@ -148,7 +180,7 @@ def get_peft_config(model_args: ModelConfig, task_type: str = "CAUSAL_LM") -> Lo
     )
 
 
-def get_quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:
+def get_quantization_config(model_args: LoadingArguments) -> BitsAndBytesConfig | None:
     """How the arguments ask for the model to be quantised, if at all."""
     from transformers import BitsAndBytesConfig
 

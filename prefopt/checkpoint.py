@@ -17,6 +17,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 MANIFEST = "prefopt_manifest.json"
+RUN = "run.json"
 STAGING = ".staging"
 _NAME = re.compile(r"checkpoint-(\d+)$")
 
@@ -35,6 +36,33 @@ def publish(staged: Path, final: Path, run: dict[str, Any]) -> None:
         _remove(final)
     os.replace(staged, final)
     _flush(final.parent)
+
+
+def begin(run_dir: Path, run: dict[str, Any], resume: bool) -> None:
+    """Make `run_dir` the folder of a run, or make sure that it is this run's.
+
+    Raises:
+        ValueError: it holds a run, and `resume` does not ask to go on with it; or one that `run` does not describe.
+    """
+    path = run_dir / RUN
+    if not path.is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        staged = path.with_suffix(STAGING)
+        staged.write_text(json.dumps(run, indent=2))
+        _flush(staged)
+        os.replace(staged, path)
+        return _flush(run_dir)
+    if not resume:
+        raise ValueError(
+            f"{run_dir} holds a run already: pass resume_from_checkpoint=True to go on with it, or another output_dir"
+        )
+    _check_same(run_dir, json.loads(path.read_text()), json.loads(json.dumps(run)))
+
+
+def _check_same(folder: Path, then: dict[str, Any], run: dict[str, Any]) -> None:
+    differing = [f"{key} was {then[key]!r}, is {run[key]!r}" for key in run if key in then and then[key] != run[key]]
+    if differing:
+        raise ValueError(f"{folder} belongs to another run: {'; '.join(differing)}")
 
 
 def problem_with(folder: Path) -> str | None:
@@ -88,10 +116,7 @@ def check_resumable(folder: Path, run: dict[str, Any]) -> None:
         raise ValueError(f"{folder} is not complete ({problem}): resume_from_checkpoint=True takes the newest that is")
     if not (folder / "optimizer.pt").is_file() and not any(folder.glob("global_step*")):
         logger.warning("%s holds no optimizer state (save_only_model): the optimizer starts anew", folder)
-    then = json.loads(manifest.read_text())["run"]
-    differing = [f"{key} was {then[key]!r}, is {run[key]!r}" for key in run if key in then and then[key] != run[key]]
-    if differing:
-        raise ValueError(f"{folder} belongs to another run: {'; '.join(differing)}")
+    _check_same(folder, json.loads(manifest.read_text())["run"], run)
 
 
 def rotate(run_dir: Path, limit: int | None, keep: str | None) -> None:

@@ -12,7 +12,7 @@ from peft import PeftConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from .config import PreferenceConfig
-from .data.encode import encode_dataset, with_mismatched
+from .data.encode import as_text, encode_dataset, with_mismatched
 from .models.choice import choose
 from .models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from .models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
@@ -89,6 +89,17 @@ def prepare_dataset(dataset: Any, setup: Setup, args: PreferenceConfig) -> Any:
     encoded = encode_dataset(dataset, setup.tokenizer, args.encoding, args.dataset_num_proc, generation)
     encoded = _with_responses(encoded, setup.objective)
     return with_mismatched(encoded, args.max_length) if "mismatched" in setup.objective.needs else encoded
+
+
+def as_rows(dataset: Any) -> Any:
+    """Raw rows -> rows of text, for a trainer that draws; a dict of datasets is prepared one by one."""
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        return {name: as_rows(part) for name, part in dataset.items()}
+    if "prompt_ids" in getattr(dataset, "column_names", ()):
+        raise ValueError("these rows are encoded, and drawing responses needs their text: pass the rows of text")
+    return as_text(dataset)
 
 
 def _generation_config(model: Any) -> Any:

@@ -23,6 +23,7 @@ from .batch import Batch, Outputs
 from .config import PreferenceConfig
 from .coupling import DONE, couple
 from .data.collate import collate
+from .drawing import Drawing, scorer_for
 from .evaluation import Evaluation
 from .guard import StepGuard
 from .loading import Loading
@@ -33,12 +34,12 @@ from .models.reference import AsHandedIn, FrozenModel, SyncReference, spot_check
 from .objectives.base import Loss, Metric, Objective
 from .persistence import Persistence
 from .precompute import with_ref_logps
-from .setup import prepare_dataset, prepare_model
+from .setup import as_rows, prepare_dataset, prepare_model
 
 logger = logging.getLogger(__name__)
 
 
-class PreferenceTrainer(Loading, Persistence, Trainer):
+class PreferenceTrainer(Drawing, Loading, Persistence, Trainer):
     """Trains a policy or a reward model by an objective.
 
     Args:
@@ -51,6 +52,8 @@ class PreferenceTrainer(Loading, Persistence, Trainer):
         ref_model: the reference, where the default (see `models/reference.py`) is not what you want.
         peft_config: put a fresh adapter on the model.
         quantization_config: load the model quantised.
+        scorer: for objectives that draw responses: the path, hub id or model of a reward model, a function of (prompts,
+            responses), or a scorer. The rows then give prompts, and answers where the objective asks for them.
         compute_metrics: receives `EvalPrediction(predictions=(logps, rewards))`, each [N, K].
 
     Raises:
@@ -69,6 +72,7 @@ class PreferenceTrainer(Loading, Persistence, Trainer):
         ref_model: str | PreTrainedModel | None = None,
         peft_config: PeftConfig | None = None,
         quantization_config: Any = None,
+        scorer: Any = None,
         compute_metrics: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
@@ -85,7 +89,8 @@ class PreferenceTrainer(Loading, Persistence, Trainer):
         self.guard = StepGuard(args.max_skipped_steps)
         self._step_loss = 0.0
         self._state_before = self.objective_state
-        self._prepare = partial(prepare_dataset, setup=setup, args=args)
+        self.scorer = scorer_for(self.objective, scorer)
+        self._prepare = as_rows if self.scorer else partial(prepare_dataset, setup=setup, args=args)
         super().__init__(
             model=setup.model,
             args=args,
@@ -99,6 +104,7 @@ class PreferenceTrainer(Loading, Persistence, Trainer):
         )
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
+        self._offline = partial(PreferenceTrainer, self.model, self.objective.offline, callbacks=callbacks)
         self._place()
 
     def _place(self) -> None:

@@ -17,8 +17,10 @@ from .models.heads import clear_normalization, set_normalization
 from .objectives.base import Objective
 from .objectives.best_of import BestOf
 from .objectives.dpo import DPO, DPOArguments
+from .objectives.rejection_sampling import RejectionSampling
 from .objectives.reward import BradleyTerry, RewardArguments
 from .objectives.rrhf import RRHF, RRHFArguments
+from .sampling import IterationArguments
 from .trainer import PreferenceTrainer
 
 Kind = TypeVar("Kind", bound=Objective)
@@ -62,6 +64,13 @@ class RewardConfig(RewardArguments, PreferenceConfig):
             "config, for `prefopt.models.heads.normalize` and for whoever scores with this model."
         },
     )
+
+
+@dataclass
+class RejectionSamplingConfig(IterationArguments, PreferenceConfig):
+    """Arguments of `RejectionSamplingTrainer`: those of an offline run are each iteration's."""
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate of each iteration."})
 
 
 @dataclass
@@ -117,6 +126,7 @@ class _Named(PreferenceTrainer):
         peft_config: PeftConfig | None = None,
         *,
         ref_model: Any = None,
+        scorer: Any = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         if data_collator is not None:
@@ -138,6 +148,7 @@ class _Named(PreferenceTrainer):
             eval_dataset,
             processing_class or tokenizer,
             ref_model=ref_model,
+            scorer=scorer,
             peft_config=peft_config,
             quantization_config=quantization_config,
             compute_metrics=compute_metrics,
@@ -170,8 +181,17 @@ class RewardTrainer(_Named):
         return result
 
 
+class RejectionSamplingTrainer(_Named):
+    """Llama 2's rejection-sampling fine-tuning: in iterations, the best of all responses that the policy has drawn."""
+
+    config, objective_type = RejectionSamplingConfig, RejectionSampling
+
+
 class RRHFTrainer(_Named):
-    """RRHF, arXiv:2304.05302: the policy ranks K responses as their scores do, and imitates the best."""
+    """RRHF, arXiv:2304.05302: the policy ranks K responses as their scores do, and imitates the best.
+
+    With a `scorer` it draws responses to rank beside the dataset's own; without one, it ranks these.
+    """
 
     config, objective_type = RRHFConfig, RRHF
 

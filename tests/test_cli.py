@@ -13,7 +13,7 @@ import yaml
 import prefopt
 from prefopt import testbed
 from prefopt.arguments import DatasetMixtureConfig, ModelConfig, ScriptArguments
-from prefopt.cli import main
+from prefopt.cli import COMMANDS, main
 from prefopt.cli.rows import hold_out
 from prefopt.cli.values import read
 from prefopt.data import load_preferences
@@ -72,15 +72,20 @@ def test_the_overview_is_narrow_and_loads_nothing_heavy() -> None:
     code = "import sys, prefopt.cli as c; c.main(['--help']); c.main(['--version']); print('torch' in sys.modules)"
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[-2:] == [f"prefopt {prefopt.__version__}", "False"]
-    assert all(
-        any(line.startswith(f"  {name} ") for line in lines) for name in ("sft", "reward", "dpo", "rrhf", "data")
-    )
+    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
     assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("flag", ["--help", "--help-all"])
 @pytest.mark.parametrize(
-    ("command", "own"), [("sft", "assistant_only_loss"), ("reward", "margin"), ("dpo", "beta"), ("rrhf", "mode")]
+    ("command", "own"),
+    [
+        ("sft", "assistant_only_loss"),
+        ("reward", "margin"),
+        ("dpo", "beta"),
+        ("rrhf", "rrhf_weight"),
+        ("rejection-sampling", "scorer"),
+    ],
 )
 def test_help_shows_own_arguments_first_in_80_columns(
     command: str, own: str, flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -13,12 +13,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "prefopt"
 LAYERS = [
-    {"tensors", "batch", "grades", "__version__"},
+    {"tensors", "batch", "grades", "sampling", "__version__"},
     {"objectives", "data", "checkpoint"},
     {"models", "meter", "coupling", "guard"},
     {"rollout"},
     {"testbed"},
-    {"config", "setup", "loading", "precompute", "evaluation", "persistence", "trainer"},
+    {"config", "setup", "loading", "precompute", "evaluation", "persistence", "iterations", "drawing", "trainer"},
     {"trainers"},
     {"arguments", "cli"},
     {"__init__", "__main__"},
@@ -62,7 +62,7 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_objectives_know_tensors_only() -> None:
     found = {name for path in FILES if room_of(path) == "objectives" for name in imports(path)}
-    assert found == {"objectives", "batch", "tensors", "grades"}
+    assert found == {"objectives", "batch", "tensors", "grades", "sampling"}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Knows no command's arguments. Nothing heavy is imported here: `prefopt --help` a
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -34,6 +35,22 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Program:
+    """A command of its own kind, and the module whose `main(program, prog, argv)` runs it."""
+
+    summary: str
+    title: str
+    module: str
+
+    def run(self, prog: str, argv: Sequence[str]) -> int:
+        try:
+            return import_module(self.module, __name__).main(self, prog, argv)
+        except KeyboardInterrupt:
+            print(f"\n{prog}: interrupted; to go on, run the same command again", file=sys.stderr)
+            return INTERRUPTED
+
+
+@dataclass(frozen=True)
 class Tools:
     """Commands of two words: the second, and the module whose `main(argv)` runs it."""
 
@@ -50,14 +67,20 @@ class Tools:
         return fail(prog, f"unknown command {argv[0]!r}\n{usage}" if argv else f"a command is missing\n{usage}")
 
 
-COMMANDS: dict[str, Method | Tools] = {
+Command = Method | Program | Tools
+COMMANDS: dict[str, Command] = {
     "sft": Method("Supervised fine-tuning on good answers.", "SFTTrainer", "sft"),
     "reward": Method("Train a reward model on pairs of answers.", "RewardTrainer"),
-    "dpo": Method("Direct preference optimization, and every loss of its family.", "DPOTrainer"),
-    "rrhf": Method("Rank several answers as their scores do, and imitate the best.", "RRHFTrainer"),
-    "data": Tools(
-        "Look for what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.data.doctor_cli"}
+    "dpo": Method("Direct preference optimization and its family of losses.", "DPOTrainer"),
+    "rrhf": Method("Rank answers as their scores do, and imitate the best.", "RRHFTrainer"),
+    "rejection-sampling": Method(
+        "Draw responses, train on the best of them, and again.", "RejectionSamplingTrainer", "any"
     ),
+    "best-of-n": Program("Draw N responses to each prompt and select by scores.", "Best of N", ".best_of_n"),
+    "self-rejected": Program(
+        "Pairs for DPO: a dataset's answers above the model's own.", "Self-rejected", ".self_rejected"
+    ),
+    "data": Tools("Find what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.data.doctor_cli"}),
 }
 
 
@@ -75,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """What `prefopt --help` prints."""
-    commands = [f"  {name:<8} {command.summary}" for name, command in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    commands = [f"  {name:<{width}} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: prefopt COMMAND [option ...]",
@@ -106,7 +130,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
         return _guarded(COMMANDS[name], prog, argv)
 
 
-def _guarded(command: Method | Tools, prog: str, argv: Sequence[str]) -> int:
+def _guarded(command: Command, prog: str, argv: Sequence[str]) -> int:
     """Run it; what a user can mend becomes one message, everything else keeps its traceback."""
     try:
         return command.run(prog, argv)
@@ -137,6 +161,14 @@ def fail(prog: str, message: str) -> int:
     prefix = "" if is_first() else f"[rank {os.environ['RANK']}] "
     print(f"{prefix}{prog}: error: {message}", file=sys.stderr)
     return 2
+
+
+def set_up_logging() -> None:
+    """prefopt's own notes, from the first process only; what libraries say stays as they set it."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("prefopt").setLevel(logging.INFO if is_first() else logging.ERROR)
+    # Deprecations inside libraries are for their authors; those of arguments were shown while parsing.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:

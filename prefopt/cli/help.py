@@ -1,15 +1,16 @@
-"""The help page of a training command: which arguments it shows, in which order. Knows nothing of what they do."""
+"""The help page of a command: which arguments it shows, in which order. Knows nothing of what they do."""
 
 from __future__ import annotations
 
 import shutil
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any, get_args, get_origin
 
-from ..arguments import ModelConfig, ScriptArguments
+from ..arguments import ModelConfig, ScorerArguments, ScriptArguments
 from ..config import PreferenceConfig
+from ..sampling import IterationArguments
 from .values import Option
 
 MODEL = ("trust_remote_code", "model_init_kwargs", "chat_template_path", "eos_token", "pad_token")
@@ -39,27 +40,38 @@ TRAINING = [
 ]
 RARE = ("Old name", "Accepted for compatibility", "Must stay")
 """How the help text begins of what only the whole page shows."""
+RARELY = "ddp_backend"
+"""Whoever has this has transformers' arguments, of which only the whole page shows all."""
 WIDEST = 100
 SHORT, MANY = 32, 12  # choices of so many letters stand in the flag; of so many words, in the text
 TYPES = {bool: "BOOL", int: "N", float: "X", dict: "JSON"}
+USAGE = "{prog} --model_name_or_path MODEL{more} --dataset_name DATA [...]"
 EXAMPLE = """A value in [] is the default. Example:
 
   {prog} --model_name_or_path Qwen/Qwen3-0.6B \\
-      --dataset_name pairs.jsonl --output_dir out --use_peft --lora_r 32
+      --dataset_name {more}
 """
+ASKED = frozenset({"-h", "--help", "--help-all"})
+Section = tuple[str, list[str]]
+"""A title and the names of the arguments under it."""
 
 
-def page(prog: str, summary: str, config: type[PreferenceConfig], options: dict[str, Option], whole: bool) -> str:
-    """The text that `--help`, or `--help-all` for the `whole` of it, prints."""
+def page(
+    prog: str, summary: str, parts: Iterable[Section], options: dict[str, Option], example: str, whole: bool = True
+) -> str:
+    """The text that `--help` prints; the `whole` of it also has what is rarely wanted.
+
+    `example` is what stands in the example after `--dataset_name`.
+    """
     parser = ArgumentParser(
         prog=prog,
-        usage=f"{prog} --model_name_or_path MODEL --dataset_name DATA [...]",
+        usage=USAGE.format(prog=prog, more="" if len(prog) < len("prefopt dataset") else "\n          "),
         description=summary,
-        epilog=EXAMPLE.format(prog=prog),
+        epilog=EXAMPLE.format(prog=prog, more=example),
         add_help=False,
         formatter_class=_formatter,
     )
-    for title, names in sections(config, options, whole):
+    for title, names in parts:
         group = parser.add_argument_group(title)
         for name in names:
             if whole or not options[name].help.startswith(RARE):
@@ -67,25 +79,31 @@ def page(prog: str, summary: str, config: type[PreferenceConfig], options: dict[
     general = parser.add_argument_group("General")
     general.add_argument("--config", metavar="FILE", help="YAML file with `name: value` lines; the command line wins.")
     general.add_argument("--help", action="store_true", help="Show this page.")
-    general.add_argument("--help-all", action="store_true", help="Show every argument, transformers' included.")
+    if RARELY in options:
+        general.add_argument("--help-all", action="store_true", help="Show every argument, transformers' included.")
     return parser.format_help()
 
 
-def sections(config: type, options: dict[str, Option], whole: bool) -> Iterator[tuple[str, list[str]]]:
-    """Titles with the names under them: the method's own first, then model, data and training."""
-    shared, model, data = (_names(kind) for kind in (PreferenceConfig, ModelConfig, ScriptArguments))
+def sections(config: type, options: dict[str, Option], whole: bool) -> Iterator[Section]:
+    """Of a training command: the method's own first, then model, data and training."""
+    shared, model, data = (names_of(kind) for kind in (PreferenceConfig, ModelConfig, ScriptArguments))
+    drawn = [name for name in (*names_of(ScorerArguments), *names_of(IterationArguments)) if name in options]
     # A config's fields come base class first; what the method itself declares stands at the end.
-    own = [name for name in _names(config) if name not in shared]
-    yield f"{config.__name__.removesuffix('Config')}", own
+    own = [name for name in names_of(config) if name not in {*shared, *drawn}]
+    if own:
+        yield f"{config.__name__.removesuffix('Config')}", own
+    if drawn:
+        yield "Drawing responses, with --scorer", drawn
     yield "Model and LoRA", [*model, *MODEL]
     yield "Data", [*data, *DATA]
     yield "Training", list(TRAINING)
     if whole:
-        seen = {*own, *model, *MODEL, *data, *DATA, *TRAINING}
+        seen = {*own, *drawn, *model, *MODEL, *data, *DATA, *TRAINING}
         yield "Everything else", [name for name in options if name not in seen]
 
 
-def _names(kind: Any) -> list[str]:
+def names_of(kind: Any) -> list[str]:
+    """The fields of a dataclass, in their order."""
     return [field.name for field in fields(kind)]
 
 

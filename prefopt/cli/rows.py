@@ -1,4 +1,4 @@
-"""Which rows a training command trains on and evaluates on. Knows no format: `prefopt.data` does."""
+"""Which rows a command reads, trains on and evaluates on. Knows no format: `prefopt.data` does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import ScriptArguments
+from ..arguments import RowsArguments, ScriptArguments
 from ..data import DataError, LoadReport, load
 from ..data.readers import read_rows
 
@@ -31,7 +31,8 @@ def load_rows(args: ScriptArguments, training: Any, purpose: str) -> Rows:
     """The rows that the arguments name; without any for evaluation, the test split if `eval_strategy` asks for one."""
 
     def rows(source: str, split: str) -> tuple[datasets.Dataset, LoadReport]:
-        return load(_source(source, split, args, training), purpose, args.adapter, split)
+        column = getattr(training, "dataset_text_field", "text")
+        return load(_source(source, split, args, column), purpose, args.adapter, split)
 
     train, report = rows(str(args.dataset_name), args.dataset_train_split)
     if args.eval_ratio:
@@ -40,6 +41,12 @@ def load_rows(args: ScriptArguments, training: Any, purpose: str) -> Rows:
         return Rows(train, None, report)
     source = args.eval_dataset or _with_splits(str(args.dataset_name))
     return Rows(train, rows(source, args.dataset_test_split)[0], report)
+
+
+def read(args: RowsArguments, purpose: str) -> datasets.Dataset:
+    """The rows that the arguments name, for a command that does not train."""
+    split = args.dataset_train_split
+    return load(_source(str(args.dataset_name), split, args), purpose, args.adapter, split)[0]
 
 
 def hold_out(rows: datasets.Dataset, ratio: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -64,10 +71,9 @@ def _with_splits(source: str) -> str:
     return source
 
 
-def _source(source: str, split: str, args: ScriptArguments, training: Any) -> Any:
+def _source(source: str, split: str, args: RowsArguments, column: str = "text") -> Any:
     """What `load` reads: the name as it is, unless a configuration or a column of text has to be chosen first."""
     found = _configured(source, args.dataset_config, split) if args.dataset_config else source
-    column = getattr(training, "dataset_text_field", "text")
     return found if column == "text" else _texts(found, split, column)
 
 

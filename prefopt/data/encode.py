@@ -22,6 +22,7 @@ KNOWN_COLUMNS = TEXT_COLUMNS | {
     "later_turns",
     "responses",
     "scores",
+    "finished",
     "margin",
     "score_chosen",
     "score_rejected",
@@ -79,6 +80,8 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
     if "prompt" not in columns or not columns <= KNOWN_COLUMNS:
         return False
     if any(dataset.data.column(name).null_count for name in columns & {"chosen", "rejected", "response"}):
+        return False
+    if "finished" in columns and getattr(getattr(dataset.features["finished"], "feature", None), "dtype", "") != "bool":
         return False
     turns = getattr(dataset.features["prompt"], "feature", None)
     texts = (getattr(dataset.features[name], "dtype", None) for name in columns & TEXT_COLUMNS)

@@ -1,7 +1,8 @@
 """A batch of text rows -> token ids: boundary, stop token, truncation; knows no file format, no dataset and no tensor.
 
 A prompt is encoded as sampling sees it, a response as sampling would produce it: the two are tokenised apart, so the
-boundary between them is the same in training and at inference, and every response ends with one stop token.
+boundary between them is the same in training and at inference, and every response ends with one stop token, unless
+the row says that it did not finish: then it has none, as a target holds no stop token that sampling did not emit.
 
 Special tokens come from the template and from here, never from what a message says: an answer that spells "<eos>" is
 encoded as ordinary text. Two texts are not: a templated prompt, as template and contents are one text there, and what
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .records import DataError
 from .specials import Piece, Specials
-from .template import Message, Renderer, Segment, is_bare
+from .template import Message, Renderer, Rendering, Segment, is_bare
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -98,15 +99,19 @@ def _last(prompt: list[int], room: int, bos: int | None) -> list[int]:
 
 
 class Encoder:
-    """Encodes a batch of text rows; what it did to a row is counted in the columns of NOTES."""
+    """Encodes a batch of text rows; what it did to a row is counted in the columns of NOTES.
+
+    A response with neither text nor stop token is an error, unless `allow_empty`: it can be scored, not trained on.
+    """
 
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase",
         encoding: Encoding,
         generation_config: "GenerationConfig | None" = None,
+        allow_empty: bool = False,
     ):
-        self.tokenizer, self.encoding = tokenizer, encoding
+        self.tokenizer, self.encoding, self.allow_empty = tokenizer, encoding, allow_empty
         self.renderer = Renderer(tokenizer, generation_config)
         self.specials = Specials(tokenizer)
         ends = (self.renderer.stop, self.renderer.eos)
@@ -136,10 +141,27 @@ class Encoder:
         try:
             opening = self.renderer.prompt(prompt)
             found = [self.renderer.response(prompt, opening, tail) for tail in _tails(row)]
+            segments = [self._ending(*each, prompt) for each in zip(found, _finished(row, len(found)), strict=True)]
         except DataError as error:
             raise DataError(f"row {number}: {error}") from error
         mismatches = sum(not response.agrees for response in found)
-        return Written(opening, [r.segments for r in found], mismatches, sum(r.dropped for r in found))
+        return Written(opening, segments, mismatches, sum(r.dropped for r in found))
+
+    def _ending(self, response: Rendering, finished: bool, prompt: list[Message]) -> list[Segment]:
+        """A response's segments, the last without its stop token if the row says that it did not finish.
+
+        Of several answers that is the last alone. Where it was dropped, all that stayed are finished.
+        """
+        *before, last = response.segments
+        if finished or response.dropped:
+            return response.segments
+        stop = self.end_texts[self.renderer.end(prompt)]
+        if not self.allow_empty and not last.text.replace(stop, "").strip():
+            raise DataError(
+                "a response is empty and finished is false: without a stop token nothing is left to train on; "
+                "leave it out, or give true if the model ended it by itself"
+            )
+        return [*before, last._replace(finished=False)]
 
     def _marked(self, prompt: list[Message]) -> bool:
         """Whether special tokens written in a prompt's text, or between answers, are meant (or cannot be helped)."""
@@ -164,11 +186,12 @@ class Encoder:
         stop = self.renderer.end(row["prompt"])
         whole = [self._joined(segments, stop, ids) for segments in written.responses]
         kept, part = truncate(prompt, (len(response) for response, _ in whole), self.encoding, self.bos)
-        cut = sum(len(response[part]) < len(response) for response, _ in whole)
+        cut = [len(response[part]) < len(response) for response, _ in whole]
+        lost = sum(c and segments[-1].finished for c, segments in zip(cut, written.responses, strict=True))
         found = {"prompt_ids": kept, "response_ids": [response[part] for response, _ in whole], **_known(row)}
         if "later_turns" in row:
             found["loss_mask"] = [mask[part] for _, mask in whole]
-        truncated = (len(kept) < len(prompt), cut, cut if part.start is None else 0)
+        truncated = (len(kept) < len(prompt), sum(cut), lost if part.start is None else 0)
         counts = (*truncated, written.mismatches, written.dropped, *self._spelled(row, written, pieces))
         return found | dict(zip(NOTES, counts, strict=True))
 
@@ -206,11 +229,30 @@ class Encoder:
         mask: list[int] = []
         for segment in segments:
             piece = next(ids)
-            if segment.trained and piece[-1:] != [stop]:
-                piece = [*piece, stop]
+            if segment.trained:
+                piece = _ended(piece, stop, segment.finished)
             joined += piece
             mask += [int(segment.trained)] * len(piece)
         return joined, mask
+
+
+def _ended(answer: list[int], stop: int, finished: bool) -> list[int]:
+    """An answer with its one stop token; unfinished with none, not even one that a tokenizer makes of its text."""
+    if finished:
+        return answer if answer[-1:] == [stop] else [*answer, stop]
+    while answer[-1:] == [stop]:
+        answer = answer[:-1]
+    return answer
+
+
+def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
+    """Which responses ended by themselves: all, unless the row says otherwise."""
+    given = row.get("finished")
+    if given is None:
+        return [True] * count
+    if len(given) != count or None in given:
+        raise DataError(f"finished is {given} for {count} responses; give true or false for each, in their order")
+    return list(given)
 
 
 def _tails(row: Mapping[str, Any]) -> list[list[Message]]:

@@ -20,6 +20,7 @@ KINDS = {
     "preferences": frozenset({"pair", "list"}),
     "sft": frozenset({"pair", "list", "sft"}),
     "prompts": frozenset({"pair", "list", "sft", "prompt"}),
+    "any": frozenset({"pair", "list", "sft", "prompt"}),  # prompts, with whatever answers they have
 }
 ANY = KINDS["prompts"]
 SAMPLE = 64  # rows looked at to recognise a format
@@ -33,7 +34,8 @@ def load_preferences(
     """Preference rows of any known format: `prompt` (list of {role, content}), `chosen`, `rejected` (text).
 
     Also `margin`, `grade`, `score_chosen`, `score_rejected` where known. K-lists have `responses` (best first where
-    scores say so) and `scores` instead of a pair. What was repaired and dropped is logged; `load` returns it as well.
+    scores say so) and `scores` instead of a pair. `finished`, where given, says of each response whether it ended by
+    itself. What was repaired and dropped is logged; `load` returns it as well.
     """
     return load(source, "preferences", adapter, split, strict)[0]
 
@@ -42,7 +44,8 @@ def load_sft(source: Source, adapter: str = "auto", split: str = "train", strict
     """Demonstrations: `prompt` (list of {role, content}) and `response`, the text of the first answer.
 
     A dataset with conversations of several answers has one more column, `later_turns`: the turns after that answer
-    (empty in a row with one answer). Of a preference row the best response is taken.
+    (empty in a row with one answer). Of a preference row the best response is taken. `finished`, where given, says
+    whether the (last) answer ended by itself.
     """
     return load(source, "sft", adapter, split, strict)[0]
 
@@ -141,7 +144,8 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     types = {"prompt": turns, "later_turns": turns}
     types |= {name: datasets.Value("float64") for name in ("margin", "score_chosen", "score_rejected")}
     types |= {name: datasets.Value("string") for name in ("chosen", "rejected", "response", "grade")}
-    types |= {"responses": datasets.List(datasets.Value("string")), "scores": datasets.List(datasets.Value("float64"))}
+    lists = {"responses": "string", "scores": "float64", "finished": "bool"}
+    types |= {name: datasets.List(datasets.Value(kind)) for name, kind in lists.items()}
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     return datasets.Dataset.from_dict(columns, features=datasets.Features({name: types[name] for name in columns}))
@@ -159,6 +163,7 @@ def _pair_columns(records: list[Candidates]) -> dict[str, list[Any]]:
         "grade": [record.grade for record in records],
         "score_chosen": [record.scores and record.scores[0] for record in records],
         "score_rejected": [record.scores and record.scores[1] for record in records],
+        "finished": [record.finished and list(record.finished) for record in records],
     }
 
 
@@ -166,6 +171,7 @@ def _list_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     return {
         "responses": [list(record.responses) for record in records],
         "scores": [record.scores and list(record.scores) for record in records],
+        "finished": [record.finished and list(record.finished) for record in records],
     }
 
 
@@ -173,7 +179,11 @@ def _sft_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     whole = [record.responses[0] for record in records]
     first = [response if isinstance(response, str) else response[0].content for response in whole]
     later = [[] if isinstance(response, str) else _plain(response[1:]) for response in whole]
-    return {"response": first, "later_turns": later if any(later) else [None] * len(later)}
+    return {
+        "response": first,
+        "later_turns": later if any(later) else [None] * len(later),
+        "finished": [record.finished and list(record.finished[:1]) for record in records],
+    }
 
 
 _COLUMNS = {"pair": _pair_columns, "list": _list_columns, "sft": _sft_columns, "prompt": lambda records: {}}

@@ -28,7 +28,8 @@ Response = str | tuple[Turn, ...]
 class Candidates:
     """A prompt with its responses, best first when an order is known. A pair is two candidates; SFT has one.
 
-    `scores` has one number per response. `repairs` names what an adapter had to mend in the raw row.
+    `scores` has one number per response. `finished` says of each whether it ended by itself, with a stop token, and was
+    not cut off; None means that all did. `repairs` names what an adapter had to mend in the raw row.
     """
 
     prompt: tuple[Turn, ...]
@@ -36,6 +37,7 @@ class Candidates:
     scores: tuple[float, ...] | None = None
     margin: float | None = None
     grade: str | None = None
+    finished: tuple[bool, ...] | None = None
     repairs: tuple[str, ...] = ()
 
 

@@ -15,10 +15,14 @@ PROBE = "an answer"
 
 
 class Segment(NamedTuple):
-    """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers."""
+    """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers.
+
+    An answer that was cut off is not `finished`: it is trained on without a stop token.
+    """
 
     text: str
     trained: bool
+    finished: bool = True
 
 
 class Rendering(NamedTuple):

@@ -68,7 +68,7 @@ class Objective(ABC):
     """Which kind of model it trains: one with log-probs, or one with a reward head."""
     needs: frozenset[str] = frozenset()
     """What the trainer must provide: "reference" (adds `ref_logps`), "mismatched" (adds one response to each row: the
-    answer to another row's prompt)."""
+    answer to another row's prompt), "scorer" (judges the responses that the policy draws)."""
     wants: frozenset[str] = frozenset()
     """Outputs beyond the log-probs or scores that `trains` implies, by their names in `Outputs`."""
     couples: bool = False
@@ -89,6 +89,11 @@ class Objective(ABC):
     def outputs(self) -> frozenset[str]:
         """All fields of `Outputs` that `loss` reads."""
         return self.wants | {"scores" if self.trains == "scorer" else "logps"}
+
+    @property
+    def offline(self) -> Objective:
+        """What trains on rows once they are there: itself, unless it is a way to make them."""
+        return self
 
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
         """How many of each unit this batch holds; the units that `Term.unit` may name."""

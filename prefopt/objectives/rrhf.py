@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch, Outputs
+from ..sampling import IterationArguments, changed
 from ..tensors import masked_sum, wide, wins
 from .base import Loss, Metric, Objective, Term, mean_of
 
@@ -50,8 +51,16 @@ def best_of(scores: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class RRHFArguments:
-    """The knobs of RRHF, shared by the objective and `RRHFConfig`."""
+class RRHFArguments(IterationArguments):
+    """The knobs of RRHF, shared by the objective and `RRHFConfig`.
+
+    Those of drawing responses have the paper's values (section 4.1): four beside the dataset's own two, drawn once.
+    """
+
+    responses_per_prompt: int = changed(IterationArguments, "responses_per_prompt", 4)
+    iterations: int = changed(IterationArguments, "iterations", 1)
+    prior_top_n: int | None = changed(IterationArguments, "prior_top_n", 0)
+    dataset_responses: bool = changed(IterationArguments, "dataset_responses", True)
 
     rrhf_weight: float = field(
         default=1.0,
@@ -87,6 +96,9 @@ class RRHF(RRHFArguments, Objective):
     prompt on a device, that is the prompt with its longest response, which is how it is defined here: the result does
     not depend on the batch. All responses to a prompt are then ranked by their *sums*.
 
+    Without a scorer the dataset's responses are ranked. With one, `responses_per_prompt` more are drawn to each prompt
+    and all are ranked by the scorer, in every iteration anew.
+
     Rows need two responses or more, in any order if they have scores; equal scores are not compared, and of equally
     good best responses the first listed is imitated. Without scores a row counts as ranked best first: a preference
     pair is the case K = 2. Rewards in the logs are p, `chosen` is the best response, `rejected` all others.
@@ -95,6 +107,7 @@ class RRHF(RRHFArguments, Objective):
     fewest = 2
 
     def __post_init__(self) -> None:
+        self.check_iterations()
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode!r}: choose one of {', '.join(MODES)}")
         if not self.rrhf_weight >= 0:

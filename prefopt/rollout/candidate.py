@@ -57,11 +57,17 @@ class Candidate:
         return prompt_key(self.prompt)
 
     @property
+    def asked(self) -> str:
+        """The beginning of the last turn, for messages."""
+        return self.prompt[-1]["content"][:60] if self.prompt else ""
+
+    @property
     def key(self) -> Key:
         return self.round, self.iteration, self.prompt_key, self.k
 
     @property
     def finished(self) -> bool:
+        """Whether it came to its end. A scorer sees a stop string as an end too; a training target does not."""
         return self.finish_reason != "length"
 
     @property

@@ -63,7 +63,7 @@ class Pool:
             there = known.get(candidate.key, candidate.settings)
             if there != candidate.settings:
                 raise PoolError(
-                    f"{self._candidates(segment)}: response {candidate.k} to {candidate.prompt[-1]['content'][:60]!r} "
+                    f"{self._candidates(segment)}: response {candidate.k} to {candidate.asked!r} "
                     f"is there from (policy, temperature, seed) = {there}, now {candidate.settings}: another run's pool"
                 )
             if candidate.key not in known:
@@ -141,7 +141,7 @@ class Pool:
         problem = "has no score by it" if record is None else f"stands where its scores have {record}"
         known = ", ".join(f"{name} ({key})" for key, name in self.scorers().items()) or "none"
         return (
-            f"{self._scores(fingerprint, segment)}: response {candidate.k} to {candidate.prompt[-1]['content'][:60]!r} "
+            f"{self._scores(fingerprint, segment)}: response {candidate.k} to {candidate.asked!r} "
             f"{problem}: call pool.score(scorer) first. Scorers that have scored here: {known}"
         )
 

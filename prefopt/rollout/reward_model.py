@@ -74,7 +74,7 @@ class RewardModelScorer:
         self.name = name or Path(place).name or type(self.model).__name__
         self.normalized, self.encoding = normalized, encoding or Encoding()
         self.encoder = Encoder(
-            self.tokenizer, self.encoding, generation_config or _generation_config(self.model, place)
+            self.tokenizer, self.encoding, generation_config or _generation_config(self.model, place), allow_empty=True
         )
         self.tokens_per_batch, self.progress = tokens_per_batch, progress
 
@@ -122,16 +122,14 @@ class RewardModelScorer:
     def _encoded(self, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool]) -> list[Ids]:
         """Each response is a row of its own: a longer one beside it would, when truncated, leave it less prompt."""
         turns = [[dict(turn) for turn in prompt] for prompt in prompts]
-        rows = self.encoder({"prompt": turns, "response": list(responses)}, list(range(len(turns))))
+        ended = [[bool(one)] for one in finished]
+        rows = self.encoder({"prompt": turns, "response": list(responses), "finished": ended}, list(range(len(turns))))
         if cut := sum(rows["_prompt_cut"]) + sum(rows["_responses_cut"]):
             limit = self.encoding.max_length
             logger.warning("%s: %d prompts or responses cut to max_length %s before scoring", self.name, cut, limit)
-        found = []
-        for number, ended in enumerate(finished):
-            prompt, response = rows["prompt_ids"][number], rows["response_ids"][number][0]
-            forged = not ended and response[-1:] == [self.encoder.renderer.end(turns[number])]
-            found.append(_never_empty(prompt, response[:-1] if forged else response))
-        return found
+        return [
+            _never_empty(prompt, ids[0]) for prompt, ids in zip(rows["prompt_ids"], rows["response_ids"], strict=True)
+        ]
 
     def _scores(self, rows: list[Ids]) -> list[float]:
         found = [0.0] * len(rows)

@@ -3,19 +3,17 @@
 Each response is drawn with its own stream of uniform numbers, derived from (seed, stream, key of the prompt, response
 number): what is drawn does not depend on how prompts are batched or ordered, and two policies answer with common random
 numbers. Models that the fast loop (`decode.py`) cannot serve are sampled by transformers' `generate`, from the same
-distribution by the same numbers.
+distribution by the same numbers. A policy that vLLM serves is asked for the same, with random numbers of vLLM's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -25,17 +23,17 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ..data.encode import encode_prompt, stop_token_ids
-from ..data.records import DataError
+from ..data.encode import stop_token_ids
 from ..models.modes import evaluating
 from ..models.wrapped import bare
 from .decode import decode, seen_tokens
 from .draw import Distribution, uniform_stream
+from .prompts import check_numbers, check_policy, encoded, padded, progress_bar
 from .response import Ends, Row
 from .response import Sample as Sample
+from .score import Messages
 from .trial import served
-
-Messages = Sequence[Mapping[str, str]]
+from .vllm import VLLM, take
 
 
 def sample(
@@ -62,7 +60,7 @@ def sample(
     these settings, without a penalty, a ban or a beam search that a checkpoint brings along.
 
     Args:
-        policy: a causal language model, with or without an adapter.
+        policy: a causal language model, with or without an adapter, or a `VLLM`, which says what differs.
         stop_strings: a response ends with the first of these, which its text leaves out.
         stream: what else makes the random numbers new, such as (round, iteration).
         keys: a name for each prompt, by which it keeps its random numbers in another list; by default its number.
@@ -72,18 +70,17 @@ def sample(
         ValueError: a setting outside its range, a policy with learnt virtual tokens, or a prompt that cannot be encoded
             or leaves no room for a response.
     """
-    _check(k, max_new_tokens, batch_size)
+    check_numbers(k, max_new_tokens, batch_size)
     distribution = Distribution(float(temperature), top_k, top_p, repetition_penalty)
-    _check_policy(policy)
+    check_policy(policy)
     strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
     ends = Ends(tokenizer, tuple(stop_token_ids(tokenizer, policy.generation_config)), max_new_tokens, strings)
     streams = [(int(seed), *map(int, stream), name) for name in _names(keys, len(prompts))]
-    encoded = [_encode(number, prompt, tokenizer) for number, prompt in enumerate(prompts)]
-    _check_room(encoded, policy, max_new_tokens)
-    rows = [[Row(i, j, encoded[i], (*streams[i], j)) for j in range(k)] for i in range(len(prompts))]
+    ids = encoded(prompts, tokenizer, policy, max_new_tokens)
+    rows = [[Row(i, j, ids[i], (*streams[i], j)) for j in range(k)] for i in range(len(prompts))]
     # The longest first: memory that does not suffice shows at once.
     order = sorted(rows, key=lambda group: -len(group[0].prompt_ids))
-    with torch.no_grad(), evaluating(policy), _bar(k * len(rows), progress) as show:
+    with progress_bar(k * len(rows), progress) as show:
         _fill(policy, [row for group in order for row in group], distribution, ends, batch_size, show)
     return [[row.sample(ends) for row in group] for group in rows]
 
@@ -96,28 +93,25 @@ def _fill(
     batch_size: int,
     done: Callable[[list[Row]], None],
 ) -> None:
-    """Respond by the fast loop, if the policy is one that it serves."""
-    inner = bare(policy)
-    if rows and served(inner):
-        decode(inner, rows, distribution, ends, batch_size, done)
-    else:
-        generate(policy, rows, distribution, ends, batch_size, done)
+    """Respond by vLLM, if the policy is its, or by the fast loop, if the policy is one that it serves."""
+    if isinstance(policy, VLLM):
+        return ask(policy, rows, distribution, ends, done)
+    with torch.no_grad(), evaluating(policy):
+        inner = bare(policy)
+        if rows and served(inner):
+            decode(inner, rows, distribution, ends, batch_size, done)
+        else:
+            generate(policy, rows, distribution, ends, batch_size, done)
 
 
-@contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Callable[[list[Row]], None]]:
-    """Shows responses and tokens per second."""
-    tokens = 0
-    with tqdm(total=total, desc="sampling", unit="response", disable=not progress) as bar:
-
-        def show(ended: list[Row]) -> None:
-            nonlocal tokens
-            tokens += sum(len(row.ids) for row in ended)
-            bar.update(len(ended))
-            if progress and ended:
-                bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
-
-        yield show
+def ask(
+    policy: VLLM, rows: list[Row], distribution: Distribution, ends: Ends, done: Callable[[list[Row]], None]
+) -> None:
+    """Fill in the rows by vLLM, asking again for those that are not at their end when it stops."""
+    while rows:
+        take(rows, policy.engine.generate(**policy.requests(rows, distribution, ends)), ends)
+        done([row for row in rows if row.ended])
+        rows = [row for row in rows if not row.ended]
 
 
 def generate(
@@ -135,21 +129,12 @@ def generate(
         for start in range(0, len(rows), batch_size):
             batch = list(rows[start : start + batch_size])
             policy.generate(
-                **_padded(batch, policy.device),
+                **padded(batch, policy.device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList([Drawing(batch, distribution, ends)]),
                 stopping_criteria=StoppingCriteriaList([Ended(batch)]),
             )
             done(batch)
-
-
-def _padded(rows: list[Row], device: torch.device) -> dict[str, Tensor]:
-    """The prompts of the rows, padded on the left: [R, P] each."""
-    width = max(len(row.prompt_ids) for row in rows)
-    padding = [width - len(row.prompt_ids) for row in rows]
-    ids = [[0] * gap + row.prompt_ids for gap, row in zip(padding, rows, strict=True)]
-    mask = [[0] * gap + [1] * (width - gap) for gap in padding]
-    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 class Drawing(LogitsProcessor):
@@ -202,38 +187,9 @@ def _generating_by(config: GenerationConfig, policy: nn.Module) -> Iterator[None
             module.generation_config = before
 
 
-def _check(k: int, max_new_tokens: int, batch_size: int) -> None:
-    if min(k, max_new_tokens, batch_size) < 1:
-        raise ValueError(f"k={k}, max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1")
-
-
 def _names(keys: Sequence[int | str] | None, count: int) -> list[int | str]:
     """What each prompt is called in the keys of its random numbers."""
     names: list[int | str] = [k if isinstance(k, str) else int(k) for k in (range(count) if keys is None else keys)]
     if len(names) != count or len(set(names)) != count:
         raise ValueError(f"keys: {len(names)} names, {len(set(names))} of them different, for {count} prompts")
     return names
-
-
-def _check_policy(policy: Any) -> None:
-    """Virtual tokens stand before the padding and peft drops position ids: a response would depend on its batch."""
-    if isinstance(policy, PeftModel) and policy.active_peft_config.is_prompt_learning:
-        kind = policy.active_peft_config.peft_type.value
-        raise ValueError(f"{kind} changes the prompt, not the layers: use an adapter such as LoRA")
-
-
-def _encode(number: int, prompt: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    try:
-        return encode_prompt(prompt, tokenizer)
-    except DataError as error:
-        raise DataError(f"prompt {number}: {error}") from error
-
-
-def _check_room(prompts: list[list[int]], policy: Any, max_new_tokens: int) -> None:
-    limit = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    for number, ids in enumerate(prompts):
-        if limit and len(ids) + max_new_tokens > limit:
-            raise ValueError(
-                f"prompt {number} has {len(ids)} tokens, which with max_new_tokens={max_new_tokens} is more than the "
-                f"model's {limit} positions: shorten it or ask for fewer tokens"
-            )

@@ -6,22 +6,27 @@
     rows = best_worst(groups)                # {prompt, chosen, rejected, score_chosen, score_rejected}: DPO
     write_rows("selection.jsonl", rows)      # a file that every trainer takes; so is datasets.Dataset.from_list(rows)
 
-Rows come in the order in which their prompts first stand in the pool.
+Rows come in the order in which their prompts first stand in the pool. Each also has `finished`, a list that says of its
+responses in their order whether they ended with a stop token: training gives the others none, as the policy drew none.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import jsonl
-from .candidate import Scored
+from .candidate import Candidate, Scored, prompt_key
+from .response import UNFINISHED
 
 Row = dict[str, Any]
 Group = list[Scored]
 """The candidates of one prompt, best first."""
+Segment = tuple[int, int]
+"""A round and an iteration."""
 
 
 def by_prompt(
@@ -34,32 +39,30 @@ def by_prompt(
 
     Args:
         scored: candidates of all rounds, with scores by one scorer.
-        prior_top_n: how many responses to each prompt stay of each round before the last: None keeps all, 0 selects
-            from the last round alone. Llama 2 (section 3.2.3) found that forgetting earlier rounds loses abilities.
+        prior_top_n: how many responses to each prompt stay of each iteration before the last one that has candidates
+            (of the highest round its highest iteration): None keeps all, 0 selects from the last iteration alone.
+            Llama 2 (section 3.2.3) found that forgetting earlier iterations loses abilities.
+        include_unfinished: select also from responses that the length limit cut off.
 
     Raises:
-        ValueError: `include_unfinished`, which training cannot honour, or a negative number.
+        ValueError: a negative number.
     """
-    if include_unfinished:
-        raise ValueError(
-            "a row of text cannot say that its response was cut off: encoding ends every response with a stop token, "
-            "which would teach the policy to stop in the middle. Raise max_new_tokens instead"
-        )
     if prior_top_n is not None and prior_top_n < 0:
         raise ValueError(f"prior_top_n={prior_top_n} must be at least 0, or None for all")
-    groups: dict[str, dict[int, Group]] = {}
-    last = -1
+    groups: dict[str, dict[Segment, Group]] = {}
+    last = (-1, -1)
     for one in scored:
-        last = max(last, one.candidate.round)
-        if one.candidate.finished and one.candidate.response.strip():
-            groups.setdefault(one.candidate.prompt_key, {}).setdefault(one.candidate.round, []).append(one)
-    joined = (_joined(rounds, last, prior_top_n) for rounds in groups.values())
+        segment = one.candidate.round, one.candidate.iteration
+        last = max(last, segment)
+        if (include_unfinished or one.candidate.finished) and _text(one.candidate).strip():
+            groups.setdefault(one.candidate.prompt_key, {}).setdefault(segment, []).append(one)
+    joined = (_joined(segments, last, prior_top_n) for segments in groups.values())
     return [group for group in joined if group]
 
 
-def _joined(rounds: dict[int, Group], last: int, prior_top_n: int | None) -> Group:
-    """The rounds of one prompt as one group; duplicates are left out first, so that the top n are n texts."""
-    tops = (_distinct(group)[: None if number == last else prior_top_n] for number, group in rounds.items())
+def _joined(segments: dict[Segment, Group], last: Segment, prior_top_n: int | None) -> Group:
+    """The iterations of one prompt as one group; duplicates are left out first, so that the top n are n texts."""
+    tops = (_distinct(group)[: None if segment == last else prior_top_n] for segment, group in segments.items())
     return _distinct([one for top in tops for one in top])
 
 
@@ -68,7 +71,7 @@ def _distinct(group: Group) -> Group:
     ranking = sorted(group, key=lambda one: (-one.score, one.candidate.key))
     first: dict[str, Scored] = {}
     for one in ranking:
-        first.setdefault(one.candidate.response.strip(), one)
+        first.setdefault(_text(one.candidate).strip(), one)
     return list(first.values())
 
 
@@ -82,19 +85,20 @@ def above(groups: Iterable[Group], threshold: float) -> list[Row]:
     return [_answer(one) for group in groups for one in group if _reaches(one, threshold)]
 
 
-def ranked(groups: Iterable[Group], k: int, threshold: float | None = None) -> list[Row]:
-    """The best `k` responses to each prompt, best first, if the best reaches `threshold`.
+def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | None = None) -> list[Row]:
+    """The best `k` responses to each prompt (None: all), best first, if the best reaches `threshold`.
 
     A prompt with fewer gives a shorter list, down to 2; one response ranks nothing and gives no row.
     """
-    if k < 2:
+    if k is not None and k < 2:
         raise ValueError(f"k={k}: a ranking needs at least 2")
     tops = [group[:k] for group in groups if len(group) > 1 and _reaches(group[0], threshold)]
     return [
         {
             "prompt": _prompt(top[0]),
-            "responses": [one.candidate.response for one in top],
+            "responses": [_text(one.candidate) for one in top],
             "scores": [one.score for one in top],
+            "finished": _finished(*top),
         }
         for top in tops
     ]
@@ -127,6 +131,13 @@ def best_random(groups: Iterable[Group], seed: int, threshold: float | None = No
     return rows
 
 
+def rows_for(responses: int | None, groups: Iterable[Group], threshold: float | None = None) -> list[Row]:
+    """Rows for an objective that compares so many responses: the best (1), best and worst (2), or all (None)."""
+    if responses == 1:
+        return best(groups, threshold)
+    return best_worst(groups, threshold) if responses == 2 else ranked(groups, None, threshold)
+
+
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     """Rows as a JSONL file, whole or not at all; its bytes depend on the rows alone.
 
@@ -149,15 +160,81 @@ def _prompt(one: Scored) -> list[dict[str, str]]:
     return [{"role": turn["role"], "content": turn["content"]} for turn in one.candidate.prompt]
 
 
+def _text(candidate: Candidate) -> str:
+    """The response, less what the length limit left of a character: the policy never drew the sign shown for it."""
+    if candidate.finish_reason != "length":
+        return candidate.response
+    return candidate.response.rstrip(UNFINISHED).rstrip()
+
+
+def _finished(*responses: Scored) -> list[bool]:
+    """Which of a row's responses ended with a stop token.
+
+    A stop string is not one: it is the caller's, and the policy would have gone on. The column is there also where all
+    did: `Dataset.from_list` keeps the columns of the first row alone, so one that only some rows have would be lost
+    without a word, and with it what must not be forgotten.
+    """
+    return [one.candidate.finish_reason == "stop" for one in responses]
+
+
 def _answer(one: Scored) -> Row:
-    return {"prompt": _prompt(one), "response": one.candidate.response, "score": one.score}
+    return {"prompt": _prompt(one), "response": _text(one.candidate), "score": one.score, "finished": _finished(one)}
 
 
 def _pair(chosen: Scored, rejected: Scored) -> Row:
     return {
         "prompt": _prompt(chosen),
-        "chosen": chosen.candidate.response,
-        "rejected": rejected.candidate.response,
+        "chosen": _text(chosen.candidate),
+        "rejected": _text(rejected.candidate),
         "score_chosen": chosen.score,
         "score_rejected": rejected.score,
+        "finished": _finished(chosen, rejected),
     }
+
+
+def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candidate]) -> tuple[list[Row], Counter[str]]:
+    """Pairs without a scorer: a dataset's answers, chosen, against a policy's own responses (SPIN, arXiv:2401.01335).
+
+    Every distinct answer to a prompt makes a pair with every distinct response to it. Left out, and counted, are
+    responses that the length limit cut off, empty ones, and those that say what another or an answer says.
+
+    Args:
+        rows: what `load_sft` returns: `prompt`, `response` and, where known, `finished`.
+
+    Returns:
+        The pairs, and how many responses were left out for which reason.
+    """
+    answers: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        answers.setdefault(prompt_key(row["prompt"]), {}).setdefault(row["response"].strip(), row)
+    rejected: dict[str, dict[str, Candidate]] = {key: {} for key in answers}
+    left_out: Counter[str] = Counter()
+    for one in candidates:
+        if reason := _unfit(one, answers, rejected):
+            left_out[reason] += 1
+        else:
+            rejected[one.prompt_key][one.response.strip()] = one
+    each = ((row, one) for key, own in answers.items() for row in own.values() for one in rejected[key].values())
+    return [_against(row, one) for row, one in each], left_out
+
+
+def _unfit(one: Candidate, answers: Mapping[str, Any], rejected: Mapping[str, Any]) -> str | None:
+    """Why a response makes no pair, in words that go with a count."""
+    key, text = one.prompt_key, one.response.strip()
+    if key not in answers:
+        return "to prompts without an answer"
+    if not one.finished:
+        return "unfinished"
+    if not text:
+        return "empty"
+    if text in answers[key]:
+        return "equal to the dataset's answer"
+    return "repeated" if text in rejected[key] else None
+
+
+def _against(row: Mapping[str, Any], one: Candidate) -> Row:
+    """An answer, which ended with a stop token unless its row says otherwise, and a response."""
+    prompt = [{"role": turn["role"], "content": turn["content"]} for turn in row["prompt"]]
+    ended = (row.get("finished") or [True])[0]
+    sides = {"chosen": row["response"], "rejected": one.response}
+    return {"prompt": prompt, **sides, "finished": [ended, one.finish_reason == "stop"]}

@@ -261,6 +261,36 @@ def test_every_adapter_has_a_row_above() -> None:
             {"instruction": "x", "output": ["y"]},
             "field 'output': expected two texts, chosen and rejected",
         ),
+        (
+            "trl",
+            {"prompt": "x", "chosen": "y", "rejected": "z", "finished": True},
+            "field 'finished': is true or false, expected a list",
+        ),
+        (
+            "trl",
+            {"prompt": "x", "chosen": "y", "rejected": "z", "finished": [True, 0]},
+            "field 'finished': its list holds a number, expected true or false for each response",
+        ),
+        (
+            "trl",
+            {"prompt": messages("x"), "chosen": "y", "rejected": "z", "finished": [True]},
+            "field 'finished': holds 1 values for 2 responses, expected one for each",
+        ),
+        (
+            "rrhf",
+            {"query": "x", "responses": ["y", "", "z"], "finished": [True, False]},
+            "field 'finished': holds 2 values for 3 responses, expected one for each",
+        ),
+        (
+            "prompt-response",
+            {"prompt": "x", "response": "y", "finished": "no"},
+            "field 'finished': is text, expected a list",
+        ),
+        (
+            "prompt-response",
+            {"prompt": "x", "response": "y", "finished": [None]},
+            "field 'finished': its list holds null, expected true or false for each response",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(name: str, row: dict[str, Any], reason: str) -> None:
@@ -306,6 +336,60 @@ def test_extras_of_a_pair() -> None:
     }
     found = by_name("query-chosen-rejected")(row)
     assert (found.margin, found.grade, found.scores) == (1.0, "slightly", (8.5, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("trl", {"prompt": "The sky is", "chosen": " blue", "rejected": " green"}),
+        ("trl", {"prompt": messages("你好"), "chosen": "您好", "rejected": "走"}),
+        ("trl", {"chosen": messages("Hello", "Hi."), "rejected": messages("Hello", "Go")}),
+        ("query-chosen-rejected", {"query": "x", "chosen": "y", "rejected": "z"}),
+        ("rm-static", {"prompt": HH.rstrip(), "chosen": "An apple.", "rejected": "An"}),
+        ("rm-static-zh", {"prompt": "人类：你好\n助手：", "chosen": "您好", "rejected": "走"}),
+        ("rrhf", {"prompt": messages("你好"), "responses": ["您好", "走"]}),
+    ],
+)
+def test_which_responses_finished_is_read_beside_the_answers(name: str, row: dict[str, Any]) -> None:
+    found = recognise([row], EVERY)
+    assert found is not None and found.name == name
+    assert found(row).finished is None
+    assert found({**row, "finished": [True, False]}).finished == (True, False)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "x", "completion": "y"},
+        {"prompt": messages("你好"), "response": "您好"},
+        {"prompt": HH.rstrip(), "response": "An apple"},
+        {"query": "x", "response": "y"},
+    ],
+)
+def test_of_a_single_response_it_may_be_bare(row: dict[str, Any]) -> None:
+    found = recognise([row], EVERY)
+    assert found is not None
+    assert [found({**row, "finished": given}).finished for given in (False, [False], True)] == [
+        (False,), (False,), (True,),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scores", [None, [1.0, 0.0, 3.0, 2.0]])
+def test_in_a_list_it_moves_with_the_responses(scores: list[float] | None) -> None:
+    row = {"query": "x", "responses": ["a", " ", "b", "c"], "finished": [False, True, True, False], "scores": scores}
+    found = by_name("rrhf")(row)
+    moved = dict(zip(found.responses, found.finished or (), strict=True))
+    assert moved == {"a": False, "b": True, "c": False}
+    assert found.responses == (("a", "b", "c") if scores is None else ("b", "c", "a"))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [one for one in FORMATS if not REGISTRY[one[0]].says_finished and one[0] != "rrhf"],  # which reads it itself
+)
+def test_elsewhere_the_field_may_mean_anything(name: str, row: dict[str, Any], expected: Candidates) -> None:
+    for value in ("2023-04-01", False, 3, ["a"], {"at": 1}):
+        assert by_name(name)({**row, "finished": value}) == expected
 
 
 @pytest.mark.parametrize(

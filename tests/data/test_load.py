@@ -231,6 +231,21 @@ def test_k_lists_are_sorted_by_score() -> None:
     }
 
 
+def test_which_responses_finished_is_a_column_where_a_row_says_it() -> None:
+    rows = [ROWS[0], {**ROWS[1], "finished": [True, False]}, {**ROWS[2], "finished": None}]
+    pairs = load_preferences(rows)
+    assert list(pairs["finished"]) == [None, [True, False], None]
+    assert str(pairs.features["finished"]) == "List(Value('bool'))"
+    assert list(load_sft(rows)["finished"]) == [None, [True], None]  # of a pair the chosen one is left
+    assert load_prompts(rows).column_names == ["prompt"]
+    assert "finished" not in load_preferences([rows[0], rows[2]]).column_names
+    ranked = {"query": "x", "responses": ["b", "a", ""], "scores": [1, 2, 3], "finished": [False, True, False]}
+    assert load_preferences([ranked])[0]["finished"] == [True, False]
+    assert load_sft([ranked])[0] == {**load_sft([ranked | {"finished": None}])[0], "finished": [True]}
+    single = [{"query": "x", "response": "y", "finished": flag} for flag in (True, [False])]
+    assert list(load_sft(single)["finished"]) == [[True], [False]]
+
+
 def test_sft_and_prompts_can_be_had_from_any_row_that_has_them() -> None:
     assert load_sft(ROWS)[0] == {"prompt": [{"role": "user", "content": "Question 0?"}], "response": "Good 0"}
     assert load_sft([{"query": "x", "responses": ["b", "a"], "scores": [1, 2]}])[0]["response"] == "a"
@@ -248,7 +263,11 @@ def test_later_turns_are_a_column_only_where_a_row_has_them() -> None:
 @pytest.mark.parametrize("loader", [load_preferences, load_sft, load_prompts])
 def test_loading_what_was_loaded_changes_nothing(loader: Callable[..., Dataset]) -> None:
     long = [{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate("abcd")]
-    rows = [{"messages": long}, {"messages": long[:2]}] if loader is load_sft else [{**ROWS[0], "margin": 2.0}, ROWS[1]]
+    rows = (
+        [{"messages": long}, {"messages": long[:2]}]
+        if loader is load_sft
+        else [{**ROWS[0], "margin": 2.0, "finished": [True, False]}, ROWS[1]]
+    )
     once = loader(rows)
     assert loader(once).to_list() == once.to_list()
 

@@ -155,7 +155,7 @@ def test_only_what_is_declared_is_read(objective: Objective):
     batch, out = make(objective)
     bare = declared_only(objective, batch)
     loss_of(objective, bare, out)
-    for need in objective.needs:
+    for need in objective.offline.needs:  # a scorer is for making the rows, not for the loss on them
         column = NEEDED_COLUMN.get(need, need)
         less = Batch({name: c for name, c in bare.items() if name != column})
         if need == "mismatched":

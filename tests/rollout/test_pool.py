@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -464,16 +465,26 @@ def answers(rows: list[dict[str, Any]]) -> list[tuple[str, float]]:
         (2, ["巴黎", "巴黎。", "不知道", "尼斯", "马赛"], ["Mix.", "Bake.", "Flour.", "Wait."]),
     ],
 )
-def test_which_rounds_are_selected_from(prior_top_n: int | None, france: list[str], bread: list[str]) -> None:
-    groups = by_prompt(ROUNDS, prior_top_n=prior_top_n)
+@pytest.mark.parametrize("when", ["rounds", "iterations", "both"])
+def test_which_rounds_are_selected_from(
+    when: str, prior_top_n: int | None, france: list[str], bread: list[str]
+) -> None:
+    """Rounds, iterations of one round, or an iteration of the first round and then two of the second."""
+    places = {"rounds": [(0, 0), (1, 0), (2, 0)], "iterations": [(0, 2), (0, 9), (0, 10)]}
+    place = places.get(when, [(0, 7), (1, 0), (1, 1)])
+    rows = [
+        Scored(replace(candidate, round=place[candidate.round][0], iteration=place[candidate.round][1]), score)
+        for candidate, score in ROUNDS
+    ]
+    groups = by_prompt(rows, prior_top_n=prior_top_n)
     assert [[one.candidate.response for one in group] for group in groups] == [france, bread]
-    assert by_prompt(reversed(ROUNDS), prior_top_n=prior_top_n) == groups[::-1]
+    assert by_prompt(reversed(rows), prior_top_n=prior_top_n) == groups[::-1]
 
 
 def test_the_best_response() -> None:
     assert best(by_prompt(ROUNDS)) == [
-        {"prompt": list(FRANCE), "response": "巴黎", "score": 2.0},
-        {"prompt": list(BREAD), "response": "Mix.", "score": 3.0},
+        {"prompt": list(FRANCE), "response": "巴黎", "score": 2.0, "finished": [True]},
+        {"prompt": list(BREAD), "response": "Mix.", "score": 3.0, "finished": [True]},
     ]
     assert answers(best(by_prompt(ROUNDS, prior_top_n=0))) == [("不知道", 0.0), ("Bake.", 1.0)]
     assert answers(best(by_prompt(ROUNDS), threshold=2.5)) == [("Mix.", 3.0)]
@@ -486,19 +497,23 @@ def test_every_response_above_a_threshold() -> None:
 
 
 def test_a_ranking() -> None:
-    assert ranked(by_prompt(ROUNDS), 3, threshold=2.5) == [
-        {"prompt": list(BREAD), "responses": ["Mix.", "Bake.", "Flour."], "scores": [3.0, 1.0, 0.5]}
-    ]
+    bread = {"prompt": list(BREAD), "responses": ["Mix.", "Bake.", "Flour."], "scores": [3.0, 1.0, 0.5]}
+    assert ranked(by_prompt(ROUNDS), 3, threshold=2.5) == [{**bread, "finished": [True] * 3}]
     last = ranked(by_prompt(ROUNDS, prior_top_n=0), 3)  # one response to the other prompt ranks nothing
-    assert last == [{"prompt": list(FRANCE), "responses": ["不知道", "尼斯"], "scores": [0.0, -1.5]}]
+    france = {"prompt": list(FRANCE), "responses": ["不知道", "尼斯"], "scores": [0.0, -1.5]}
+    assert last == [{**france, "finished": [True] * 2}]
+    assert ranked(by_prompt(ROUNDS)) == ranked(by_prompt(ROUNDS), 6)
+    assert [len(row["responses"]) for row in ranked(by_prompt(ROUNDS))] == [6, 4]
     with pytest.raises(ValueError, match="k=1"):
         ranked([], 1)
 
 
 def test_best_worst_pairs() -> None:
+    france = {"chosen": "巴黎", "rejected": "马赛", "score_chosen": 2.0, "score_rejected": -2.0}
+    bread = {"chosen": "Mix.", "rejected": "Wait.", "score_chosen": 3.0, "score_rejected": 0.0}
     assert best_worst(by_prompt(ROUNDS)) == [
-        {"prompt": list(FRANCE), "chosen": "巴黎", "rejected": "马赛", "score_chosen": 2.0, "score_rejected": -2.0},
-        {"prompt": list(BREAD), "chosen": "Mix.", "rejected": "Wait.", "score_chosen": 3.0, "score_rejected": 0.0},
+        {"prompt": list(FRANCE), **france, "finished": [True, True]},
+        {"prompt": list(BREAD), **bread, "finished": [True, True]},
     ]
     assert [row["chosen"] for row in best_worst(by_prompt(ROUNDS), margin=4.0)] == ["巴黎"]
     assert best_worst(by_prompt(ROUNDS), margin=4.1) == []
@@ -536,15 +551,45 @@ def test_responses_cut_off_and_empty_ones_are_left_out() -> None:
         Scored(candidate("也很长", BREAD, finish_reason="length"), 9.0),
     ]
     assert answers(best(by_prompt(cut))) == [("停", 1.0)]
-    with pytest.raises(ValueError, match="stop in the middle. Raise max_new_tokens"):
-        by_prompt(cut, include_unfinished=True)
+    assert answers(best(by_prompt(cut, include_unfinished=True))) == [("很长", 9.0), ("也很长", 9.0)]
     with pytest.raises(ValueError, match="prior_top_n=-1"):
         by_prompt(cut, prior_top_n=-1)
 
 
-def test_a_cut_off_last_round_does_not_bring_the_round_before_back() -> None:
-    rows = [*ROUNDS, Scored(candidate("很长", round=3, finish_reason="length"), 9.0)]
+@pytest.mark.parametrize(("round", "iteration"), [(3, 0), (2, 1)])
+def test_a_cut_off_last_round_does_not_bring_the_round_before_back(round: int, iteration: int) -> None:
+    rows = [*ROUNDS, Scored(candidate("很长", round=round, iteration=iteration, finish_reason="length"), 9.0)]
     assert by_prompt(rows, prior_top_n=0) == []
+    assert [len(group) for group in by_prompt(rows, prior_top_n=0, include_unfinished=True)] == [1]
+
+
+ENDS = [
+    Scored(candidate("巴黎是首都", finish_reason="length"), 3.0),
+    Scored(candidate("巴黎。", k=1), 2.0),
+    Scored(candidate("巴黎是", k=2, finish_reason="stop_string"), 1.0),
+    Scored(candidate("Mix", BREAD, finish_reason="stop_string"), 1.0),
+    Scored(candidate("Mix flour.", BREAD, k=1), 0.0),
+]
+
+
+def test_rows_say_which_responses_ended_with_a_stop_token() -> None:
+    """A stop string is not one."""
+    groups, all_of_them = by_prompt(ENDS), by_prompt(ENDS, include_unfinished=True)
+    assert [row["finished"] for row in best(groups)] == [[True], [False]]
+    assert [row["finished"] for row in above(all_of_them, 1.0)] == [[False], [True], [False], [False]]
+    assert [row["finished"] for row in best_worst(groups)] == [[True, False], [False, True]]
+    assert [row["finished"] for row in best_random(groups, 0)] == [[True, False], [False, True]]
+    assert [row["finished"] for row in ranked(all_of_them)] == [[False, True, False], [False, True]]
+
+
+def test_half_a_character_is_no_text() -> None:
+    """The limit falls within a character's bytes, for which the tokenizer shows a sign that the policy never drew."""
+    texts = ["巴黎\ufffd", "巴\ufffd\ufffd", "\ufffd", "巴", "有\ufffd的字"]
+    cut = [Scored(candidate(text, k=k, finish_reason="length"), -k) for k, text in enumerate(texts)]
+    [row] = ranked(by_prompt(cut, include_unfinished=True))
+    assert row["responses"] == ["巴黎", "巴", "有\ufffd的字"]
+    whole = [Scored(candidate("巴黎\ufffd"), 1.0)]
+    assert answers(best(by_prompt(whole))) == [("巴黎\ufffd", 1.0)]
 
 
 SCORES = st.integers(-3, 3).map(float)
@@ -590,6 +635,22 @@ def test_trainers_take_the_rows(how: str, tmp_path: Path, tokenizer: Any) -> Non
     assert pairs["score"] == [[2.0, -2.0], [3.0, 0.0]]
     assert [tokenizer.decode(row[0]) for row in single["response_ids"]] == ["巴黎<eos>", "Mix.<eos>"]
     assert tokenizer.decode(single["prompt_ids"][0]) == "<user>法国的首都是哪里？<assistant>"
+
+
+@pytest.mark.parametrize("how", ["file", "dataset", "list", "loaded"])
+def test_training_makes_no_stop_token_up(how: str, tmp_path: Path, tokenizer: Any) -> None:
+    def texts(rows: list[dict[str, Any]], load: Any) -> list[list[str]]:
+        write_rows(tmp_path / "selection.jsonl", rows)
+        file = tmp_path / "selection.jsonl"
+        given = {"file": str(file), "dataset": Dataset.from_list(rows), "list": rows, "loaded": load(file)}[how]
+        return [[tokenizer.decode(ids) for ids in row["response_ids"]] for row in encode_dataset(given, tokenizer)]
+
+    groups = by_prompt(ENDS, include_unfinished=True)
+    assert texts(best(groups), load_sft) == [["巴黎是首都"], ["Mix"]]
+    assert texts(best(by_prompt(ENDS)), load_sft) == [["巴黎。<eos>"], ["Mix"]]
+    assert texts(best_worst(groups), load_preferences) == [["巴黎是首都", "巴黎是"], ["Mix", "Mix flour.<eos>"]]
+    lists = [["巴黎是首都", "巴黎。<eos>", "巴黎是"], ["Mix", "Mix flour.<eos>"]]
+    assert texts(ranked(groups), load_preferences) == lists
 
 
 def test_load_functions_take_the_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..records import Candidates, DataError, Turn, texts
-from .fields import Drop, Row, grade, number
+from .fields import Drop, Row, flags, grade, number
 
 KINDS = ("pair", "list", "sft", "prompt")  # from what says most about a row to what says least
 EXTRAS = ("margin", "grade", "score_chosen", "score_rejected")
@@ -16,6 +16,9 @@ class Adapter:
     """One published format: how to recognise a row of it and what the row means.
 
     `kind` is "pair", "list" (K responses), "sft" (one good response) or "prompt". `fields` describes the row to people.
+
+    `says_finished` is whether a field `finished` beside the answers is the column of that name. It is where the
+    answers stand in fields of our own names; in other formats, which are not ours to define, it may mean anything.
     """
 
     name: str
@@ -23,25 +26,27 @@ class Adapter:
     fields: str
     recognises: Callable[[Row], bool]
     read: Callable[[Row], Candidates]
+    says_finished: bool = False
 
     def __call__(self, row: Row) -> Candidates:
         """The checked meaning of a row, or Drop with the reason why it has none."""
         candidates = check(self.read(row), self.kind)
-        if self.kind == "pair" and any(name in row for name in EXTRAS):
-            return replace(candidates, **_extras(row))
-        return candidates
+        extras = _extras(row) if self.kind == "pair" and any(name in row for name in EXTRAS) else {}
+        if self.says_finished and "finished" in row:
+            extras["finished"] = flags(row, "finished", len(candidates.responses))
+        return replace(candidates, **extras) if extras else candidates
 
 
 REGISTRY: dict[str, Adapter] = {}
 
 
 def register(
-    name: str, *, kind: str, fields: str, recognises: Callable[[Row], bool]
+    name: str, *, kind: str, fields: str, recognises: Callable[[Row], bool], says_finished: bool = False
 ) -> Callable[[Callable[[Row], Candidates]], Callable[[Row], Candidates]]:
     """Enter a reading function under its name. Within a kind they are tried in order, so the particular comes first."""
 
     def enter(read: Callable[[Row], Candidates]) -> Callable[[Row], Candidates]:
-        REGISTRY[name] = Adapter(name, kind, fields, recognises, read)
+        REGISTRY[name] = Adapter(name, kind, fields, recognises, read, says_finished)
         return read
 
     return enter

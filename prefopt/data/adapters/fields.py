@@ -52,6 +52,18 @@ def numbers(row: Row, name: str) -> tuple[float, ...]:
     return tuple(number({name: value}, name) for value in items(row, name))
 
 
+def flags(row: Row, name: str, count: int) -> tuple[bool, ...]:
+    """A list of true and false, one for each of `count` responses; for a single one also bare."""
+    value = row[name]
+    found = [value] if count == 1 and isinstance(value, bool) else items(row, name)
+    wrong = next((flag for flag in found if not isinstance(flag, bool)), True)
+    if wrong is not True:
+        raise Drop(f"field {name!r}: its list holds {kind_of(wrong)}, expected true or false for each response")
+    if len(found) != count:
+        raise Drop(f"field {name!r}: holds {len(found)} values for {count} responses, expected one for each")
+    return tuple(found)
+
+
 def items(row: Row, name: str) -> list[Any]:
     """A list field."""
     value = row.get(name)

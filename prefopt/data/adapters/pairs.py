@@ -6,7 +6,7 @@ from typing import Any
 
 from ..records import Candidates, Turn
 from .base import register
-from .fields import Drop, Row, first_key, is_text, is_turn, is_turns, items, merged, numbers, text, turn, turns
+from .fields import Drop, Row, first_key, flags, is_text, is_turn, is_turns, items, merged, numbers, text, turn, turns
 from .questions import QUESTIONS, asked, instruction_prompt
 from .transcripts import common_turns, pair_of
 
@@ -61,6 +61,7 @@ def _answers(answers: Any) -> tuple[str, ...]:
     kind="pair",
     fields="query (or question; by name also prompt), chosen, rejected: texts; the query is a user's turn",
     recognises=lambda row: is_text(row, "chosen", "rejected") and ("query" in row or "question" in row),
+    says_finished=True,
 )
 def read_query(row: Row) -> Candidates:
     prompt, repairs = asked(row)
@@ -95,9 +96,13 @@ def _alternating(said: list[Any], name: str) -> list[Turn]:
     recognises=lambda row: isinstance(row.get("responses"), list) and first_key(row, QUESTIONS) is not None,
 )
 def read_rrhf(row: Row) -> Candidates:
-    """K responses with their scores, put best first; without scores their order is kept as it came."""
+    """K responses with their scores, put best first; without scores their order is kept as it came.
+
+    Reads `finished` itself, as its values move with the responses.
+    """
     prompt, repairs = asked(row)
     responses, scores = _scored(row)
+    finished = flags(row, "finished", len(responses)) if "finished" in row else None
     if len(responses) != len(scores or responses):
         raise Drop("responses and scores differ in number")
     order = sorted(range(len(responses)), key=lambda k: -scores[k]) if scores else range(len(responses))
@@ -106,7 +111,8 @@ def read_rrhf(row: Row) -> Candidates:
         raise Drop("fewer than two responses")
     repairs += ("empty response removed from the list",) if len(kept) < len(responses) else ()
     ordered = tuple(scores[k] for k in kept) if scores else None
-    return Candidates(prompt, _answers(responses[k] for k in kept), ordered, repairs=repairs)
+    ended = tuple(finished[k] for k in kept) if finished else None
+    return Candidates(prompt, _answers(responses[k] for k in kept), ordered, finished=ended, repairs=repairs)
 
 
 def _scored(row: Row) -> tuple[list[str], tuple[float, ...] | None]:
@@ -134,6 +140,7 @@ def _only(response: Mapping[str, Any], kind: Any) -> Any:
     kind="pair",
     fields="chosen, rejected: texts or [{role, content}], with or without prompt",
     recognises=lambda row: all(isinstance(row.get(s), str) or is_turns(row.get(s)) for s in ("chosen", "rejected")),
+    says_finished=True,
 )
 def read_trl(row: Row) -> Candidates:
     """TRL's standard and conversational formats. Bare text stays verbatim: no speaker, no template, no strip."""

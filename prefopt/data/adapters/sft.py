@@ -97,6 +97,7 @@ def _is_answered(row: Row) -> bool:
     kind="sft",
     fields="prompt, response (or completion): texts or [{role, content}]; a text prompt stays verbatim",
     recognises=_is_answered,
+    says_finished=True,
 )
 def read_prompt_response(row: Row) -> Candidates:
     """TRL's prompt and completion, standard or conversational; a prompt with speaker tags is read as a conversation."""
@@ -116,6 +117,7 @@ def read_prompt_response(row: Row) -> Candidates:
     kind="sft",
     fields="query (or question; by name also prompt), response (or answer): texts; the query is a user's turn",
     recognises=lambda row: ("query" in row or "question" in row) and first_key(row, ANSWERS) is not None,
+    says_finished=True,
 )
 def read_query_response(row: Row) -> Candidates:
     prompt, repairs = asked(row)

@@ -120,10 +120,12 @@ register(
     kind="pair",
     fields="prompt, chosen, rejected: as rm-static, in Chinese (人类：... 助手：)",
     recognises=_is_tagged_chinese,
+    says_finished=True,
 )(read_rm_static)
 register(
     "rm-static",
     kind="pair",
     fields=r'prompt: "\n\nHuman: ...\n\nAssistant:", chosen, rejected: answers',
     recognises=_is_tagged,
+    says_finished=True,
 )(read_rm_static)

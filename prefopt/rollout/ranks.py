@@ -1,0 +1,51 @@
+"""Work that several processes share and one of them writes down. Knows no model and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import distributed
+
+
+def rank() -> int:
+    """Which process this is, 0 where there is only one."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def gathered(value: Any) -> list[Any]:
+    """The value of every process, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def of_first(value: Any) -> Any:
+    """The first process's value, in all of them. The others wait for it."""
+    if world_size() == 1:
+        return value
+    found = [value]
+    distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def on_first(make: Callable[[], Any]) -> Any:
+    """What the first process makes, in all of them. Its error stops them all, or the others would wait for ever."""
+    made, error = None, None
+    if rank() == 0:
+        try:
+            made = make()
+        except Exception as problem:
+            error = problem
+    failed = of_first(repr(error) if error else None)
+    if error:
+        raise error
+    if failed:
+        raise RuntimeError(f"the first process failed: {failed}")
+    return of_first(made)

@@ -1,0 +1,100 @@
+"""Settings of methods whose responses the policy draws itself: values with their help texts, and nothing that draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+SOURCES = ("sampling", "diverse-beam")
+STARTS = ("base", "previous")
+PLAIN = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+"""What changes nothing."""
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+def changed(arguments: type, name: str, default: Any) -> Any:
+    """The field `name` of `arguments`, with another default."""
+    return field(default=default, metadata={f.name: f for f in fields(arguments)}[name].metadata)
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(known)}")
+
+
+@dataclass(kw_only=True)
+class SamplingArguments:
+    """How responses are drawn. The names are those of `rollout.sample`, which says what each does."""
+
+    responses_per_prompt: int = _option(8, "How many responses are drawn to each prompt: K of the best of K.")
+    temperature: float = _option(1.0, "Divides the logits before sampling; 0 takes the likeliest token.")
+    top_p: float = _option(1.0, "Draw from the fewest likeliest tokens that together reach this probability.")
+    top_k: int = _option(0, "Draw from so many likeliest tokens; 0 draws from all.")
+    repetition_penalty: float = _option(1.0, "Makes tokens that the prompt or response has less likely; 1 does not.")
+    max_new_tokens: int = _option(128, "Longest response, in tokens. One that reaches it is not trained on.")
+    stop_strings: list[str] | None = _option(None, "A response also ends with the first of these texts.")
+    source: str = _option(
+        "sampling",
+        "`sampling`, or `diverse-beam`: one beam search of responses_per_prompt groups that avoid one another's tokens "
+        "(arXiv:1610.02424), without chance.",
+        choices=list(SOURCES),
+    )
+    diversity_penalty: float = _option(1.0, "How much less likely a token is for each group that has just taken it.")
+    sampling_batch_size: int = _option(128, "Responses drawn at a time: more are faster and need more memory.")
+
+    def check_sampling(self) -> None:
+        """Raise ValueError for a setting outside its range."""
+        _check_choice("source", self.source, SOURCES)
+        for name in ("responses_per_prompt", "max_new_tokens", "sampling_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.repetition_penalty <= 0:
+            raise ValueError(
+                f"temperature={self.temperature} and top_k={self.top_k} must not be negative, top_p={self.top_p} must "
+                f"lie in (0, 1], repetition_penalty={self.repetition_penalty} above 0"
+            )
+        cuts = {name: getattr(self, name) for name, plain in PLAIN.items() if getattr(self, name) != plain}
+        if self.source == "diverse-beam" and (cuts or not self.temperature):
+            raise ValueError(
+                f"source='diverse-beam' searches and does not sample: leave out {', '.join(cuts) or 'temperature=0'}"
+            )
+
+
+@dataclass(kw_only=True)
+class IterationArguments(SamplingArguments):
+    """How often responses are drawn, scored, selected and trained on. In effect where a scorer is given."""
+
+    iterations: int = _option(3, "How often responses are drawn, scored, selected and trained on.")
+    init: str = _option(
+        "base",
+        "Where the training of an iteration starts: `base` is the model as it was given, `previous` the last "
+        "iteration's. Responses are always drawn from the last iteration's.",
+        choices=list(STARTS),
+    )
+    prompts_per_iteration: int | None = _option(
+        None, "Prompts that an iteration draws responses to, others in each until all had their turn; None is all."
+    )
+    prior_top_n: int | None = _option(
+        None, "How many responses to a prompt stay of each earlier iteration: None keeps all, 0 none."
+    )
+    score_threshold: float | None = _option(None, "Leave out prompts whose best response scores less.")
+    dataset_responses: bool = _option(False, "Let the dataset's own answers join the candidates.")
+    temperatures: list[float] | None = _option(
+        None, "Before each iteration, search these temperatures for the best best-of-K on the evaluation prompts."
+    )
+
+    def check_iterations(self) -> None:
+        """Raise ValueError for a setting outside its range, or two that do not go together."""
+        self.check_sampling()
+        _check_choice("init", self.init, STARTS)
+        if self.iterations < 1:
+            raise ValueError(f"iterations={self.iterations} must be at least 1")
+        if self.prompts_per_iteration is not None and self.prompts_per_iteration < 1:
+            raise ValueError(f"prompts_per_iteration={self.prompts_per_iteration} must be at least 1, or None for all")
+        if self.prior_top_n is not None and self.prior_top_n < 0:
+            raise ValueError(f"prior_top_n={self.prior_top_n} must be at least 0, or None for all")
+        if self.source != "sampling" and self.temperatures:
+            raise ValueError(f"source={self.source!r} is not sampled: temperatures have nothing to search")

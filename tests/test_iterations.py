@@ -1,0 +1,325 @@
+"""Iterations of drawing, scoring, selecting and training: what is on disk, what trains, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from prefopt import (
+    DPOConfig,
+    DPOTrainer,
+    PreferenceConfig,
+    PreferenceTrainer,
+    RejectionSampling,
+    RejectionSamplingConfig,
+    RejectionSamplingTrainer,
+    RRHFConfig,
+    RRHFTrainer,
+)
+from prefopt.data import load_sft
+from prefopt.models.load import load_policy
+from prefopt.rollout import Pool, best, by_prompt
+from prefopt.rollout.candidate import prompt_key
+from prefopt.rollout.given import DATASET
+from prefopt.testbed import preference_rows
+from prefopt.testbed.model import build_policy
+
+from .conftest import quiet
+from .test_ranks import launch
+
+DRAWN = {"responses_per_prompt": 4, "max_new_tokens": 12, "sampling_batch_size": 8}
+ROWS = 8
+
+
+def vowels(prompts: Any, responses: Any) -> list[float]:
+    """A scorer that every tiny model's noise has something of."""
+    return [sum(c in "aeiou的是" for c in text) - 0.01 * len(text) for text in responses]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Dataset:
+    return Dataset.from_list(preference_rows(ROWS, seed=3))
+
+
+def untrained(tokenizer: Any) -> Any:
+    """Says noise, and ends often enough that there is something to select."""
+    policy = build_policy(tokenizer, seed=1)
+    policy.lm_head.weight = torch.nn.Parameter(policy.lm_head.weight.detach().clone())
+    policy.config.tie_word_embeddings = False
+    with torch.no_grad():
+        hidden = policy.base_model(torch.arange(4, 1000)[:, None])[0].mean((0, 1))
+        policy.lm_head.weight[tokenizer.eos_token_id] = 5 * hidden / hidden.square().sum()  # exp(5) of 1,000 in all
+    return policy
+
+
+@pytest.fixture
+def policy(tokenizer: Any) -> Any:
+    return untrained(tokenizer)
+
+
+def config(tmp_path: Path, kind: Any = RejectionSamplingConfig, **changes: Any) -> Any:
+    return kind(**quiet(tmp_path, per_device_train_batch_size=4, learning_rate=1e-3, **{**DRAWN, **changes}))
+
+
+def trainer_of(tmp_path: Path, policy: Any, tokenizer: Any, pairs: Any, **changes: Any) -> RejectionSamplingTrainer:
+    args = config(tmp_path, iterations=2, **changes)
+    return RejectionSamplingTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels)
+
+
+def reports(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("iteration-*/report.json"))]
+
+
+def test_a_run_writes_what_it_drew_selected_and_learnt(tmp_path, policy, tokenizer, pairs) -> None:
+    trainer = trainer_of(tmp_path, policy, tokenizer, pairs)
+    result = trainer.train()
+    folder = tmp_path / "run"
+    pool = Pool(folder / "pool")
+    prompts = {prompt_key(row["prompt"]) for row in pairs}
+    assert pool.segments() == [(0, 0), (0, 1)]
+    for iteration in range(2):
+        drawn = list(pool.candidates(0, iteration))
+        assert len(drawn) == 4 * len(prompts)
+        rows = [json.loads(line) for line in (folder / f"iteration-00{iteration}/selection.jsonl").open()]
+        upto = (one for one in pool.scored(trainer.scorer) if one.candidate.iteration <= iteration)
+        assert rows == best(by_prompt(upto))
+    first, second = reports(folder)
+    assert first["prompts"] == len(prompts) and first["responses"] == 4 * len(prompts)
+    assert second["best"]["mean"] >= first["best"]["mean"]  # what was best stays in the pool
+    assert first["policy"] != second["policy"]
+    assert result.global_step == first["steps"] + second["steps"]
+    assert (folder / "rewards.png").stat().st_size > 1000
+
+
+def test_the_best_reward_of_a_prompt_never_falls(tmp_path, policy, tokenizer, pairs) -> None:
+    trainer = trainer_of(tmp_path, policy, tokenizer, pairs, prompts_per_iteration=4)
+    trainer.args.learning_rate = 1.0  # a training that ruins the policy must not lose what was found
+    trainer.train()
+    files = sorted((tmp_path / "run").glob("iteration-*/selection.jsonl"))
+    before, after = [{prompt_key(r["prompt"]): r["score"] for r in map(json.loads, file.open())} for file in files]
+    assert before and before.keys() <= after.keys()
+    assert all(after[prompt] >= score for prompt, score in before.items())
+
+
+def test_an_iteration_is_an_offline_run_from_the_base(tmp_path, policy, tokenizer, pairs) -> None:
+    """The last policy equals what training a fresh copy of the base on the selection by hand gives."""
+    base = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    trainer = trainer_of(tmp_path, policy, tokenizer, pairs)
+    trainer.train()
+    by_hand = untrained(tokenizer)
+    by_hand.load_state_dict(base)
+    rows = load_sft(str(tmp_path / "run/iteration-001/selection.jsonl"))
+    args = PreferenceConfig(**quiet(tmp_path / "hand", per_device_train_batch_size=4, learning_rate=1e-3))
+    args.seed += 1
+    PreferenceTrainer(by_hand, "best-of", args, rows, processing_class=tokenizer).train()
+    for name, weight in by_hand.state_dict().items():
+        assert torch.equal(weight, trainer.model.state_dict()[name]), name
+
+
+def test_init_previous_goes_on_from_the_last_policy(tmp_path, policy, tokenizer, pairs) -> None:
+    trainer = trainer_of(tmp_path, policy, tokenizer, pairs, init="previous")
+    trainer.train()
+    by_hand = load_policy(str(tmp_path / "run/iteration-000/policy"))
+    rows = load_sft(str(tmp_path / "run/iteration-001/selection.jsonl"))
+    args = PreferenceConfig(**quiet(tmp_path / "hand", per_device_train_batch_size=4, learning_rate=1e-3))
+    args.seed += 1
+    PreferenceTrainer(by_hand, "best-of", args, rows, processing_class=tokenizer).train()
+    for name, weight in by_hand.state_dict().items():
+        assert torch.equal(weight, trainer.model.state_dict()[name]), name
+
+
+def test_the_same_call_for_every_method(tmp_path, policy, tokenizer, pairs) -> None:
+    """PreferenceTrainer by name: the same run as the named trainer's."""
+    named = trainer_of(tmp_path / "named", policy, tokenizer, pairs)
+    base = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    named.train()
+    other = untrained(tokenizer)
+    other.load_state_dict(base)
+    args = PreferenceConfig(**quiet(tmp_path, per_device_train_batch_size=4, learning_rate=1e-3))
+    objective = RejectionSampling(iterations=2, **DRAWN)
+    PreferenceTrainer(other, objective, args, pairs, processing_class=tokenizer, scorer=vowels).train()
+    for name, weight in other.state_dict().items():
+        assert torch.equal(weight, named.model.state_dict()[name]), name
+
+
+def test_rrhf_ranks_drawn_responses_beside_the_datasets(tmp_path, policy, tokenizer, pairs) -> None:
+    args = config(tmp_path, RRHFConfig)
+    trainer = RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels)
+    trainer.train()
+    rows = [json.loads(line) for line in (tmp_path / "run/iteration-000/selection.jsonl").open()]
+    given = {prompt_key(row["prompt"]): {row["chosen"], row["rejected"]} for row in pairs}
+    assert all(row["scores"] == sorted(row["scores"], reverse=True) for row in rows)
+    assert all(given[prompt_key(row["prompt"])] <= set(row["responses"]) for row in rows)
+    assert any(len(row["responses"]) > 2 for row in rows)
+    kinds = {one.policy == DATASET for one in Pool(tmp_path / "run/pool").candidates()}
+    assert kinds == {True, False}
+
+
+def test_rrhf_by_diverse_beams(tmp_path, policy, tokenizer, pairs) -> None:
+    args = config(tmp_path, RRHFConfig, source="diverse-beam")
+    trainer = RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels)
+    trainer.train()
+    drawn = [one for one in Pool(tmp_path / "run/pool").candidates() if one.policy != DATASET]
+    by_key: dict[str, list[str]] = {}
+    for one in drawn:
+        by_key.setdefault(one.prompt_key, []).append(one.response)
+    assert all(len(texts) == 4 for texts in by_key.values())
+    assert any(len(set(texts)) == 4 for texts in by_key.values())
+
+
+def test_without_a_scorer_rrhf_trains_on_the_rows(tmp_path, policy, tokenizer, pairs) -> None:
+    args = config(tmp_path, RRHFConfig)
+    RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer).train()
+    assert not (tmp_path / "run/pool").exists()
+
+
+# ---- evaluation ----------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_draws_one_response_to_each_held_out_prompt(tmp_path, policy, tokenizer, pairs) -> None:
+    held_out = Dataset.from_list(preference_rows(6, seed=4, split="test"))
+    args = config(tmp_path, iterations=2, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+    trainer = RejectionSamplingTrainer(
+        policy, args, train_dataset=pairs, eval_dataset=held_out, processing_class=tokenizer, scorer=vowels
+    )
+    trainer.train()
+    found = [report["evaluation"] for report in reports(tmp_path / "run")]
+    rewards = [one["objective/rlhf_reward"] for one in found]
+    assert trainer.evaluate()["eval_objective/rlhf_reward"] == pytest.approx(max(rewards), abs=1e-9)
+    assert all(one["objective/scores_se"] > 0 and 0 <= one["unfinished"] <= 1 for one in found)
+
+
+# ---- resume --------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything that has to be the same: pool, scores, selections, reports and policies."""
+    wanted = ("pool/**/*.jsonl", "iteration-*/selection.jsonl", "iteration-*/report.json", "iteration-*/policy/*.saf*")
+    return {str(f.relative_to(folder)): f.read_bytes() for glob in wanted for f in sorted(folder.glob(glob))}
+
+
+@pytest.mark.parametrize("moment", range(0, 20, 3))
+def test_killed_anywhere_a_run_ends_the_same(moment, tmp_path, tokenizer, pairs, monkeypatch) -> None:
+    from prefopt import checkpoint
+    from prefopt.rollout import jsonl
+
+    def run(folder: Path, resume: bool) -> None:
+        policy = untrained(tokenizer)
+        trainer_of(folder, policy, tokenizer, pairs, save_strategy="steps", save_steps=1).train(resume)
+
+    run(tmp_path / "whole", False)
+    left = moment
+
+    def killing(write: Any) -> Any:
+        def each(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise Killed
+            return write(*args, **kwargs)
+
+        return each
+
+    with monkeypatch.context() as patch:
+        for module, name in ((jsonl, "append"), (jsonl, "replace"), (checkpoint, "publish"), (checkpoint, "begin")):
+            patch.setattr(module, name, killing(getattr(module, name)))
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", False)
+    run(tmp_path / "killed", True)
+    assert files_of(tmp_path / "killed/run") == files_of(tmp_path / "whole/run")
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path, policy, tokenizer, pairs) -> None:
+    trainer = trainer_of(tmp_path, policy, tokenizer, pairs)
+    trainer.train()
+    with pytest.raises(ValueError, match="holds a run already: pass resume_from_checkpoint=True"):
+        trainer.train()
+    other = trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs, temperature=0.5)
+    with pytest.raises(ValueError, match=r"belongs to another run: .*temperature was 1\.0, is 0\.5"):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_more_iterations_can_be_asked_for_later(tmp_path, tokenizer, pairs) -> None:
+    def run(folder: Path, iterations: int, resume: bool) -> None:
+        args = config(folder, iterations=iterations)
+        policy = untrained(tokenizer)
+        RejectionSamplingTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels).train(
+            resume_from_checkpoint=resume
+        )
+
+    run(tmp_path / "whole", 2, False)
+    run(tmp_path / "parts", 1, False)
+    run(tmp_path / "parts", 2, True)
+    assert files_of(tmp_path / "parts/run") == files_of(tmp_path / "whole/run")
+
+
+# ---- what is wrong is said -----------------------------------------------------------------------------------------
+
+
+def test_a_method_that_draws_needs_a_scorer_and_others_take_none(tmp_path, policy, tokenizer, pairs) -> None:
+    with pytest.raises(ValueError, match="RejectionSampling draws responses and has none to judge them: pass scorer="):
+        RejectionSamplingTrainer(policy, config(tmp_path), train_dataset=pairs, processing_class=tokenizer)
+    with pytest.raises(ValueError, match="DPO draws no responses: leave scorer out"):
+        args = DPOConfig(**quiet(tmp_path))
+        DPOTrainer(policy, None, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels)
+
+
+def test_a_scorer_that_fails_loses_nothing(tmp_path, tokenizer, pairs) -> None:
+    def broken(prompts: Any, responses: Any) -> list[float]:
+        return [float("nan")] * len(responses)
+
+    args = config(tmp_path, iterations=1)
+    policy = untrained(tokenizer)
+    with pytest.raises(ValueError, match=r"scorer 'broken' gave nan to row 0 \(prompt .*, response"):
+        RejectionSamplingTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=broken).train()
+    assert len(list(Pool(tmp_path / "run/pool").candidates())) == 4 * len({prompt_key(r["prompt"]) for r in pairs})
+
+
+def test_nothing_to_select_is_an_error_that_says_why(tmp_path, tokenizer, pairs) -> None:
+    args = config(tmp_path, iterations=1, max_new_tokens=1)
+    with pytest.raises(ValueError, match=r"none of \d+ candidates gives a row to train on: \d+ were cut off"):
+        RejectionSamplingTrainer(
+            untrained(tokenizer), args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels
+        ).train()
+
+
+def test_a_prompt_too_long_is_named_before_anything_is_drawn(tmp_path, policy, tokenizer, pairs) -> None:
+    long = {"prompt": [{"role": "user", "content": "word " * 400}], "chosen": "yes", "rejected": "no"}
+    rows = Dataset.from_list([{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in pairs] + [long])
+    with pytest.raises(ValueError, match=r"prompt \d+ has \d+ tokens, which with max_new_tokens=12 is more than"):
+        trainer_of(tmp_path, policy, tokenizer, rows).train()
+    assert not list((tmp_path / "run/pool").glob("*"))
+
+
+def test_encoded_rows_have_no_text_to_draw_from(tmp_path, policy, tokenizer) -> None:
+    rows = Dataset.from_list([{"prompt_ids": [5, 6], "response_ids": [[7, 1], [8, 1]]}])
+    with pytest.raises(ValueError, match="drawing responses needs their text"):
+        trainer_of(tmp_path, policy, tokenizer, rows)
+
+
+def test_the_settings_are_checked() -> None:
+    for wrong in ({"init": "first"}, {"iterations": 0}, {"responses_per_prompt": 0}, {"source": "magic"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            RejectionSampling(**wrong)
+
+
+# ---- several processes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_draw_and_select_the_same(tmp_path) -> None:
+    """Chunks are dealt out to ranks, scored and written by the first, and trained on by both."""
+    one, two = (launch(n, "tests.drawing_ranks", folder=str(tmp_path / str(n))) for n in (1, 2))
+    assert (one.pop("world"), two.pop("world")) == (1, 2)
+    assert one["files"] == two["files"]
+    assert one["weights"] == pytest.approx(two["weights"], rel=1e-4)
+    assert one["evaluation"] == pytest.approx(two["evaluation"])
