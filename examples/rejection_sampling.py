@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from rich import box
 from rich.table import Table
 
 from prefopt import RejectionSamplingConfig, RejectionSamplingTrainer, RRHFConfig, RRHFTrainer
@@ -47,8 +48,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     args = parser.parse_args()
     set_up()
-    table = Table(title=f"Gold reward of fresh responses to {recipe.evaluation_prompts} held-out prompts")
-    for name in ("seed", "method", "iteration", "gold reward", "over SFT", "in SE", "KL", "length"):
+    title = f"Gold reward of fresh responses to {recipe.evaluation_prompts} held-out prompts"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    for name in ("seed", "method", "iteration", "gold", "over SFT", "in SE", "KL", "tokens"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for seed in args.seeds:
         for row in results(args.output_dir / str(seed), seed, args.methods):

@@ -159,6 +159,12 @@ class Persistence(Trainer):
             # safetensors does not know the device "cpu:0", which a rank on the CPU has.
             self._restore({name: tensor.to(self.args.device) for name, tensor in load_file(path).items()})
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that are another's by name, such as a head tied to the embeddings, are not missing."""
+        tied = getattr(self.accelerator.unwrap_model(self.model), "_tied_weights_keys", None) or ()
+        missing = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def _restore(self, flat: dict[str, Tensor]) -> None:
         groups: dict[str, dict[str, Tensor]] = {"objective": {}, "auxiliary": {}, "reference": {}, "guard": {}}
         for name, tensor in flat.items():

@@ -110,7 +110,7 @@ class VLLM:
             seed=int(uniform_stream(1, *row.stream, len(row.ids)) * 2**53),
             max_tokens=ends.limit - len(row.ids),
             ignore_eos=True,  # the stop tokens are ours alone, not what the engine finds in files
-            stop_token_ids=list(ends.tokens)[:1],
+            stop_token_ids=list(ends.tokens),
             stop=list(ends.strings),
             detokenize=bool(ends.strings),
             logprobs=0,  # of the drawn token alone
