@@ -33,7 +33,7 @@ from .models.reference import fingerprint
 from .models.weights import Snapshot, restore, snapshot
 from .rollout import jsonl
 from .rollout.fill import Draw, fill
-from .rollout.given import Given, prompts_of
+from .rollout.given import Given
 from .rollout.identity import digest
 from .rollout.pool import Pool
 from .rollout.ranks import on_first
@@ -130,16 +130,26 @@ class Iterations:
         found = search(
             self.model,
             self._tokenizer,
-            prompts_of(self.trainer.eval_dataset),
+            self._held_out(),
             self.scorer,
             self.settings,
             temperatures=self.settings.temperatures,
             folder=self.folder / f"temperatures-{number:03d}",
             version=draw.version,
             seed=draw.seed,
+            halving=self.settings.search_budget is not None,
+            budget=self.settings.search_budget,
             progress=self._shows,
         )
         return Draw(draw.version, draw.seed, iteration=number, temperature=found.best)
+
+    def _held_out(self) -> list[Messages]:
+        """The evaluation prompts, each once."""
+        rows = self.trainer.eval_dataset
+        if rows is None:
+            raise ValueError("temperatures are searched on held-out prompts: pass an eval_dataset to the trainer")
+        parts = rows.values() if isinstance(rows, dict) else [rows]
+        return Given(row for part in parts for row in part).prompts
 
     def _prompts(self, number: int) -> list[Messages]:
         """Those of this iteration: all, or the next ones of a shuffle that begins anew when all had their turn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-SOURCES = ("sampling", "diverse-beam")
+SOURCES = ("sampling", "diverse-beam", "mixed")
 STARTS = ("base", "previous")
 PLAIN = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 """What changes nothing."""
@@ -38,8 +38,8 @@ class SamplingArguments:
     stop_strings: list[str] | None = _option(None, "A response also ends with the first of these texts.")
     source: str = _option(
         "sampling",
-        "`sampling`, or `diverse-beam`: one beam search of responses_per_prompt groups that avoid one another's tokens "
-        "(arXiv:1610.02424), without chance.",
+        "`sampling`; `diverse-beam`, a beam search of responses_per_prompt groups that avoid one another's tokens "
+        "(arXiv:1610.02424), without chance; or `mixed`, half of each.",
         choices=list(SOURCES),
     )
     diversity_penalty: float = _option(1.0, "How much less likely a token is for each group that has just taken it.")
@@ -56,11 +56,27 @@ class SamplingArguments:
                 f"temperature={self.temperature} and top_k={self.top_k} must not be negative, top_p={self.top_p} must "
                 f"lie in (0, 1], repetition_penalty={self.repetition_penalty} above 0"
             )
-        cuts = {name: getattr(self, name) for name, plain in PLAIN.items() if getattr(self, name) != plain}
-        if self.source == "diverse-beam" and (cuts or not self.temperature):
-            raise ValueError(
-                f"source='diverse-beam' searches and does not sample: leave out {', '.join(cuts) or 'temperature=0'}"
-            )
+        changed = [name for name, value in self.shape.items() if value != PLAIN[name]]
+        if self.source == "diverse-beam" and changed:
+            raise ValueError(f"source='diverse-beam' searches and does not sample: leave out {', '.join(changed)}")
+        if self.source != "sampling" and not self.temperature:
+            raise ValueError(f"source={self.source!r} wants a temperature above 0, by which it divides the logits")
+
+    @property
+    def searched(self) -> int:
+        """How many of the responses to a prompt come from the beam search."""
+        return {"sampling": 0, "mixed": self.responses_per_prompt // 2}.get(self.source, self.responses_per_prompt)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What shapes the distribution beside its temperature, as `sample` takes it."""
+        return {name: getattr(self, name) for name in PLAIN}
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What ends responses, and how many are drawn at a time, as every source takes it."""
+        ends = {"max_new_tokens": self.max_new_tokens, "stop_strings": self.stop_strings or ()}
+        return {**ends, "batch_size": self.sampling_batch_size}
 
 
 @dataclass(kw_only=True)
@@ -84,6 +100,11 @@ class IterationArguments(SamplingArguments):
     dataset_responses: bool = _option(False, "Let the dataset's own answers join the candidates.")
     temperatures: list[float] | None = _option(
         None, "Before each iteration, search these temperatures for the best best-of-K on the evaluation prompts."
+    )
+    search_budget: int | None = _option(
+        None,
+        "The most responses that such a search draws, by successive halving; None draws 2 K to every prompt at every "
+        "temperature.",
     )
 
     def check_iterations(self) -> None:

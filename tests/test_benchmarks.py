@@ -181,3 +181,28 @@ def speed(*arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_sampling_speed_measures_profiles_and_compares_once(tmp_path: Path, tokenizer: Any) -> None:
+    from sampling_speed import same
+
+    assert same([1, 2, 3], [1, 2, 4]) == 2 and same([1], [1, 5]) == 1
+    model = tmp_path / "model"
+    tiny_llama(len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    sizes = ["--prompts", "3", "--k", "2", "--max_new_tokens", "5", "--batch_sizes", "2", "6", "--repeats", "1"]
+    command = [sys.executable, BENCHMARKS / "sampling_speed.py", "--model", model, *sizes, "--output_dir", tmp_path]
+
+    def run(*flags: str) -> str:
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    lines = run().splitlines()
+    found = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {(one["method"], one["batch"]) for one in found} == {(m, b) for m in ("generate", "prefopt") for b in (2, 6)}
+    assert all(0 < one["tokens"] <= 3 * 2 * 5 and one["cpu_s"] > 0 for one in found)
+    assert sum(line.startswith(("| generate |", "| prefopt |")) for line in lines) == 4
+    assert "of 6 responses differ" in run("--divergence")
+    assert "| operator | calls |" in run("--profile")

@@ -23,9 +23,11 @@ from prefopt import (
 )
 from prefopt.data import load_sft
 from prefopt.models.load import load_policy
-from prefopt.rollout import Pool, best, by_prompt
+from prefopt.rollout import Draw, Pool, beam_search, best, by_prompt, sample
 from prefopt.rollout.candidate import prompt_key
+from prefopt.rollout.fill import responses
 from prefopt.rollout.given import DATASET
+from prefopt.sampling import IterationArguments
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_policy
 
@@ -172,6 +174,16 @@ def test_rrhf_by_diverse_beams(tmp_path, policy, tokenizer, pairs) -> None:
     assert any(len(set(texts)) == 4 for texts in by_key.values())
 
 
+def test_mixed_responses_are_half_sampled_half_searched(policy, tokenizer, pairs) -> None:
+    settings = IterationArguments(source="mixed", responses_per_prompt=5, max_new_tokens=6)
+    prompts = [row["prompt"] for row in pairs]
+    found = responses(policy, tokenizer, prompts, settings, Draw("v", seed=3, iteration=2), 1.0)
+    keys = [prompt_key(prompt) for prompt in prompts]
+    drawn = sample(policy, tokenizer, prompts, k=3, max_new_tokens=6, seed=3, stream=(0, 2), keys=keys)
+    searched = beam_search(policy, tokenizer, prompts, k=2, groups=2, max_new_tokens=6)
+    assert found == [a + b for a, b in zip(drawn, searched, strict=True)]
+
+
 def test_without_a_scorer_rrhf_trains_on_the_rows(tmp_path, policy, tokenizer, pairs) -> None:
     args = config(tmp_path, RRHFConfig)
     RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer).train()
@@ -192,6 +204,25 @@ def test_evaluation_draws_one_response_to_each_held_out_prompt(tmp_path, policy,
     rewards = [one["objective/rlhf_reward"] for one in found]
     assert trainer.evaluate()["eval_objective/rlhf_reward"] == pytest.approx(max(rewards), abs=1e-9)
     assert all(one["objective/scores_se"] > 0 and 0 <= one["unfinished"] <= 1 for one in found)
+
+
+def test_a_temperature_is_searched_before_each_iteration(tmp_path, policy, tokenizer, pairs) -> None:
+    held_out = Dataset.from_list(preference_rows(12, seed=4, split="test"))
+    args = config(tmp_path, iterations=2, temperatures=[1.6, 2.0, 2.4], search_budget=300)
+    trainer = RejectionSamplingTrainer(
+        policy, args, train_dataset=pairs, eval_dataset=held_out, processing_class=tokenizer, scorer=vowels
+    )
+    trainer.train()
+    for number, report in enumerate(reports(tmp_path / "run")):
+        found = json.loads((tmp_path / f"run/temperatures-00{number}/temperature.json").read_text())
+        assert report["temperature"] == found["best"] and found["responses"] <= 300
+    temperatures = {one.temperature for one in Pool(tmp_path / "run/pool").candidates()}
+    assert temperatures <= {1.6, 2.0, 2.4}
+
+
+def test_a_search_needs_held_out_prompts(tmp_path, policy, tokenizer, pairs) -> None:
+    with pytest.raises(ValueError, match="temperatures are searched on held-out prompts: pass an eval_dataset"):
+        trainer_of(tmp_path, policy, tokenizer, pairs, temperatures=[0.5, 1.0]).train()
 
 
 # ---- resume --------------------------------------------------------------------------------------------------------

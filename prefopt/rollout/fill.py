@@ -125,38 +125,18 @@ def responses(
     keys: Sequence[str] | None = None,
     progress: bool = False,
 ) -> list[list[Sample]]:
-    """By sampling, or by beams where the settings say so. `keys` tell prompts apart that occur twice."""
-    if settings.source == "diverse-beam":
-        return beam_search(
-            policy,
-            tokenizer,
-            prompts,
-            k=settings.responses_per_prompt,
-            groups=settings.responses_per_prompt,
-            diversity_penalty=settings.diversity_penalty,
-            temperature=temperature,
-            max_new_tokens=settings.max_new_tokens,
-            stop_strings=settings.stop_strings or (),
-            batch_size=settings.sampling_batch_size,
-            progress=progress,
-        )
-    return sample(
-        policy,
-        tokenizer,
-        prompts,
-        k=settings.responses_per_prompt,
-        temperature=temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        repetition_penalty=settings.repetition_penalty,
-        max_new_tokens=settings.max_new_tokens,
-        stop_strings=settings.stop_strings or (),
-        seed=draw.seed,
-        stream=(draw.round, draw.iteration),
-        keys=[prompt_key(prompt) for prompt in prompts] if keys is None else keys,
-        batch_size=settings.sampling_batch_size,
-        progress=progress,
-    )
+    """From the source that the settings name, or from both. `keys` tell prompts apart that occur twice."""
+    keys = [prompt_key(prompt) for prompt in prompts] if keys is None else keys
+    common: dict[str, Any] = {"temperature": temperature, "progress": progress, **settings.limits}
+    found: list[list[Sample]] = [[] for _ in prompts]
+    if drawn := settings.responses_per_prompt - settings.searched:
+        random: dict[str, Any] = {"seed": draw.seed, "stream": (draw.round, draw.iteration), "keys": keys, **settings.shape}
+        found = sample(policy, tokenizer, prompts, k=drawn, **random, **common)
+    if beams := settings.searched:
+        apart: dict[str, Any] = {"groups": beams, "diversity_penalty": settings.diversity_penalty}
+        searched = beam_search(policy, tokenizer, prompts, k=beams, **apart, **common)
+        found = [a + b for a, b in zip(found, searched, strict=True)]
+    return found
 
 
 def _show(bar: Any, count: int, tokens: int) -> None:

@@ -59,15 +59,11 @@ def judge(
         tokenizer,
         [prompts[number] for number in mine],
         temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        repetition_penalty=settings.repetition_penalty,
-        max_new_tokens=settings.max_new_tokens,
-        stop_strings=settings.stop_strings or (),
         seed=seed,
         stream=STREAM,
         keys=list(mine),
-        batch_size=settings.sampling_batch_size,
+        **settings.shape,
+        **settings.limits,
     )
     own = [row[0] for row in drawn]
     texts, finished = [one.text for one in own], [one.finished for one in own]
