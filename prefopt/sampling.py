@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,6 +19,13 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 def changed(arguments: type, name: str, default: Any) -> Any:
     """The field `name` of `arguments`, with another default."""
     return field(default=default, metadata={f.name: f for f in fields(arguments)}[name].metadata)
+
+
+def _check_finite(arguments: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name}={value} is not a number to compute with")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -51,6 +59,7 @@ class SamplingArguments:
         for name in ("responses_per_prompt", "max_new_tokens", "sampling_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        _check_finite(self, "temperature", "repetition_penalty", "diversity_penalty")
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.repetition_penalty <= 0:
             raise ValueError(
                 f"temperature={self.temperature} and top_k={self.top_k} must not be negative, top_p={self.top_p} must "
@@ -61,6 +70,8 @@ class SamplingArguments:
             raise ValueError(f"source='diverse-beam' searches and does not sample: leave out {', '.join(changed)}")
         if self.source != "sampling" and not self.temperature:
             raise ValueError(f"source={self.source!r} wants a temperature above 0, by which it divides the logits")
+        if self.source == "mixed" and self.responses_per_prompt < 2:
+            raise ValueError("source='mixed' needs at least 2 responses_per_prompt, one of each kind")
 
     @property
     def searched(self) -> int:
@@ -117,5 +128,10 @@ class IterationArguments(SamplingArguments):
             raise ValueError(f"prompts_per_iteration={self.prompts_per_iteration} must be at least 1, or None for all")
         if self.prior_top_n is not None and self.prior_top_n < 0:
             raise ValueError(f"prior_top_n={self.prior_top_n} must be at least 0, or None for all")
+        _check_finite(self, "score_threshold")
         if self.source != "sampling" and self.temperatures:
             raise ValueError(f"source={self.source!r} is not sampled: temperatures have nothing to search")
+        if self.temperatures is not None and not self.temperatures:
+            raise ValueError("temperatures=[]: name the temperatures to search, or leave it out")
+        if self.search_budget is not None and not self.temperatures:
+            raise ValueError(f"search_budget={self.search_budget} means nothing without temperatures to search")

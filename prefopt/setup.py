@@ -45,6 +45,8 @@ def prepare_model(
     """Load what is given by name, add the adapter, and freeze the reference before anything trains."""
     set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
     objective = load(objective) if isinstance(objective, str) else objective
+    if objective.on_policy:
+        raise ValueError(f"{type(objective).__name__} trains on rollouts, which this version does not make yet")
     _check_arguments(objective, args)
     tokenizer = _tokenizer(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)

@@ -23,7 +23,7 @@ from .batch import Batch, Outputs
 from .config import PreferenceConfig
 from .coupling import DONE, couple
 from .data.collate import collate
-from .drawing import Drawing, scorer_for
+from .drawing import Drawing, check_drawing, scorer_for
 from .evaluation import Evaluation
 from .guard import StepGuard
 from .loading import Loading
@@ -90,6 +90,7 @@ class PreferenceTrainer(Drawing, Loading, Persistence, Trainer):
         self._step_loss = 0.0
         self._state_before = self.objective_state
         self.scorer = scorer_for(self.objective, scorer)
+        check_drawing(self.scorer, args, compute_metrics, optimizers)
         self._prepare = as_rows if self.scorer else partial(prepare_dataset, setup=setup, args=args)
         super().__init__(
             model=setup.model,
@@ -104,8 +105,12 @@ class PreferenceTrainer(Drawing, Loading, Persistence, Trainer):
         )
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
-        self._offline = partial(PreferenceTrainer, self.model, self.objective.offline, callbacks=callbacks)
         self._place()
+
+    def fresh(self, args: PreferenceConfig, train_dataset: Any, callbacks: Any) -> PreferenceTrainer:  # type: ignore[override]
+        """A trainer of this model, by what trains on rows once they are there."""
+        objective, tokenizer = self.objective.offline, cast(Any, self.processing_class)
+        return PreferenceTrainer(self.model, objective, args, train_dataset, None, tokenizer, callbacks=callbacks)
 
     def _place(self) -> None:
         """Move what Trainer does not know to the device, and run the reference over the data if that is asked for."""

@@ -13,6 +13,7 @@ from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from .config import PreferenceConfig
+from .drawing import check_unscored
 from .models.heads import clear_normalization, set_normalization
 from .objectives.base import Objective
 from .objectives.best_of import BestOf
@@ -140,9 +141,12 @@ class _Named(PreferenceTrainer):
             raise TypeError(
                 f"{type(self).__name__} takes args of type {self.config.__name__}, not {type(args).__name__}"
             )
+        objective = objective_from(args, self.objective_type)
+        if scorer is None:
+            check_unscored(objective)
         super().__init__(
             model,
-            objective_from(args, self.objective_type),
+            objective,
             args,
             train_dataset,
             eval_dataset,

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
 
 from prefopt import (
     DPOConfig,
@@ -185,25 +187,58 @@ def test_mixed_responses_are_half_sampled_half_searched(policy, tokenizer, pairs
 
 
 def test_without_a_scorer_rrhf_trains_on_the_rows(tmp_path, policy, tokenizer, pairs) -> None:
-    args = config(tmp_path, RRHFConfig)
+    args = RRHFConfig(**quiet(tmp_path, learning_rate=1e-3))
+    before = policy.lm_head.weight.clone()
     RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer).train()
     assert not (tmp_path / "run/pool").exists()
+    assert not torch.equal(policy.lm_head.weight, before)
+    with pytest.raises(ValueError, match="responses_per_prompt=3 means nothing without a scorer"):
+        args = RRHFConfig(responses_per_prompt=3, **quiet(tmp_path))
+        RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer)
 
 
 # ---- evaluation ----------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_draws_one_response_to_each_held_out_prompt(tmp_path, policy, tokenizer, pairs) -> None:
+def test_the_best_iteration_by_drawn_responses_is_loaded(tmp_path, policy, tokenizer, pairs) -> None:
+    """By a measure that the first iteration wins, so that the last one is not the best."""
     held_out = Dataset.from_list(preference_rows(6, seed=4, split="test"))
     args = config(tmp_path, iterations=2, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+    args.metric_for_best_model, args.greater_is_better = "eval_response_length", False
     trainer = RejectionSamplingTrainer(
         policy, args, train_dataset=pairs, eval_dataset=held_out, processing_class=tokenizer, scorer=vowels
     )
     trainer.train()
-    found = [report["evaluation"] for report in reports(tmp_path / "run")]
-    rewards = [one["objective/rlhf_reward"] for one in found]
-    assert trainer.evaluate()["eval_objective/rlhf_reward"] == pytest.approx(max(rewards), abs=1e-9)
-    assert all(one["objective/scores_se"] > 0 and 0 <= one["unfinished"] <= 1 for one in found)
+    lengths = [report["evaluation"]["response_length"] for report in reports(tmp_path / "run")]
+    assert lengths[0] < lengths[1]
+    assert trainer.evaluate()["eval_response_length"] == lengths[0]
+    found = reports(tmp_path / "run")[0]["evaluation"]
+    assert found["objective/scores_se"] > 0 and 0 <= found["unfinished"] <= 1
+    steps = [entry["step"] for entry in trainer.state.log_history if "eval_response_length" in entry]
+    assert steps[1] == 2 * steps[0] > 0  # a curve
+
+
+def test_what_best_means_is_checked_before_anything_is_drawn(tmp_path, policy, tokenizer, pairs) -> None:
+    args = config(tmp_path, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+    args.metric_for_best_model = "no_such"
+    rows = {"a": pairs, "b": pairs}
+    trainer = RejectionSamplingTrainer(
+        policy, args, train_dataset=pairs, eval_dataset=rows, processing_class=tokenizer, scorer=vowels
+    )
+    with pytest.raises(ValueError, match="metric_for_best_model='no_such': drawn responses give a_objective/rlhf"):
+        trainer.train()
+    assert not (tmp_path / "run/run.json").exists()
+
+
+def test_one_held_out_prompt_has_no_standard_error(tmp_path, policy, tokenizer, pairs) -> None:
+    args = config(tmp_path, iterations=1, eval_strategy="epoch")
+    trainer = RejectionSamplingTrainer(
+        policy, args, train_dataset=pairs, eval_dataset=pairs.select([0]), processing_class=tokenizer, scorer=vowels
+    )
+    trainer.train()
+    assert "objective/scores_se" not in reports(tmp_path / "run")[0]["evaluation"]
+    with pytest.raises(ValueError, match="there are no held-out prompts"):
+        trainer.evaluate(pairs.select([]))
 
 
 def test_a_temperature_is_searched_before_each_iteration(tmp_path, policy, tokenizer, pairs) -> None:
@@ -269,11 +304,55 @@ def test_killed_anywhere_a_run_ends_the_same(moment, tmp_path, tokenizer, pairs,
     assert files_of(tmp_path / "killed/run") == files_of(tmp_path / "whole/run")
 
 
+@pytest.mark.parametrize("init", ["base", "previous"])
+@pytest.mark.parametrize("kind", ["full", "lora", "modules_to_save", "bfloat16"])
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(kind, init, tmp_path, tokenizer, pairs) -> None:
+    """Restored from the base, or read back from the last iteration's folder, with and without an adapter."""
+
+    def run(folder: Path, iterations: int, resume: bool) -> Any:
+        policy = untrained(tokenizer)
+        if kind == "bfloat16":
+            policy = policy.bfloat16()
+        extra = {"modules_to_save": ["lm_head"]} if kind == "modules_to_save" else {}
+        adapted = kind in ("lora", "modules_to_save")
+        peft = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], **extra) if adapted else None
+        args = config(folder, iterations=iterations, init=init)
+        given = {"processing_class": tokenizer, "scorer": vowels, "peft_config": peft}
+        trainer = RejectionSamplingTrainer(policy, args, train_dataset=pairs, **given)
+        trainer.train(resume_from_checkpoint=resume)
+        return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+    whole = run(tmp_path / "whole", 2, False)
+    first = run(tmp_path / "parts", 1, False)
+    resumed = run(tmp_path / "parts", 2, True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert any(not torch.equal(whole[name], first[name]) for name in whole)
+    assert files_of(tmp_path / "parts/run") == files_of(tmp_path / "whole/run")
+
+
+def test_an_error_in_a_resumed_training_is_not_taken_for_a_fresh_start(tmp_path, tokenizer, pairs) -> None:
+    class Missing(TrainerCallback):
+        def __init__(self, at: int):
+            self.at = at
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == self.at:
+                raise FileNotFoundError("a file of the user's")
+
+    for at, resume in ((2, False), (3, True)):
+        trainer = trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs, save_strategy="steps", save_steps=1)
+        trainer.add_callback(Missing(at))
+        with pytest.raises(FileNotFoundError, match="of the user's"):
+            trainer.train(resume_from_checkpoint=resume)
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path, policy, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, policy, tokenizer, pairs)
     trainer.train()
+    with pytest.raises(ValueError, match="this trainer's model has been trained: build a new trainer"):
+        trainer.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="holds a run already: pass resume_from_checkpoint=True"):
-        trainer.train()
+        trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs).train()
     other = trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs, temperature=0.5)
     with pytest.raises(ValueError, match=r"belongs to another run: .*temperature was 1\.0, is 0\.5"):
         other.train(resume_from_checkpoint=True)
@@ -291,6 +370,42 @@ def test_more_iterations_can_be_asked_for_later(tmp_path, tokenizer, pairs) -> N
     run(tmp_path / "parts", 1, False)
     run(tmp_path / "parts", 2, True)
     assert files_of(tmp_path / "parts/run") == files_of(tmp_path / "whole/run")
+
+
+# ---- stop tokens ---------------------------------------------------------------------------------------------------
+
+
+def test_no_stop_token_is_trained_on_that_was_not_there(tmp_path, policy, tokenizer) -> None:
+    """Neither after a dataset's answer that was cut off, nor in the place of another stop token."""
+    other = tokenizer.convert_tokens_to_ids("a")
+    policy.generation_config.eos_token_id = [tokenizer.eos_token_id, other]
+    with torch.no_grad():
+        policy.lm_head.weight[other] = policy.lm_head.weight[tokenizer.eos_token_id]
+    rows = preference_rows(ROWS, seed=3)
+    cut = [{**row, "finished": [False, True]} for row in rows]
+    args = config(tmp_path, RRHFConfig, iterations=1)
+    pairs = Dataset.from_list(
+        [{name: row[name] for name in ("prompt", "chosen", "rejected", "finished")} for row in cut]
+    )
+    RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels).train()
+    pool = list(Pool(tmp_path / "run/pool").candidates())
+    assert {one.finish_reason for one in pool} >= {"stop", "other_stop", "length"}
+    given = {one.response: one.finish_reason for one in pool if one.policy == DATASET}
+    assert all(given[row["chosen"]] == "length" for row in rows if row["chosen"] not in {r["rejected"] for r in rows})
+    selected = [json.loads(line) for line in (tmp_path / "run/iteration-000/selection.jsonl").open()]
+    reasons = {(one.prompt_key, one.response): one.finish_reason for one in pool}
+    for row in selected:
+        for response, finished in zip(row["responses"], row["finished"], strict=True):
+            assert finished == (reasons[prompt_key(row["prompt"]), response] == "stop")
+
+
+def test_a_response_to_bare_text_is_kept_to_the_letter(policy, tokenizer) -> None:
+    prompt = [{"role": "text", "content": "The capital of France is"}]
+    found = sample(policy, tokenizer, [prompt], k=32, max_new_tokens=6)[0]
+    assert any(one.text != one.text.strip() for one in found)
+    for one in found:
+        ids = one.ids[:-1] if one.finish_reason == "stop" else one.ids
+        assert one.text == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 # ---- what is wrong is said -----------------------------------------------------------------------------------------
@@ -317,7 +432,7 @@ def test_a_scorer_that_fails_loses_nothing(tmp_path, tokenizer, pairs) -> None:
 
 def test_nothing_to_select_is_an_error_that_says_why(tmp_path, tokenizer, pairs) -> None:
     args = config(tmp_path, iterations=1, max_new_tokens=1)
-    with pytest.raises(ValueError, match=r"none of \d+ candidates gives a row to train on: \d+ were cut off"):
+    with pytest.raises(ValueError, match=r"no row to train on from \d+ candidates, of which \d+ were cut off"):
         RejectionSamplingTrainer(
             untrained(tokenizer), args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels
         ).train()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..arguments import ScorerArguments, option
 from ..rollout import jsonl
@@ -66,15 +66,15 @@ def main(program: Program, prog: str, argv: Sequence[str]) -> int:
         raise ValueError("--select above needs --score_threshold: say above what")
     set_up_logging()
     rows = read(rows_args, "any")
-    scorer = load_scorer(scorer_args) if is_first() else None  # before anything is drawn: it may be none after all
+    scorer = cast(Scorer, load_scorer(scorer_args))  # before anything is drawn: it may be none after all
     drawn = draw("best-of-n", args, model_args, rows)
-    if scorer is not None:
+    drawn.pool.score(scorer)
+    if is_first():
         _select(drawn, scorer, args)
     return 0
 
 
 def _select(drawn: Drawn, scorer: Scorer, args: BestOfNArguments) -> None:
-    drawn.pool.score(scorer)
     scored = [one for one in drawn.pool.scored(scorer) if drawn.has(one.candidate)]
     groups = by_prompt(scored)
     rows = SELECTIONS[args.select](groups, args)

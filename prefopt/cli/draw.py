@@ -115,11 +115,11 @@ def draw(what: str, args: DrawingArguments, model_args: LoadingArguments, rows: 
     """
     from accelerate import PartialState
 
-    from ..models.reference import fingerprint
+    from ..models.reference import version_of
 
     processes, given, folder = PartialState(), Given(rows), Path(args.output_dir).expanduser()
     policy, tokenizer = load_for_drawing(model_args, processes.device)
-    version = fingerprint(dict(policy.named_parameters()), tokenizer, ())
+    version = version_of(policy, tokenizer)
     if is_first():
         begin(folder, {"objective": what, "policy": version, **_deciding(args)}, resume=True)
     pool = Pool(folder / "pool")

@@ -1,5 +1,6 @@
 """How a conversation is written as text, and which token ends a response; knows no dataset and no length limit."""
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -168,6 +169,6 @@ def _spoken(turn: Message) -> str:
     return SPEAKERS[turn["role"]] + turn["content"]
 
 
-def is_bare(prompt: list[Message]) -> bool:
+def is_bare(prompt: Sequence[Mapping[str, str]]) -> bool:
     """Whether a prompt is bare text (or empty), which is encoded verbatim."""
     return not prompt or [turn["role"] for turn in prompt] == ["text"]

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
+from ..data.encode import stop_token_ids
 from .forward import forward
 from .modes import evaluating, freeze, without_dropout
 
@@ -236,6 +237,21 @@ def fingerprint(
     for row in rows:
         digest.update(json.dumps([row["prompt_ids"], row["response_ids"]]).encode())
     return digest.hexdigest()
+
+
+def version_of(policy: nn.Module, tokenizer: Any) -> str:
+    """A hash of all that a policy's responses depend on, whatever it was trained to: of drawn text, the policy's name.
+
+    Which tokens end a response counts; ids that padding needs, and what Trainer writes into a config, do not.
+    """
+    inner = _unwrapped(policy)
+    told = {part: {k: v for k, v in each.items() if not _passing(k)} for part, each in _settings(inner).items()}
+    ends = sorted(stop_token_ids(tokenizer, getattr(inner, "generation_config", None)))
+    return fingerprint(dict(inner.named_parameters()), tokenizer, (), [told, ends])
+
+
+def _passing(name: str) -> bool:
+    return name == "use_cache" or name.endswith("_token_id")
 
 
 def _plain(value: Any) -> Any:

@@ -57,6 +57,14 @@ class Loss:
         )
 
 
+IMPLIED = {
+    "policy": frozenset({"logps"}),
+    "scorer": frozenset({"scores"}),
+    "actor-critic": frozenset({"logps", "values"}),
+}
+"""The outputs that `trains` implies."""
+
+
 class Objective(ABC):
     """Base of every method. Subclasses are final keyword-only dataclasses; everything but `loss` has a default.
 
@@ -64,8 +72,10 @@ class Objective(ABC):
     below belong to the instance and may be properties that depend on its fields.
     """
 
-    trains: Literal["policy", "scorer"] = "policy"
-    """Which kind of model it trains: one with log-probs, or one with a reward head."""
+    trains: Literal["policy", "scorer", "actor-critic"] = "policy"
+    """What it trains: a model with log-probs, one with a reward head, or a policy and a critic that says values."""
+    on_policy: bool = False
+    """It learns only from what the policy has just drawn: a trainer calls its `experience` before `loss`, see `PPO`."""
     needs: frozenset[str] = frozenset()
     """What the trainer must provide: "reference" (adds `ref_logps`), "mismatched" (adds one response to each row: the
     answer to another row's prompt), "scorer" (judges the responses that the policy draws)."""
@@ -88,7 +98,7 @@ class Objective(ABC):
     @property
     def outputs(self) -> frozenset[str]:
         """All fields of `Outputs` that `loss` reads."""
-        return self.wants | {"scores" if self.trains == "scorer" else "logps"}
+        return self.wants | IMPLIED[self.trains]
 
     @property
     def offline(self) -> Objective:

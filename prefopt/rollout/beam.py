@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 
 from ..data.encode import stop_token_ids
+from ..data.template import is_bare
 from ..models.modes import evaluating
 from ..models.wrapped import bare, own_forward
 from .groups import Following, Rules, Search
@@ -90,7 +92,10 @@ def beam_search(
     with torch.no_grad(), evaluating(policy), progress_bar(k * len(searches), progress) as show:
         for start in range(0, len(order), size):
             _run(inner, order[start : start + size], rules, show)
-    return [[beam.row.sample(ends) for beam in search.best()] for search in searches]
+    return [
+        [replace(beam.row, bare=is_bare(prompt)).sample(ends) for beam in search.best()]
+        for prompt, search in zip(prompts, searches, strict=True)
+    ]
 
 
 def _run(model: Any, searches: list[Search], rules: Rules, done: Callable[[list[Row]], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .response import Sample
 from .score import Messages
 
-REASONS = ("stop", "stop_string", "length")
+REASONS = ("stop", "other_stop", "stop_string", "length")
 Key = tuple[int, int, str, int]
 """Round, iteration, prompt, and which of the responses to that prompt."""
 
@@ -32,7 +32,8 @@ class Candidate:
         round, iteration: when, from 0.
         k: which of the responses to this prompt in this iteration, from 0.
         prompt: its turns.
-        finish_reason: "stop", "stop_string", or "length" if the length limit cut it off.
+        finish_reason: "stop", "stop_string", or "length" if the length limit cut it off; "other_stop" is a stop token
+            that training does not end responses with, as of a policy that may stop on several.
         policy: the version of the policy, such as its fingerprint or the name of its checkpoint.
     """
 
@@ -103,8 +104,12 @@ def candidates_from(
     policy: str,
     temperature: float,
     seed: int,
+    end: Callable[[Messages], int] | None = None,
 ) -> list[Candidate]:
-    """What `sample` returned for `prompts`, as candidates. Responses to a prompt that stands there twice count on."""
+    """What `sample` returned for `prompts`, as candidates. Responses to a prompt that stands there twice count on.
+
+    `end` says which stop token ends a response to a prompt in training; None takes any for it.
+    """
     drawn: Counter[str] = Counter()
 
     def each() -> Iterator[Candidate]:
@@ -112,7 +117,12 @@ def candidates_from(
             key = prompt_key(prompt)
             for one in responses:
                 k, drawn[key] = drawn[key], drawn[key] + 1
-                said = (tuple(prompt), one.text, one.finish_reason)
+                said = (tuple(prompt), one.text, _reason(one, prompt, end))
                 yield Candidate(round, iteration, k, *said, policy, temperature, seed)
 
     return list(each())
+
+
+def _reason(one: Sample, prompt: Messages, end: Callable[[Messages], int] | None) -> str:
+    other = one.finish_reason == "stop" and end is not None and one.ids[-1] != end(prompt)
+    return "other_stop" if other else one.finish_reason

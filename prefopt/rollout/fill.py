@@ -13,6 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..data.template import Renderer
 from ..sampling import SamplingArguments
 from .beam import beam_search
 from .candidate import Candidate, candidates_from, prompt_key
@@ -110,8 +111,9 @@ def _drawn(
     """The candidates of a chunk, and how many tokens they have."""
     temperature = settings.temperature if draw.temperature is None else draw.temperature
     samples = responses(policy, tokenizer, chunk, settings, draw, temperature)
-    where = {"round": draw.round, "iteration": draw.iteration, "policy": draw.version}
-    found = candidates_from(chunk, samples, **where, temperature=temperature, seed=draw.seed)  # type: ignore[arg-type]
+    end: Any = Renderer(tokenizer, policy.generation_config).end
+    where: dict[str, Any] = {"round": draw.round, "iteration": draw.iteration, "policy": draw.version, "end": end}
+    found = candidates_from(chunk, samples, **where, temperature=temperature, seed=draw.seed)
     return found, sum(len(one.ids) for row in samples for one in row)
 
 
@@ -130,8 +132,9 @@ def responses(
     common: dict[str, Any] = {"temperature": temperature, "progress": progress, **settings.limits}
     found: list[list[Sample]] = [[] for _ in prompts]
     if drawn := settings.responses_per_prompt - settings.searched:
-        random: dict[str, Any] = {"seed": draw.seed, "stream": (draw.round, draw.iteration), "keys": keys, **settings.shape}
-        found = sample(policy, tokenizer, prompts, k=drawn, **random, **common)
+        stream = (draw.round, draw.iteration)
+        chance: dict[str, Any] = {"seed": draw.seed, "stream": stream, "keys": keys, **settings.shape}
+        found = sample(policy, tokenizer, prompts, k=drawn, **chance, **common)
     if beams := settings.searched:
         apart: dict[str, Any] = {"groups": beams, "diversity_penalty": settings.diversity_penalty}
         searched = beam_search(policy, tokenizer, prompts, k=beams, **apart, **common)

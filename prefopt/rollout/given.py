@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,25 +17,46 @@ class Given:
     """Rows of text by prompt, in the order in which the prompts first occur; equal answers count once."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]):
-        found: dict[str, tuple[Messages, dict[str, None]]] = {}
+        found: dict[str, tuple[Messages, dict[str, bool]]] = {}
         for row in rows:
             _, answers = found.setdefault(prompt_key(row["prompt"]), (row["prompt"], {}))
-            answers.update(dict.fromkeys(answers_of(row)))
+            for answer, finished in answers_of(row):
+                answers[answer] = finished or answers.get(answer, False)
         self.prompts = [prompt for prompt, _ in found.values()]
-        self.answers = {key: list(answers) for key, (_, answers) in found.items()}
+        self.answers = {key: answers for key, (_, answers) in found.items()}
 
     def candidates(self, prompts: Sequence[Messages], iteration: int, first: int) -> Iterator[Candidate]:
         """The answers to these prompts as candidates of an iteration, numbered from `first`."""
         for prompt in prompts:
-            for k, answer in enumerate(self.answers[prompt_key(prompt)], first):
-                yield Candidate(0, iteration, k, tuple(prompt), answer, "stop", DATASET, 0.0, 0)
+            for k, (answer, finished) in enumerate(self.answers[prompt_key(prompt)].items(), first):
+                reason = "stop" if finished else "length"
+                yield Candidate(0, iteration, k, tuple(prompt), answer, reason, DATASET, 0.0, 0)
+
+    def turn(self, number: int, size: int | None, seed: int) -> list[Messages]:
+        """The prompts of iteration `number`: all, or the next `size` of a shuffle that begins anew when all had theirs.
+
+        In the order of the rows.
+        """
+        count = len(self.prompts)
+        if size is None or size >= count:
+            return self.prompts
+        places = range(number * size, (number + 1) * size)
+        orders = {epoch: _shuffled(count, f"{seed} {epoch}") for epoch in {place // count for place in places}}
+        chosen = {orders[place // count][place % count] for place in places}
+        return [self.prompts[each] for each in sorted(chosen)]
 
 
-def answers_of(row: Mapping[str, Any]) -> list[str]:
-    """The responses of a row of text, the first answer of each."""
-    if "responses" in row:
-        return list(row["responses"])
-    return [row[name] for name in ("chosen", "rejected", "response") if name in row]
+def _shuffled(count: int, seed: str) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def answers_of(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """The responses of a row of text, the first answer of each, and whether it is whole and not cut off."""
+    names = [name for name in ("chosen", "rejected", "response") if name in row]
+    answers = list(row["responses"]) if "responses" in row else [row[name] for name in names]
+    return list(zip(answers, row.get("finished") or [True] * len(answers), strict=True))
 
 
 def prompts_of(rows: Any) -> list[Messages]:

@@ -15,10 +15,15 @@ from .diversity import degenerate
 from .ranks import gathered, rank, world_size
 from .response import Sample
 from .sample import sample
-from .score import Messages, Scorer
+from .score import Messages, Scorer, checked
 
 STREAM = (-1,)
 """Sets the random numbers apart from those of responses to train on, whose rounds count from 0."""
+
+REWARD = "objective/rlhf_reward"
+METRICS = (REWARD, "objective/scores", "response_length", "unfinished", "degenerate")
+SPREAD = ("objective/scores", "response_length")
+"""What has a standard error beside it."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,16 @@ class Judged:
 
     def metrics(self) -> dict[str, float]:
         """Means over prompts; `_se` is the standard error of one. The names are those of TRL's PPO trainer."""
-        scores, lengths = np.array(self.scores), np.array([len(one.ids) for one in self.samples])
-        unfinished = np.array([not one.finished for one in self.samples])
-        repeating = np.array([degenerate(one.text) for one in self.samples])
-        return {
-            "objective/rlhf_reward": float(scores.mean()),
-            "objective/scores": float(scores.mean()),
-            "objective/scores_se": standard_error(scores),
-            "response_length": float(lengths.mean()),
-            "response_length_se": standard_error(lengths),
-            "unfinished": float(unfinished.mean()),
-            "degenerate": float(repeating.mean()),
+        found: dict[str, list[float]] = {
+            REWARD: self.scores,
+            "objective/scores": self.scores,
+            "response_length": [len(one.ids) for one in self.samples],
+            "unfinished": [not one.finished for one in self.samples],
+            "degenerate": [degenerate(one.text) for one in self.samples],
         }
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        spread = SPREAD if len(self.samples) > 1 else ()
+        return means | {f"{name}_se": standard_error(np.array(found[name])) for name in spread}
 
 
 def judge(
@@ -52,7 +55,14 @@ def judge(
     settings: SamplingArguments,
     seed: int,
 ) -> Judged:
-    """Draw by the settings and score. Several processes share the prompts, and all of them get the result."""
+    """Draw by the settings and score. Several processes share the prompts, and all of them get the result.
+
+    Raises:
+        ValueError: no prompts, or one that sampling refuses.
+        ScoreError: the scorer did not give one finite number per response.
+    """
+    if not prompts:
+        raise ValueError("there are no held-out prompts: pass an eval_dataset with rows to the trainer")
     mine = range(rank(), len(prompts), world_size())
     drawn = sample(
         policy,
@@ -67,12 +77,13 @@ def judge(
     )
     own = [row[0] for row in drawn]
     texts, finished = [one.text for one in own], [one.finished for one in own]
-    scores = scorer.score([prompts[number] for number in mine], texts, finished)
+    asked = [prompts[number] for number in mine]
+    scores = checked(scorer.name, scorer.score(asked, texts, finished), asked, texts)
     found = {number: each for part in gathered(list(zip(mine, own, scores, strict=True))) for number, *each in part}
     ordered = [found[number] for number in range(len(prompts))]
     return Judged([one for one, _ in ordered], [score for _, score in ordered])
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of independent values; NaN for one."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    """Of the mean of two or more independent values."""
+    return float(values.std(ddof=1) / math.sqrt(len(values)))

@@ -14,11 +14,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
 from . import jsonl
 from .candidate import Candidate, Key, Scored
+from .ranks import gathered, of_first, on_first, rank, world_size
 from .score import Scorer, checked
 
 logger = logging.getLogger(__name__)
@@ -87,28 +89,33 @@ class Pool:
     def score(self, scorer: Scorer, round: int | None = None, *, chunk: int = CHUNK) -> int:
         """Score whatever this scorer has not scored; how many that were. Scores by other scorers stay.
 
-        Chunks begin at the same candidates in every run, so that a resumed one asks for the very same batches.
+        Chunks begin at the same candidates in every run, so that a resumed one asks for the very same batches. Several
+        processes, all of which must call this, take chunks in turn, and the first writes.
 
         Raises:
             ScoreError: the scorer did not give one finite number per response; scores of chunks before are on disk.
             OSError: as on a full disk; the message names the file, and what was on disk is intact.
         """
         fingerprint = scorer.fingerprint
-        self._introduce(scorer.name, fingerprint)
-        return sum(self._score(scorer, fingerprint, segment, chunk) for segment in self._within(round, None))
+        on_first(partial(self._introduce, scorer.name, fingerprint))
+        segments = of_first(self._within(round, None))
+        return sum(self._score(scorer, fingerprint, segment, chunk) for segment in segments)
 
     def _score(self, scorer: Scorer, fingerprint: str, segment: Segment, chunk: int) -> int:
         path = self._scores(fingerprint, segment)
-        done = sum(1 for _ in jsonl.read(path))
-        before, whole = done, done - done % chunk
-        left = islice(self.candidates(*segment), whole, None)
-        while some := list(islice(left, chunk)):
-            if whole + len(some) > done:
-                records = [_score_record(*each) for each in zip(some, _scores_of(scorer, some), strict=True)]
-                jsonl.append(path, records[done - whole :])
-            whole += len(some)
-            done = max(done, whole)
-        return done - before
+        done = of_first(sum(1 for _ in jsonl.read(path)))
+        left = _chunked(islice(self.candidates(*segment), done - done % chunk, None), chunk)
+        there, new = done % chunk, 0  # scores that the first chunk has
+        while dealt := list(islice(left, world_size())):
+            if len(dealt[0]) == there:
+                break  # the last chunk, and whole
+            mine = dealt[rank()] if rank() < len(dealt) else []
+            scores = gathered(_scores_of(scorer, mine) if mine else [])
+            pairs = [pair for some, own in zip(dealt, scores, strict=False) for pair in zip(some, own, strict=True)]
+            records = [_score_record(*pair) for pair in pairs][there:]
+            on_first(partial(jsonl.append, path, records))
+            there, new = 0, new + len(records)
+        return new
 
     def _introduce(self, name: str, fingerprint: str) -> None:
         if not _FINGERPRINT.fullmatch(fingerprint):
@@ -159,6 +166,11 @@ class Pool:
         if segment not in self._known:
             self._known[segment] = {candidate.key: candidate.settings for candidate in self.candidates(*segment)}
         return self._known[segment]
+
+
+def _chunked(candidates: Iterator[Candidate], size: int) -> Iterator[list[Candidate]]:
+    while some := list(islice(candidates, size)):
+        yield some
 
 
 def _scores_of(scorer: Scorer, candidates: list[Candidate]) -> list[float]:

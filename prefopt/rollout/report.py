@@ -12,12 +12,12 @@ from .best_of import Estimate, doublings, reward_curves
 from .candidate import Scored
 from .diversity import degenerate, distinct
 from .given import DATASET
+from .judge import REWARD
 from .pool import Pool
 from .score import Scorer
 from .selection import Group
 
 Report = dict[str, Any]
-REWARD = "objective/rlhf_reward"
 
 
 def report_of(pool: Pool, scorer: Scorer, iteration: int, groups: Sequence[Group]) -> Report:
@@ -27,7 +27,7 @@ def report_of(pool: Pool, scorer: Scorer, iteration: int, groups: Sequence[Group
     iteration drew. For the others see `described`.
     """
     drawn = [one for one in pool.scored(scorer) if one.candidate.iteration == iteration and not _is_given(one)]
-    return {"scorer": card(scorer), **described(drawn), "best": _best(groups)}
+    return {"iteration": iteration, "scorer": card(scorer), **described(drawn), "best": _best(groups)}
 
 
 def card(scorer: Scorer) -> Report:
@@ -103,15 +103,17 @@ def summary_of(report: Report) -> str:
     )
 
 
-def best_iteration(reports: Sequence[Report]) -> int:
-    """The iteration whose policy has the highest reward on held-out prompts.
+def best_iteration(reports: Sequence[Report], metric: str | None, greater: bool | None) -> int:
+    """The iteration whose policy is the best on held-out prompts by `metric`, of equal ones the first.
 
     Raises:
         ValueError: they were not evaluated.
     """
-    if not all(REWARD in report["evaluation"] for report in reports):
+    name = (metric or REWARD).removeprefix("eval_")
+    if not all(name in report["evaluation"] for report in reports):
         raise ValueError("load_best_model_at_end needs an eval_dataset and eval_strategy='epoch' or 'steps'")
-    return max(range(len(reports)), key=lambda number: reports[number]["evaluation"][REWARD])
+    sign = -1 if greater is False else 1
+    return max(range(len(reports)), key=lambda number: sign * reports[number]["evaluation"][name])
 
 
 def write_rewards(path: Path, reports: Sequence[Report]) -> None:

@@ -9,8 +9,6 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from ..data.encode import decode_response
-
 FinishReason = Literal["stop", "stop_string", "length"]
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer shows for a character of which some bytes are still to come."""
@@ -52,6 +50,8 @@ class Row:
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     ended: FinishReason | None = None
+    bare: bool = False
+    """The prompt is bare text, which its response goes on from to the letter."""
 
     def add(self, token: int, logp: float, ends: Ends) -> bool:
         """One more token. Whether the response ends with it.
@@ -68,7 +68,7 @@ class Row:
 
     def sample(self, ends: Ends) -> Sample:
         assert self.ended is not None
-        return Sample(self.prompt_ids, self.ids, ends.text(self.ids, self.ended), self.ended, self.logps)
+        return Sample(self.prompt_ids, self.ids, ends.text(self.ids, self.ended, self.bare), self.ended, self.logps)
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,13 @@ class Ends:
             return "stop_string"
         return "length" if len(ids) >= self.limit else None
 
-    def text(self, ids: Sequence[int], reason: FinishReason) -> str:
-        """Without what ended it, special tokens, and the space around it."""
+    def text(self, ids: Sequence[int], reason: FinishReason, bare: bool = False) -> str:
+        """Without what ended it, special tokens and, unless it goes on from bare text, the space around it."""
         cut = self._cut(ids) if reason == "stop_string" else None
-        if cut is not None:
-            return cut.strip()
-        return decode_response(ids[:-1] if reason == "stop" else ids, self.tokenizer)
+        if cut is None:
+            kept = list(ids[:-1] if reason == "stop" else ids)
+            cut = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        return cut if bare else cut.strip()
 
     def _cut(self, ids: Sequence[int]) -> str | None:
         """The text before the first stop string, None without one.

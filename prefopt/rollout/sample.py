@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ..data.encode import stop_token_ids
+from ..data.template import is_bare
 from ..models.modes import evaluating
 from ..models.wrapped import bare
 from .decode import decode, seen_tokens
@@ -77,7 +78,8 @@ def sample(
     ends = Ends(tokenizer, tuple(stop_token_ids(tokenizer, policy.generation_config)), max_new_tokens, strings)
     streams = [(int(seed), *map(int, stream), name) for name in _names(keys, len(prompts))]
     ids = encoded(prompts, tokenizer, policy, max_new_tokens)
-    rows = [[Row(i, j, ids[i], (*streams[i], j)) for j in range(k)] for i in range(len(prompts))]
+    verbatim = [is_bare(prompt) for prompt in prompts]
+    rows = [[Row(i, j, ids[i], (*streams[i], j), bare=verbatim[i]) for j in range(k)] for i in range(len(prompts))]
     # The longest first: memory that does not suffice shows at once.
     order = sorted(rows, key=lambda group: -len(group[0].prompt_ids))
     with progress_bar(k * len(rows), progress) as show:

@@ -170,7 +170,8 @@ def _text(candidate: Candidate) -> str:
 def _finished(*responses: Scored) -> list[bool]:
     """Which of a row's responses ended with a stop token.
 
-    A stop string is not one: it is the caller's, and the policy would have gone on. The column is there also where all
+    A stop string is not one: it is the caller's, and the policy would have gone on. Nor is a stop token that training
+    would replace by its own. The column is there also where all
     did: `Dataset.from_list` keeps the columns of the first row alone, so one that only some rows have would be lost
     without a word, and with it what must not be forgotten.
     """

@@ -176,6 +176,8 @@ def _rounds(task: _Task, plan: list[tuple[int, int]], draw: Callable[..., int]) 
         for temperature in alive if new else ():
             where = Draw(task.version, task.seed, temperature=temperature)
             draw(task.pool(temperature), prompts=new, draw=where)
+        for temperature in alive:
+            task.pool(temperature).score(task.scorer)
         rounds.append(on_first(partial(_round, task, alive, count)))
         alive = ranking(rounds[-1])
         before = count
@@ -189,7 +191,6 @@ def _round(task: _Task, temperatures: Sequence[float], count: int) -> Round:
 
 def _read(task: _Task, temperature: float, count: int) -> Drawn:
     pool, n = task.pool(temperature), task.settings.responses_per_prompt
-    pool.score(task.scorer)
     rows = {prompt_key(prompt): row for row, prompt in enumerate(task.prompts[:count])}
     drawn = Drawn(np.full((count, n), np.nan), np.zeros((count, n), bool), [[""] * n for _ in range(count)])
     for one, score in pool.scored(task.scorer):

@@ -14,6 +14,9 @@ from prefopt.objectives.base import Loss, Objective
 NEEDED_COLUMN = {"reference": "ref_logps"}
 """Which column a need brings; a need of another name brings the column of that name."""
 
+EXPERIENCE = frozenset({"old_logps", "old_values", "advantages", "returns"})
+"""What a rollout brings, for objectives that learn from one: what they need is spent on it before their loss."""
+
 
 def make(objective: Objective, *, prompts: int = 6, length: int = 7, seed: int = 0) -> tuple[Batch, Outputs]:
     """A ragged batch with every column of the layout, and every output that the objective reads, in float64."""
@@ -38,6 +41,8 @@ def make(objective: Objective, *, prompts: int = 6, length: int = 7, seed: int =
         grade=torch.randint(-1, len(GRADES), (prompts,), generator=g),
         ref_logps=_logps(response_mask, g),
     )
+    if objective.on_policy:
+        batch = batch.with_columns(**{name: _output(name, response_mask, g).detach() for name in sorted(EXPERIENCE)})
     return batch, Outputs(**{name: _output(name, response_mask, g) for name in objective.outputs})
 
 
@@ -48,7 +53,7 @@ def _logps(mask: Tensor, g: torch.Generator) -> Tensor:
 def _output(name: str, mask: Tensor, g: torch.Generator) -> Tensor:
     if name == "scores":
         values = torch.randn(mask.shape[:2], generator=g, dtype=torch.float64)
-    elif name in ("logps", "log_sum_sq"):
+    elif name in ("logps", "old_logps", "log_sum_sq"):
         values = _logps(mask, g)
     elif name == "top1":
         values = (torch.rand(mask.shape, generator=g) < 0.5).double().masked_fill(~mask, 0.0)
@@ -57,11 +62,18 @@ def _output(name: str, mask: Tensor, g: torch.Generator) -> Tensor:
     return values.requires_grad_()
 
 
+def asked(objective: Objective) -> dict[str, str]:
+    """The columns that a loss must have beyond the layout, each with the need that brings it."""
+    if objective.on_policy:
+        return {name: "experience" for name in EXPERIENCE}
+    # A scorer is for making the rows, not for the loss on them.
+    return {NEEDED_COLUMN.get(need, need): need for need in objective.offline.needs}
+
+
 def declared_only(objective: Objective, batch: Batch) -> Batch:
     """The batch without the columns that the objective did not ask for."""
     always = {"prompt_ids", "prompt_mask", "response_ids", "response_mask", "loss_mask", "index"}
-    asked = {NEEDED_COLUMN.get(need, need) for need in objective.needs}
-    return Batch({name: column for name, column in batch.items() if name in always | asked})
+    return Batch({name: column for name, column in batch.items() if name in always | asked(objective).keys()})
 
 
 def rows(out: Outputs, select: slice | Tensor) -> Outputs:

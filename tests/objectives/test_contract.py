@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives.base import Loss, Objective, load, registry
 
-from .factory import NEEDED_COLUMN, coupled, declared_only, loss_of, make, mapped, numbers, rows
+from .factory import asked, coupled, declared_only, loss_of, make, mapped, numbers, rows
 
 REGISTRY = registry()
 every = pytest.mark.parametrize("objective", REGISTRY.values(), ids=REGISTRY.keys())
 exactly = {"rel": 1e-9, "abs": 1e-9}
-MAIN = {"logps", "scores"}
+MAIN = {"logps", "scores", "values"}
 
 
 def gradients(objective: Objective, batch: Batch, out: Outputs) -> dict[str, torch.Tensor | None]:
@@ -51,7 +51,7 @@ def test_gradients_are_finite_in_float32_where_policy_and_reference_differ_by_a_
         moved = mapped(
             out, lambda v, s=shift: (v + (s if v.dim() == 3 else s[..., 0])).float().detach().requires_grad_()
         )
-        far = batch.with_columns(ref_logps=batch.ref_logps.float())
+        far = Batch({name: c.float() if c.is_floating_point() else c for name, c in batch.items()})
         for name, gradient in gradients(objective, far, moved).items():
             assert gradient is None or gradient.isfinite().all(), name
 
@@ -78,7 +78,8 @@ def test_what_stands_under_the_masks_is_not_read(objective: Objective):
     want = numbers(loss_of(objective, batch, out))
     hidden = ~batch.loss_mask
     noisy = mapped(out, lambda v: v.masked_fill(hidden, -7.0) if v.dim() == 3 else v)
-    batch = batch.with_columns(ref_logps=batch.ref_logps.masked_fill(hidden, -3.0))
+    tokens = {name: c for name, c in batch.items() if c.dim() == 3 and c.is_floating_point()}
+    batch = batch.with_columns(**{name: column.masked_fill(hidden, -3.0) for name, column in tokens.items()})
     assert numbers(loss_of(objective, batch, noisy)) == pytest.approx(want, **exactly)
 
 
@@ -155,8 +156,7 @@ def test_only_what_is_declared_is_read(objective: Objective):
     batch, out = make(objective)
     bare = declared_only(objective, batch)
     loss_of(objective, bare, out)
-    for need in objective.offline.needs:  # a scorer is for making the rows, not for the loss on them
-        column = NEEDED_COLUMN.get(need, need)
+    for column, need in asked(objective).items():
         less = Batch({name: c for name, c in bare.items() if name != column})
         if need == "mismatched":
             less = Batch({name: c[:, :2] if c.dim() == 3 else c for name, c in bare.items()})

@@ -1,0 +1,126 @@
+"""The knobs of PPO, each with its help text and its range: values, and nothing that computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..sampling import SamplingArguments, changed
+from .actor_critic import KL_ESTIMATORS
+
+REWARD_NORMS = ("none", "scale", "norm")
+
+
+def _knob(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(kw_only=True)
+class PPOArguments(SamplingArguments):
+    """The knobs of PPO, shared by the objective and `PPOConfig`. MOSS-RLHF's names stand in the help.
+
+    Ours are those of TRL's removed `PPOConfig` where it had them; for its whiten_rewards, see reward_norm. Policy and
+    critic start from the models that the trainer is given (MOSS: policy_model_path, critic_model_path).
+    """
+
+    responses_per_prompt: int = changed(SamplingArguments, "responses_per_prompt", 1)
+    max_new_tokens: int = _knob(128, "Longest response, in tokens: see missing_eos_penalty. MOSS: maxlen_res.")
+
+    # What is rewarded.
+    kl_coef: float = _knob(0.05, "Weight eta of the penalty for leaving the reference. MOSS: kl_penalty_weight, .02.")
+    kl_estimator: str = _knob(
+        "k1",
+        "What that penalty is on a token: `k1` is the log-ratio, whose sum has the right gradient on average; `k3` "
+        "varies less, and has not.",
+        choices=list(KL_ESTIMATORS),
+    )
+    target_kl: float | None = _knob(
+        None, "Adapt kl_coef so that the KL of a response comes to this many nats (Ziegler et al. 2019)."
+    )
+    kl_horizon: float = _knob(10000.0, "Responses over which kl_coef may adapt by a fifth.")
+    reward_norm: str = _knob(
+        "norm",
+        "Divide scores by the standard deviation of all seen so far (`scale`), after subtracting their mean (`norm`). "
+        "MOSS: use_reward_scaling, and use_reward_norm with it.",
+        choices=list(REWARD_NORMS),
+    )
+    reward_clip: float | None = _knob(
+        0.8, "Clip scores to this on both sides, after reward_norm. MOSS: use_reward_clip, reward_clip, 10."
+    )
+    missing_eos_penalty: float | None = _knob(
+        None, "What an unfinished response loses of its score, in the scorer's units."
+    )
+
+    # How advantages follow from rewards.
+    gamma: float = _knob(1.0, "Discount of rewards per token. MOSS: gamma.")
+    lam: float = _knob(0.95, "lambda of generalised advantage estimation, .9 in the paper's appendix. MOSS: lam.")
+    advantage_norm: bool = _knob(
+        False,
+        "Shift and scale the advantages of an optimizer step to mean 0 and standard deviation 1. MOSS: "
+        "use_advantage_norm.",
+    )
+    advantage_clip: float | None = _knob(
+        None, "Clip advantages to this on both sides, after advantage_norm. MOSS: use_advantage_clip, advantage_clip."
+    )
+
+    # What is learnt from them.
+    cliprange: float = _knob(0.2, "How far the ratio to the old policy counts. MOSS: use_policy_loss_clip, pg_clip.")
+    cliprange_value: float | None = _knob(
+        0.2, "How far a value may move from the old one and gain. MOSS: use_critic_loss_clip, value_clip."
+    )
+    vf_coef: float = _knob(1.0, "Weight of the critic's loss; .1 in TRL. MOSS: vf_loss_weight.")
+    entropy_coef: float = _knob(
+        0.0,
+        "Weight of a bonus for entropy. MOSS's |H - 35| (use_entropy_loss, entropy_loss_weight, entropy_clip) is the "
+        "same: no token has an entropy of 35 nats.",
+    )
+    ptx_coef: float = _knob(
+        0.0,
+        "Weight of the likelihood of demonstrations that are mixed in (PPO-ptx). MOSS: use_ppo_pretrain_loss, "
+        "ppo_pretrain_loss_weight.",
+    )
+
+    # How a rollout is used, and how training begins: for the trainer to read.
+    num_ppo_epochs: int = _knob(1, "How often a rollout is learnt from.")
+    num_mini_batches: int = _knob(
+        4,
+        "Optimizer steps in one pass over a rollout, which has this many times the prompts of a step. MOSS: "
+        "num_rollouts / batch_size, 128 / 32.",
+    )
+    critic_pretrain_steps: int = _knob(
+        50, "Optimizer steps, at most, in which only the critic learns at first; 0 starts with both. MOSS has none."
+    )
+    critic_pretrain_until: float = _knob(
+        0.3, "Explained variance of returns by values at which that phase ends before."
+    )
+
+    def check_ppo(self) -> None:
+        """Raise ValueError for a setting outside its range, or two that do not go together."""
+        self.check_sampling()
+        for name, (valid, rule) in _rules(self).items():
+            if not valid:
+                raise ValueError(f"{name}={getattr(self, name)!r} {rule}")
+
+
+def _rules(ppo: PPOArguments) -> dict[str, tuple[bool, str]]:
+    """Whether each knob is as it must be, and how that is."""
+    above = ("cliprange", "kl_horizon")
+    optional = ("target_kl", "reward_clip", "advantage_clip", "cliprange_value")
+    at_least_0 = ("vf_coef", "entropy_coef", "ptx_coef", "critic_pretrain_steps")
+    rules = {name: (getattr(ppo, name) > 0, "must be above 0") for name in above}
+    for name in optional:
+        value = getattr(ppo, name)
+        rules[name] = (value is None or value > 0, "must be above 0, or None to leave it out")
+    rules |= {name: (getattr(ppo, name) >= 0, "must be at least 0") for name in at_least_0}
+    rules |= {name: (getattr(ppo, name) >= 1, "must be at least 1") for name in ("num_ppo_epochs", "num_mini_batches")}
+    rules |= {name: (0 <= getattr(ppo, name) <= 1, "must lie in [0, 1]") for name in ("gamma", "lam")}
+    kl_coef, penalty = ppo.kl_coef, ppo.missing_eos_penalty
+    return rules | {
+        "kl_coef": (kl_coef > 0 or (kl_coef == 0 and ppo.target_kl is None), "must be at least 0, above 0 to adapt it"),
+        "kl_estimator": (ppo.kl_estimator in KL_ESTIMATORS, f"must be one of {', '.join(KL_ESTIMATORS)}"),
+        "reward_norm": (ppo.reward_norm in REWARD_NORMS, f"must be one of {', '.join(REWARD_NORMS)}"),
+        "missing_eos_penalty": (penalty is None or penalty >= 0, "must be at least 0: it is subtracted"),
+        "critic_pretrain_until": (ppo.critic_pretrain_until <= 1, "must be at most 1, a critic without error"),
+        "source": (ppo.source == "sampling", "must be sampling: PPO learns from what the policy drew by chance"),
+        "temperature": (ppo.temperature > 0, "must be above 0: PPO learns from what the policy drew by chance"),
+    }
