@@ -85,10 +85,23 @@ class Iterations:
 
     def _begin(self, resume: bool) -> None:
         """Claim the folder, after what can be checked before anything is drawn."""
-        encoded(self.given.prompts, self.tokenizer, self.model, self.settings.max_new_tokens)
+        prompts = encoded(self.given.prompts, self.tokenizer, self.model, self.settings.max_new_tokens)
+        self._warn_of_cuts([len(ids) + self.settings.max_new_tokens for ids in prompts])
         if self.settings.temperatures:
             self._held_out()
         on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume))
+
+    def _warn_of_cuts(self, lengths: list[int]) -> None:
+        limit = self.trainer.args.max_length
+        cut = sum(limit is not None and length > limit for length in lengths)
+        if cut:
+            logger.warning(
+                "%d of %d prompts with a response may exceed max_length=%d: responses are drawn to the whole prompt "
+                "and trained on with a shorter one; raise max_length to train on what was drawn",
+                cut,
+                len(lengths),
+                limit,
+            )
 
     def _description(self) -> dict[str, Any]:
         """What must be the same to go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +445,11 @@ def test_a_prompt_too_long_is_named_before_anything_is_drawn(tmp_path, policy, t
     with pytest.raises(ValueError, match=r"prompt \d+ has \d+ tokens, which with max_new_tokens=12 is more than"):
         trainer_of(tmp_path, policy, tokenizer, rows).train()
     assert not list((tmp_path / "run/pool").glob("*"))
+
+
+def test_a_prompt_that_training_would_cut_is_told(tmp_path, policy, tokenizer, pairs, caplog) -> None:
+    trainer_of(tmp_path, policy, tokenizer, pairs, max_length=24).train()
+    assert re.search(r"\d of \d prompts with a response may exceed max_length=24", caplog.text)
 
 
 def test_encoded_rows_have_no_text_to_draw_from(tmp_path, policy, tokenizer) -> None:
