@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .candidate import Candidate, prompt_key
 from .score import Messages
+from .turns import turns
 
 DATASET = "dataset"
 """What the pool calls the policy of answers that came with the rows."""
@@ -40,16 +40,8 @@ class Given:
         count = len(self.prompts)
         if size is None or size >= count:
             return self.prompts
-        places = range(number * size, (number + 1) * size)
-        orders = {epoch: _shuffled(count, f"{seed} {epoch}") for epoch in {place // count for place in places}}
-        chosen = {orders[place // count][place % count] for place in places}
-        return [self.prompts[each] for each in sorted(chosen)]
-
-
-def _shuffled(count: int, seed: str) -> list[int]:
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return order
+        chosen = turns(range(number * size, (number + 1) * size), count, seed)
+        return [self.prompts[each] for each in sorted(set(chosen))]
 
 
 def answers_of(row: Mapping[str, Any]) -> list[tuple[str, bool]]:

@@ -1,0 +1,117 @@
+"""Rollouts as batches, and how they are dealt out to optimizer steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prefopt.batch import Batch
+from prefopt.models.forward import forward
+from prefopt.rollout import CallableScorer, ScoreError, sample
+from prefopt.rollout.loader import RolloutLoader
+from prefopt.rollout.rollout import rollout
+from prefopt.rollout.turns import turns
+from prefopt.sampling import SamplingArguments
+from prefopt.testbed import prompt_rows
+
+from ..conftest import tiny_llama
+
+PROMPTS = [row["prompt"] for row in prompt_rows(5, seed=0, unique=True)]
+SETTINGS = SamplingArguments(responses_per_prompt=2, max_new_tokens=7, temperature=0.8)
+
+
+def length(prompts: Any, responses: Any) -> list[float]:
+    return [float(len(text)) for text in responses]
+
+
+@pytest.fixture
+def policy(tokenizer: Any) -> Any:
+    return tiny_llama(len(tokenizer), dtype=torch.float64)
+
+
+def rolled(policy: Any, tokenizer: Any, **changes: Any) -> Batch:
+    given: dict[str, Any] = {"seed": 3, "keys": [10, 11, 12, 13, 14], "index": [4, 0, 3, 1, 2], **changes}
+    return rollout(policy, tokenizer, PROMPTS, CallableScorer(length), SETTINGS, **given)
+
+
+def test_a_rollout_is_what_was_drawn_and_scored(policy, tokenizer) -> None:
+    batch = rolled(policy, tokenizer)
+    drawn = sample(policy, tokenizer, PROMPTS, k=2, max_new_tokens=7, temperature=0.8, seed=3, keys=range(10, 15))
+    assert batch.index.tolist() == [4, 0, 3, 1, 2]
+    for g, row in enumerate(drawn):
+        assert batch.prompt_ids[g][batch.prompt_mask[g]].tolist() == row[0].prompt_ids
+        for k, one in enumerate(row):
+            assert batch.response_ids[g, k][batch.response_mask[g, k]].tolist() == one.ids
+            assert (batch.finished[g, k].item(), batch.score[g, k].item()) == (one.finished, len(one.text))
+    assert not batch.finished.all()
+
+
+def test_log_probs_of_a_rollout_are_those_that_it_was_drawn_by(policy, tokenizer) -> None:
+    """Temperature 1 and no cut: what is trained on is what the distribution gave."""
+    batch = rolled(policy, tokenizer)
+    drawn = sample(policy, tokenizer, PROMPTS, k=2, max_new_tokens=7, temperature=0.8, seed=3, keys=range(10, 15))
+    with torch.no_grad():
+        logps = forward(policy, batch, frozenset({"logps"})).required("logps")
+    expected = [logp for row in drawn for one in row for logp in one.logps]
+    assert logps[batch.response_mask].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_prompt_is_answered_anew_under_another_key(policy, tokenizer) -> None:
+    again = rolled(policy, tokenizer, keys=[20, 11, 12, 13, 14])
+    first = rolled(policy, tokenizer)
+    assert not torch.equal(again.response_ids[0], first.response_ids[0])
+    assert torch.equal(again.response_ids[1:], first.response_ids[1:])
+
+
+def test_a_score_that_is_no_number_names_its_row(policy, tokenizer) -> None:
+    def broken(prompts: Any, responses: Any) -> list[float]:
+        return [0.0] * 3 + [float("nan")] * (len(responses) - 3)
+
+    with pytest.raises(ScoreError, match=r"scorer 'broken' gave nan to row 3 \(prompt"):
+        rollout(policy, tokenizer, PROMPTS, CallableScorer(broken), SETTINGS, seed=0, keys=range(5), index=range(5))
+
+
+def loader(made: list[int], first: int = 0, **changes: Any) -> RolloutLoader:
+    def make(number: int) -> Batch:
+        made.append(number)
+        return Batch(prompt_ids=torch.arange(8)[:, None] + 100 * number, index=torch.arange(8) + 100 * number)
+
+    given: dict[str, Any] = {"epochs": 2, "mini_batches": 2, "micro_batch": 2, "seed": 0, **changes}
+    return RolloutLoader(make, 3, lambda: first, **given)
+
+
+def test_a_rollout_is_made_when_its_first_step_asks_for_it() -> None:
+    made: list[int] = []
+    batches = iter(loader(made))
+    seen = []
+    for number in range(3):
+        for _ in range(8):  # 2 epochs of 8 prompts, 2 at a time
+            seen.append((number, next(batches).index))
+            assert made == list(range(number + 1))
+    assert next(batches, None) is None
+    for number in range(3):
+        epochs = [torch.cat([index for n, index in seen if n == number][i : i + 4]) for i in (0, 4)]
+        assert all(sorted(epoch.tolist()) == list(range(100 * number, 100 * number + 8)) for epoch in epochs)
+        assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_a_resumed_loader_deals_out_the_same() -> None:
+    whole = [batch.index.tolist() for batch in loader([])]
+    made: list[int] = []
+    assert [batch.index.tolist() for batch in loader(made, first=1)] == whole[8:]
+    assert made == [1, 2]
+
+
+def test_a_rollout_that_cannot_be_shared_out_says_so() -> None:
+    with pytest.raises(ValueError, match="rollout 0 has 8 prompts, which 3 steps of micro-batches of 2 cannot share"):
+        next(iter(loader([], mini_batches=3)))
+
+
+def test_all_have_their_turn_before_any_has_its_second() -> None:
+    found = turns(range(0, 21), 7, seed=5)
+    assert all(sorted(found[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
+    assert found[:7] != found[7:14]
+    assert turns(range(4, 11), 7, seed=5) == found[4:11]
+    assert turns(range(0, 7), 7, seed=6) != found[:7]
