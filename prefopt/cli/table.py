@@ -22,7 +22,7 @@ def show(report: dict[str, Any], new: int) -> None:
     )
     if report["unanswered"]:
         console.print(f"prompts without a response that finished and says something: {report['unanswered']:,}")
-    console.print(f"\nExpected score of N responses by {report['scorer']['name']}, with 95 % intervals over prompts")
+    console.print(f"\nExpected score of N responses by {report['scorer']['name']}, ± its 95 % interval over prompts")
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("N", *STATISTICS):
         table.add_column(name, justify="right")
@@ -32,9 +32,9 @@ def show(report: dict[str, Any], new: int) -> None:
 
 
 def _estimate(values: Sequence[float | None]) -> str:
-    """Mean and interval; one prompt has none."""
+    """Mean and half of the interval around it; one prompt has none."""
     mean, low, high = values
-    return f"{mean:.3g}" if low is None or high is None else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{mean:.3g}" if low is None or high is None else f"{mean:.3g} ± {(high - low) / 2:.2g}"
 
 
 def places(lines: Iterable[tuple[str, str]], folder: Path) -> None:
