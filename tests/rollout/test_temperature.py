@@ -437,8 +437,8 @@ def test_what_cannot_be_searched(find: Any, tmp_path: Path, changes: dict[str, A
 
 def test_enough_is_enough(find: Any, tmp_path: Path) -> None:
     """What an error asks for suffices."""
-    find(budget=128, folder=tmp_path / "a")
-    find(halving=True, budget=3 * 128, folder=tmp_path / "b")
+    assert find(budget=128, folder=tmp_path / "a").responses <= 128
+    assert find(halving=True, budget=3 * 128, folder=tmp_path / "b").responses <= 3 * 128
     find(halving=True, prompts=PROMPTS[:14], folder=tmp_path / "c")
 
 
