@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from examples.quickstart import common, console, dpo_config, finish, recipe, set_up
 from examples.rejection_sampling import prepare
+from examples.small_world import common, console, dpo_config, finish, recipe, set_up
 from prefopt import DPOTrainer, PPOConfig, PPOTrainer
 from prefopt.models.load import load_policy, load_tokenizer
 from prefopt.objectives.ppo import NAMES

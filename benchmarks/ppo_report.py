@@ -11,7 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from examples.quickstart import console
+from examples.small_world import console
 
 from .ppo_outcome import RULE, Run, numbers, summary
 from .ppo_picture import draw

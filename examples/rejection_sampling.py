@@ -23,7 +23,7 @@ from prefopt.models.load import load_policy, load_tokenizer
 from prefopt.testbed import draw_prompts, preference_rows
 from prefopt.testbed.measure import Measured, measure
 
-from .quickstart import common, console, recipe, set_up, train_reward, train_sft
+from .small_world import common, console, recipe, set_up, train_reward, train_sft
 
 METHODS: dict[str, tuple[Any, Any]] = {
     "rejection-sampling": (RejectionSamplingTrainer, RejectionSamplingConfig),

@@ -180,6 +180,16 @@ def get_peft_config(model_args: ModelConfig, task_type: str = "CAUSAL_LM") -> Lo
     )
 
 
+def loading(arguments: LoadingArguments) -> dict[str, Any]:
+    """What the arguments ask of `from_pretrained`."""
+    kwargs: dict[str, Any] = {"dtype": arguments.dtype}
+    if arguments.model_revision != "main":
+        kwargs["revision"] = arguments.model_revision
+    if arguments.attn_implementation:
+        kwargs["attn_implementation"] = arguments.attn_implementation
+    return kwargs
+
+
 def get_quantization_config(model_args: LoadingArguments) -> BitsAndBytesConfig | None:
     """How the arguments ask for the model to be quantised, if at all."""
     from transformers import BitsAndBytesConfig

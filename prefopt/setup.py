@@ -60,7 +60,7 @@ def prepare_model(
     objective = load(objective) if isinstance(objective, str) else objective
     _check_arguments(objective, args)
     judge = scorer_for(objective, scorer)
-    tokenizer = _tokenizer(model, args, tokenizer)
+    tokenizer = tokenizer_for(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
     detach_critic(loaded)  # of an earlier training
     if is_quantized(loaded):
@@ -213,9 +213,10 @@ def _generation_config(model: Any) -> Any:
     return GenerationConfig.from_pretrained(folder)
 
 
-def _tokenizer(
-    model: Any, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase | None
+def tokenizer_for(
+    model: Any, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> PreTrainedTokenizerBase:
+    """The one given, or the model's own, with the template and the tokens that the arguments ask for."""
     if tokenizer is None:
         name = model if isinstance(model, str) else model.config._name_or_path
         if not name:

@@ -1,6 +1,6 @@
 """Learning, measured: in the small world by its gold reward, and every objective on a preference that is easy to see.
 
-Seeds are fixed here in advance. The recipe is the quickstart's, so what its table shows is what is tested.
+Seeds are fixed here in advance. The recipe is that of the examples, so what their tables show is what is tested.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from datasets import Dataset
 from scipy import stats
 
-from examples.quickstart import common, dpo_config, recipe, reward_config, sft_config
 from examples.rejection_sampling import METHODS, ROWS, SETTINGS
+from examples.small_world import common, dpo_config, recipe, reward_config, sft_config
 from prefopt import DPOTrainer, PreferenceConfig, PreferenceTrainer, RewardTrainer, RRHFConfig, RRHFTrainer, SFTTrainer
 from prefopt.data.collate import Rows, collate
 from prefopt.grades import GRADES

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..arguments import LoadingArguments, ModelConfig, get_quantization_config
+from ..arguments import LoadingArguments, ModelConfig, get_quantization_config, loading
 
 ADAPTER = [field.name for field in fields(ModelConfig) if field.name.startswith(("lora_", "use_rs", "use_do"))]
 FOUR_BITS = ["bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"]
@@ -36,16 +36,6 @@ def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:
     given = [name for name in names if getattr(arguments, name) != defaults[name]]
     if given:
         raise ValueError(f"--{given[0]} means nothing without --{switch}: add it, or leave --{given[0]} out")
-
-
-def loading(arguments: LoadingArguments) -> dict[str, Any]:
-    """What the arguments ask of `from_pretrained`."""
-    kwargs: dict[str, Any] = {"dtype": arguments.dtype}
-    if arguments.model_revision != "main":
-        kwargs["revision"] = arguments.model_revision
-    if arguments.attn_implementation:
-        kwargs["attn_implementation"] = arguments.attn_implementation
-    return kwargs
 
 
 def load_for_drawing(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:

@@ -15,12 +15,13 @@ from ..arguments import (
     ScriptArguments,
     get_peft_config,
     get_quantization_config,
+    loading,
 )
 from ..checkpoint import RUN, newest
 from ..sampling import IterationArguments, SamplingArguments
 from . import INTERRUPTED, is_first, set_up_logging
 from .help import ASKED, names_of, page, sections
-from .models import ADAPTER, FOUR_BITS, check_place, check_without, loading, named
+from .models import ADAPTER, FOUR_BITS, check_place, check_without, named
 from .parsing import TrlParser
 from .rows import Rows, load_rows
 from .scorer import check_scorer, load_scorer

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Outputs
+from ..tally import listening
 from .adapters import adapter_layers, switched
 from .beside import CRITIC
 from .choice import PADDED, Choice, chosen, run
@@ -25,6 +26,7 @@ from .layout import packed, padded, predictable
 from .logits import FROM_LOGITS, Head, token_outputs
 from .recompute import Setting, throughout
 from .shared_critic import SharedCritic
+from .work import count_forward
 from .wrapped import bare, inside
 
 FROM_HEAD = frozenset({"scores", "values"})
@@ -99,6 +101,10 @@ def _outputs(
     states = run(inner, part, layout, choice.layout)[0].flatten(0, 1)
     mask, found = predictable(batch), {}
     read = states[layout.before[mask]] if wants - {"scores"} else states
+    if listening():
+        logits = len(read if choice.heads else states) if wants & FROM_LOGITS else 0
+        rewards = len(read) * ("values" in wants) + int(batch.present.sum()) * ("scores" in wants)
+        count_forward(inner, layout.inputs["position_ids"], logits, rewards, reward_head)
     if wants & FROM_LOGITS:
         vocab = inner.config.get_text_config().vocab_size
         found = token_outputs(head, read, batch.response_ids[mask], vocab, wants & FROM_LOGITS)

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from ..data.encode import stop_token_ids
+from ..tally import purpose
 from .adapters import COPY, active, copy_adapter, rewrites_base, same_gradients
 from .beside import is_critics
 from .forward import forward
@@ -32,6 +33,9 @@ from .weights import whole
 
 UNTOLD = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "architectures", "dtype"}
 """What a config says about where a model came from, or again about its weights."""
+
+REFERENCE = "reference"
+"""What its passes are counted as."""
 
 
 class Reference(ABC):
@@ -64,7 +68,7 @@ class FrozenModel(Reference):
     model: nn.Module
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad():
+        with torch.no_grad(), purpose(REFERENCE):
             return forward(self.model, batch, wants)
 
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
@@ -91,7 +95,7 @@ class AsHandedIn(Reference):
     """The policy itself, for log-probs that are all computed before it trains: no second copy in memory."""
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), evaluating(policy):
+        with torch.no_grad(), purpose(REFERENCE), evaluating(policy):
             return forward(policy, batch, wants)
 
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
@@ -104,7 +108,8 @@ class AdapterOff(Reference):
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
         inner = _unwrapped(policy)
-        with torch.no_grad(), without_dropout(policy), same_gradients(inner), inner.disable_adapter():
+        off = inner.disable_adapter()
+        with torch.no_grad(), purpose(REFERENCE), without_dropout(policy), same_gradients(inner), off:
             return forward(policy, batch, wants)
 
     def settings(self, policy: nn.Module) -> dict[str, Any]:
@@ -116,7 +121,7 @@ class AdapterCopy(Reference):
     """A frozen copy of the adapter as it was handed in, on the policy's own backbone."""
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), without_dropout(policy), active(_unwrapped(policy), COPY):
+        with torch.no_grad(), purpose(REFERENCE), without_dropout(policy), active(_unwrapped(policy), COPY):
             return forward(policy, batch, wants)
 
 

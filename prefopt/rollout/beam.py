@@ -19,7 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from ..data.encode import stop_token_ids
 from ..data.template import is_bare
 from ..models.modes import evaluating
+from ..models.work import count_generated, work_of
 from ..models.wrapped import bare, own_forward
+from ..tally import listening
 from .groups import Following, Rules, Search
 from .prompts import check_numbers, check_policy, encoded, padded, progress_bar
 from .response import Ends, Row, Sample
@@ -103,6 +105,7 @@ def _run(model: Any, searches: list[Search], rules: Rules, done: Callable[[list[
     rows = [Row(0, 0, search.prompt_ids, ()) for search in searches]
     cached = Cached(model)
     logits = cached.begin(**padded(rows, model.device))
+    fed = [(1, len(search.prompt_ids)) for search in searches]
     for place, search in enumerate(searches):
         search.begin(place)
     while searches:
@@ -117,6 +120,11 @@ def _run(model: Any, searches: list[Search], rules: Rules, done: Callable[[list[
             logits = cached.step([beam.place for beam in beams], [beam.row.ids[-1] for beam in beams])
         for place, beam in enumerate(beams):
             beam.place = place
+        if listening():
+            lengths = [len(beam.row.prompt_ids) + len(beam.row.ids) for beam in beams]
+            fed += [(length, length) for length in lengths]
+    if listening():
+        count_generated(work_of(model), fed, len(fed))
 
 
 class Cached:

@@ -63,7 +63,12 @@ def best_of_n(
     where = Draw("", seed)
     drawn = responses(policy, tokenizer, prompts, settings, where, settings.temperature, list(_keys(prompts)), progress)
     scores = iter(_scores(judge, prompts, drawn))
-    return [_best(samples, [next(scores) for _ in samples]) for samples in drawn]
+    return [_chosen(samples, [next(scores) for _ in samples]) for samples in drawn]
+
+
+def _chosen(samples: Sequence[Sample], scores: list[float]) -> BestOfN:
+    number = best_of(samples, scores)
+    return BestOfN(samples[number], scores[number], scores)
 
 
 def _keys(prompts: Sequence[Messages]) -> Iterator[str]:
@@ -82,7 +87,7 @@ def _scores(scorer: Scorer, prompts: Sequence[Messages], drawn: Sequence[Sequenc
     return checked(scorer.name, scorer.score(asked, texts, [one.finished for one in samples]), asked, texts)
 
 
-def _best(samples: Sequence[Sample], scores: list[float]) -> BestOfN:
+def best_of(samples: Sequence[Sample], scores: Sequence[float]) -> int:
+    """Which response is chosen: of those that finished, if any did, the first with the highest score."""
     finished = [number for number, one in enumerate(samples) if one.finished]
-    chosen = max(finished or range(len(samples)), key=lambda number: scores[number])
-    return BestOfN(samples[chosen], scores[chosen], scores)
+    return max(finished or range(len(samples)), key=lambda number: scores[number])

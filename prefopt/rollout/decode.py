@@ -18,6 +18,8 @@ from torch import Tensor
 from ..models.attention import packed_attention
 from ..models.heads import language_heads
 from ..models.layout import Packing
+from ..models.work import Work, count_generated, work_of
+from ..tally import listening
 from .draw import Distribution, uniform_stream
 from .held import KERNEL, Held, Prefill, Step
 from .response import Ends, Row
@@ -40,7 +42,8 @@ def decode(
 
     Rows of one prompt have to follow one another. The model is expected in evaluation mode, under no_grad.
     """
-    waiting = deque(_chunks(rows, batch_size))
+    chunks = list(chunked(rows, batch_size))
+    waiting = deque(chunks)
     waves: list[Wave] = []
     with packed_attention(model, KERNEL):
         engine = Engine(model)
@@ -55,13 +58,26 @@ def decode(
                 for wave, logits in zip(waves, parts, strict=True):
                     done(wave.take(logits, distribution, ends))
             waves = [wave for wave in waves if wave.rows]
+    if listening():
+        count(work_of(model), chunks)
 
 
-def _chunks(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:
+def chunked(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:
     """The rows of each prompt, in parts if they are more than a batch."""
     for _, group in groupby(rows, lambda row: row.prompt):
         whole = list(group)
         yield from (whole[start : start + batch_size] for start in range(0, len(whole), batch_size))
+
+
+def count(work: Work, chunks: Iterable[Sequence[Row]]) -> None:
+    """Tell who counts of responses that are done: the prompt of a chunk was fed once, and no response's last token."""
+    spans: list[tuple[int, int]] = []
+    drawn = 0
+    for rows in chunks:
+        prompt = len(rows[0].prompt_ids)
+        spans += [(1, prompt), *((prompt + 1, prompt + len(row.ids) - 1) for row in rows)]
+        drawn += 1 + sum(len(row.ids) - 1 for row in rows)
+    count_generated(work, spans, drawn)
 
 
 def _fitting(waiting: deque[list[Row]], free: int) -> Iterator[list[Row]]:

@@ -26,8 +26,10 @@ from transformers import (
 from ..data.encode import stop_token_ids
 from ..data.template import is_bare
 from ..models.modes import evaluating
+from ..models.work import work_of
 from ..models.wrapped import bare
-from .decode import decode, seen_tokens
+from ..tally import listening
+from .decode import chunked, count, decode, seen_tokens
 from .draw import Distribution, uniform_stream
 from .prompts import check_numbers, check_policy, encoded, padded, progress_bar
 from .response import Ends, Row
@@ -110,10 +112,13 @@ def ask(
     policy: VLLM, rows: list[Row], distribution: Distribution, ends: Ends, done: Callable[[list[Row]], None]
 ) -> None:
     """Fill in the rows by vLLM, asking again for those that are not at their end when it stops."""
+    chunks = list(chunked(rows, max(1, len(rows))))
     while rows:
         take(rows, policy.engine.generate(**policy.requests(rows, distribution, ends)), ends)
         done([row for row in rows if row.ended])
         rows = [row for row in rows if not row.ended]
+    if listening():
+        count(policy.work, chunks)
 
 
 def generate(
@@ -137,6 +142,8 @@ def generate(
                 stopping_criteria=StoppingCriteriaList([Ended(batch)]),
             )
             done(batch)
+    if listening():
+        count(work_of(bare(policy)), [[row] for row in rows])
 
 
 class Drawing(LogitsProcessor):

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from peft import PeftConfig
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 from transformers.utils import find_adapter_config_file
 
+from ..models.work import Work, work_of
 from .draw import Distribution, uniform_stream
 from .response import Ends, Row
 
@@ -55,6 +57,7 @@ class VLLM:
         base = str(model) if adapter is None else str(adapter.base_model_name_or_path)
         lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _room(adapter)}
         self.generation_config = _generation_config(base, engine_arguments)
+        self._base = base, _for_hub(engine_arguments)
         # "vllm" leaves the checkpoint's penalties and cuts out, and raw log-probs are those before a request's own.
         self.engine = self.vllm.LLM(
             model=base, generation_config="vllm", logprobs_mode="raw_logprobs", **lora | engine_arguments
@@ -68,6 +71,13 @@ class VLLM:
         raise AttributeError(
             f"VLLM has no {name!r}: it responds by `sample`, until it is closed; load the model for anything else"
         )
+
+    @cached_property
+    def work(self) -> Work:
+        """What the model costs by its config; an adapter's own matrices, which are small, are left out."""
+        base, known = self._base
+        with torch.device("meta"):
+            return work_of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **known)))
 
     def close(self) -> None:
         """Stop the engine and free its memory; the policy responds no more."""
@@ -192,9 +202,14 @@ def _room(adapter: Any) -> int:
     return next((size for size in RANKS if size >= largest), largest)
 
 
+def _for_hub(engine_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Which of a repository's versions is meant."""
+    return {name: engine_arguments[name] for name in ("revision", "trust_remote_code") if name in engine_arguments}
+
+
 def _generation_config(model: str, engine_arguments: dict[str, Any]) -> GenerationConfig:
     """The one that loading the model would give it."""
-    known = {name: engine_arguments[name] for name in ("revision", "trust_remote_code") if name in engine_arguments}
+    known = _for_hub(engine_arguments)
     try:
         return GenerationConfig.from_pretrained(model, **known)
     except OSError:  # it has no such file

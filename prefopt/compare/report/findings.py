@@ -17,7 +17,10 @@ FILE = "report.json"
 
 @dataclass(frozen=True)
 class Value:
-    """A mean and its interval at the report's level; without bounds where there are too few prompts for one."""
+    """A mean and its interval at the report's level, for what the report claims.
+
+    Without bounds where there is one prompt, or one seed under a claim about methods, or nothing varies.
+    """
 
     mean: float
     low: float | None = None
@@ -86,6 +89,7 @@ class Pairing:
     Args:
         verdict: a `compare.Verdict`, of the first, after correction.
         p: Holm-corrected over all pairs.
+        difference: on the seeds that both have; of these checkpoints alone where these are fewer than five.
         effect: the mean difference in units of its standard deviation over prompts (d_z).
         detectable: the smallest true difference that this design finds in 80 of 100 repetitions.
     """
@@ -151,7 +155,7 @@ class BestOfCurve:
     Args:
         ks: numbers of responses.
         best, median: expected highest and median score of K responses.
-        predicted: the highest were scores Gaussian with each prompt's own mean and deviation.
+        predicted: the highest were scores Gaussian with each prompt's own mean and deviation: unbiased of such scores.
         gold: gold reward of the response with the highest score; None where gold is not known.
     """
 
@@ -168,8 +172,10 @@ class GradeAccuracy:
     """Held-out pairs of one grade that are ranked right.
 
     Args:
-        grade: the dataset's own word for how much better the chosen response is.
-        by: method -> accuracy; a method is here if its policy (by its implicit reward) or reward model ranks pairs.
+        grade: the dataset's own word for how much better the chosen response is; "" of pairs that have none.
+        pairs: how many; an accuracy is a mean over seeds.
+        by: method -> accuracy; a method is here if its policy ranks pairs, by its implicit reward. "reward-model" is
+            here too, which is no method.
     """
 
     grade: str
@@ -179,7 +185,7 @@ class GradeAccuracy:
 
 @dataclass(frozen=True)
 class LengthPoints:
-    """Length and reward of single responses of one method: at most some hundred of them, evenly taken.
+    """Length and reward, the primary one, of single responses of one method: at most some hundred, evenly taken.
 
     Args:
         correlation: Spearman's, of all of them.
@@ -196,8 +202,10 @@ class WinRate:
     """A method against the baseline by one judge.
 
     Args:
-        rate: wins and half the ties, with an interval.
-        p: of the sign test, Holm-corrected over methods.
+        wins, ties, losses: over all seeds' prompts.
+        rate: wins and half the ties, with an interval by seeds and prompts.
+        p: of the sign test, Holm-corrected over methods. A prompt counts once, by its mean over seeds: this is about
+            these checkpoints, whatever the rate's interval claims.
         length_controlled: see `compare.length_controlled`; None where it cannot be fitted.
         failures: prompts that the judge gave no usable answer to; they are in no other number.
         flip_rate, first_preferred: of a judge that was asked in both orders.
@@ -231,7 +239,8 @@ class Choices:
 
     Args:
         by: method -> accuracy.
-        p: method -> exact McNemar against the baseline, Holm-corrected.
+        p: method -> exact McNemar against the baseline, Holm-corrected over methods and files. Of several seeds a
+            question counts once, for the side that had it right with more of them: it is about these checkpoints.
     """
 
     name: str
@@ -328,6 +337,7 @@ class Findings:
         path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
         staged = path.with_suffix(".staging")
-        staged.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n", "utf-8")
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        staged.write_bytes(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair is \ud800 in JSON too
         staged.replace(path)
         return path

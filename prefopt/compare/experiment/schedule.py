@@ -1,0 +1,151 @@
+"""Carries out tasks in several processes, each when what it needs is done. Knows no task's inside.
+
+A process that dies takes its own task with it, and no other: the next one gets a new process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from enum import StrEnum
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol
+
+from .tasks import Task
+from .worker import begin, carry_out, fail
+
+TICK = 0.5
+"""Seconds between two looks at how far the running ones are."""
+
+
+class Status(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+
+
+class Display(Protocol):
+    """Hears of every change."""
+
+    def changed(self, task: Task, status: Status) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+@dataclass
+class Slot:
+    """A process, and the task that it has."""
+
+    out: Path
+    threads: int
+    gpu: int | None
+    task: Task | None = None
+    future: Future[bool] | None = None
+    _pool: ProcessPoolExecutor | None = None
+
+    def start(self, task: Task) -> None:
+        if self._pool is None:
+            given = (self.out, self.threads, self.gpu)
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), begin, given)
+        self.task, self.future = task, self._pool.submit(carry_out, task, self.out)
+
+    def finish(self) -> tuple[Task, bool]:
+        """The task that has ended, and whether it is done."""
+        assert self.task is not None and self.future is not None
+        task, future = self.task, self.future
+        self.task = self.future = None
+        try:
+            return task, future.result()
+        except BrokenProcessPool:
+            self.stop()  # the next task gets a new one
+            fail(task, self.out, "the process died without a word: killed, most often for memory")
+            return task, False
+
+    def stop(self) -> None:
+        """End the process, in the midst of its task if it has one."""
+        if self._pool is None:
+            return
+        for process in list((self._pool._processes or {}).values()) if self.task else ():
+            process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+        self.task = self.future = self._pool = None
+
+
+@dataclass
+class Schedule:
+    """Which tasks are how far.
+
+    Args:
+        jobs: processes at a time.
+        gpus: one for each, in turn, where there are several.
+    """
+
+    out: Path
+    jobs: int
+    display: Display
+    gpus: int = 0
+    status: dict[str, Status] = field(default_factory=dict)
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Do all that are not done, and what they need; failures are in the tasks' folders."""
+        waiting = [task for task in in_order(tasks) if self._new(task)]
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        slots = [Slot(self.out, threads, n % self.gpus if self.gpus > 1 else None) for n in range(self.jobs)]
+        try:
+            while waiting or any(slot.task for slot in slots):
+                waiting = self._start(waiting, slots)
+                self._wait(slots)
+        finally:
+            for slot in slots:
+                slot.stop()
+
+    def _new(self, task: Task) -> bool:
+        """Whether it is to be done."""
+        if self.status.get(task.key) is Status.DONE:
+            return False
+        result = task.result(self.out)
+        done = result is not None and not result.get("again")  # as of a judge that failed at times
+        self._set(task, Status.DONE if done else Status.WAITING)
+        return not done
+
+    def _set(self, task: Task, status: Status) -> None:
+        self.status[task.key] = status
+        self.display.changed(task, status)
+
+    def _start(self, waiting: Sequence[Task], slots: Sequence[Slot]) -> list[Task]:
+        """Begin what can be begun; what still waits."""
+        left = []
+        free = [slot for slot in slots if slot.task is None]
+        for task in waiting:
+            states = {self.status[each.key] for each in task.needs.values()}
+            if states & {Status.FAILED, Status.BLOCKED}:
+                self._set(task, Status.BLOCKED)
+            elif free and states <= {Status.DONE}:
+                free.pop(0).start(task)
+                self._set(task, Status.RUNNING)
+            else:
+                left.append(task)
+        return left
+
+    def _wait(self, slots: Sequence[Slot]) -> None:
+        running = {slot.future: slot for slot in slots if slot.future is not None}
+        ended, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
+        for future in ended:
+            task, done = running[future].finish()
+            self._set(task, Status.DONE if done else Status.FAILED)
+        self.display.tick()
+
+
+def in_order(tasks: Iterable[Task]) -> list[Task]:
+    """Each task once, after those that it needs."""
+    found: dict[str, Task] = {}
+    for task in tasks:
+        for each in (*task.before(), task):
+            found.setdefault(each.key, each)
+    return list(found.values())

@@ -1,0 +1,190 @@
+"""How a method of a plan is carried out: which trainer, which arguments. Trains nothing.
+
+A method is any name that `objectives.load` knows or can load from a stranger's file, and two that train nothing: the
+baseline and best-of-n.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from ... import trainers
+from ...config import PreferenceConfig
+from ...objectives.base import Objective, load, registry
+from ...rollout.identity import digest
+from ...sampling import SamplingArguments
+from ...trainer import PreferenceTrainer
+from .sections import PlanError, nearest
+
+BASELINE = "sft"
+BEST_OF_N = "best-of-n"
+NAMED = (
+    trainers.DPOTrainer,
+    trainers.RewardTrainer,
+    trainers.RejectionSamplingTrainer,
+    trainers.RRHFTrainer,
+    trainers.PPOTrainer,
+    trainers.SFTTrainer,
+)
+OWN = {"method", "scorer", "n"}
+"""Settings that are the plan's own; the others are a trainer's."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method with its settings.
+
+    Args:
+        name: as the plan calls it.
+        method: BASELINE, BEST_OF_N, or a name for `objectives.load`.
+        settings: those that the plan gave for it.
+        arguments: of the trainer's config: `settings`, those for all methods, and what the name stands for.
+        n: of best-of-n.
+        scored: it needs the reward model: to train, or to choose.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    n: int = 1
+    scored: bool = False
+
+    @property
+    def trains(self) -> bool:
+        return self.method not in (BASELINE, BEST_OF_N)
+
+    @property
+    def objective(self) -> Objective:
+        return load(self.method)
+
+    @property
+    def trainer(self) -> Any:
+        """The trainer's type, None for an objective that has none of its own."""
+        return trainer_of(self.objective)
+
+    @property
+    def config(self) -> Any:
+        """The type of the trainer's arguments."""
+        return self.trainer.config if self.trainer else PreferenceConfig
+
+    @property
+    def draws(self) -> bool:
+        """Whether it trains on responses of its own."""
+        return self.scored and self.trains
+
+    @property
+    def identity(self) -> str:
+        """What changes when a stranger's objective does."""
+        if not self.trains:
+            return ""
+        source = inspect.getsourcefile(type(self.objective)) or ""
+        return "" if self.method in registry() else digest(open(source, encoding="utf-8").read())
+
+
+def trainer_of(objective: Objective) -> Any:
+    return next((each for each in NAMED if each.objective_type is type(objective)), None)
+
+
+def way_of(name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Way:
+    """The way in which a plan's method is carried out.
+
+    Args:
+        common: settings of all methods; those that this one has not are not for it.
+
+    Raises:
+        PlanError: no such method, or a setting that it does not have.
+    """
+    if not isinstance(given, Mapping):
+        raise PlanError(f"methods: {name}: given {given!r}; write its settings as `name: value`, or {{}}")
+    method = str(given.get("method", name))
+    settings = {key: value for key, value in given.items() if key != "method"}
+    if method in (BASELINE, BEST_OF_N):
+        return _untrained(name, method, settings)
+    objective = _objective(method, name)
+    known = _known(objective)
+    for key in settings:
+        if key not in known | OWN:
+            raise PlanError(f"methods: {name}: {method} has no setting {key!r}{nearest(key, sorted(known))}")
+    own = {key: value for key, value in settings.items() if key not in OWN}
+    shared = {key: value for key, value in common.items() if key in known}
+    return Way(name, method, settings, _stood_for(objective) | shared | own, scored=_scored(objective, settings, name))
+
+
+def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> Way:
+    allowed = {"n"} if method == BEST_OF_N else set()
+    for key in settings:
+        if key not in allowed:
+            raise PlanError(f"methods: {name}: {method} trains nothing and has no setting {key!r}")
+    n = settings.get("n", 16)
+    if method == BEST_OF_N and (not isinstance(n, int) or n < 2):
+        raise PlanError(f"methods: {name}: n={n!r}; the best of how many? give 2 or more")
+    return Way(name, method, settings, {}, n if method == BEST_OF_N else 1, method == BEST_OF_N)
+
+
+def _objective(method: str, name: str) -> Objective:
+    try:
+        objective = load(method)
+    except (ValueError, ImportError) as error:
+        known = [BASELINE, BEST_OF_N, *sorted(registry())]
+        hint = nearest(method, known) if "unknown objective" in str(error) else f": {error}"
+        raise PlanError(f"methods: {name}: there is no method {method!r}{hint}") from error
+    if objective.trains == "scorer":
+        raise PlanError(f"methods: {name}: {method} trains a reward model, which is a stage: write its settings there")
+    return objective
+
+
+def _known(objective: Objective) -> set[str]:
+    """Every setting that a method with this objective has."""
+    trainer = trainer_of(objective)
+    return _fields(objective) | {
+        field.name for field in fields(trainer.config if trainer else PreferenceConfig) if field.init
+    }
+
+
+def _stood_for(objective: Objective) -> dict[str, Any]:
+    """What a name stands for, as `simpo` for a loss of DPO's: the fields that differ from the objective's own."""
+    if trainer_of(objective) is None or not is_dataclass(objective):
+        return {}
+    plain: Any = type(objective)()
+    values = {field.name: getattr(objective, field.name) for field in fields(objective)}
+    return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+
+def _scored(objective: Objective, settings: Mapping[str, Any], name: str) -> bool:
+    """Whether it draws responses for a reward model to judge: where it must, or may and is not told not to."""
+    asked = settings.get("scorer", True)
+    if not isinstance(asked, bool):
+        raise PlanError(f"methods: {name}: scorer={asked!r}; true or false: the plan's reward model judges")
+    if "scorer" in objective.needs and not asked:
+        raise PlanError(f"methods: {name}: it draws responses, which somebody has to judge: leave `scorer: false` out")
+    return "scorer" in objective.needs or (asked and isinstance(objective, SamplingArguments))
+
+
+def objective_of(way: Way) -> Objective:
+    """The objective with the plan's settings for it."""
+    objective: Any = way.objective
+    names = _fields(objective) & set(way.arguments)
+    return replace(objective, **{name: way.arguments[name] for name in names}) if names else objective
+
+
+def trainer_for(way: Way, model: Any, arguments: Mapping[str, Any], **more: Any) -> Any:
+    """The trainer of a way.
+
+    Args:
+        arguments: for its config, before which the plan's settings come.
+        more: for the trainer, such as datasets.
+    """
+    arguments = {**arguments, **way.arguments}
+    if way.trainer is not None:
+        return way.trainer(model, args=way.config(**arguments), **more)
+    own = _fields(way.objective)
+    args = PreferenceConfig(**{name: value for name, value in arguments.items() if name not in own})
+    return PreferenceTrainer(model, objective_of(way), args, **more)
+
+
+def _fields(objective: Any) -> set[str]:
+    return {field.name for field in fields(objective)} if is_dataclass(objective) else set()

@@ -1,0 +1,263 @@
+"""What each kind of task does, in the process that carries it out. Knows no other task and no order.
+
+Every function reads the results that its task needs, writes into its task's folder, and returns what is to be kept of
+it beside the files, in plain values.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+from peft import PeftModel
+from transformers import GenerationConfig, PrinterCallback
+
+from ... import checkpoint
+from ...arguments import get_peft_config, get_quantization_config, loading
+from ...data.encode import encode_dataset
+from ...rollout import jsonl
+from ...rollout.candidate import prompt_key
+from ...rollout.judge import standard_error
+from ...testbed.model import build_policy, build_tokenizer
+from ...trainers import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from .. import records
+from ..evaluation.choices import measure_choices, read_questions
+from ..evaluation.judges import judge_from
+from ..evaluation.pairs import policy_pairs, scored_pairs
+from ..evaluation.responses import STREAM, Measure
+from .cost import Budget, Spent, measured
+from .job import MODEL, Job, device, world_like
+from .plan import TESTBED
+from .watch import STREAM as WATCHING
+from .watch import Report, Watch
+from .ways import BEST_OF_N, Way, objective_of, trainer_for, way_of
+
+RUN = "run"
+Result = dict[str, Any]
+TASK_TYPE = {"policy": "CAUSAL_LM", "scorer": "SEQ_CLS", "actor-critic": "CAUSAL_LM"}
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------------
+
+
+def rows(job: Job) -> Result:
+    found = world_like(job.given).rows(job.seed)
+    found.write(job.folder)
+    return {"pairs": len(found.train), "validation": len(found.validation)}
+
+
+def held_out(job: Job) -> Result:
+    found = world_like(job.given).held_out(job.rows)
+    found.write(job.folder)
+    return {"pairs": len(found.pairs or ()), "prompts": len(found.prompts)}
+
+
+def encode(job: Job) -> Result:
+    _encoded(job, job.rows.train).save_to_disk(job.folder / "train")
+    return {}
+
+
+def _encoded(job: Job, table: Dataset) -> Dataset:
+    """Rows as ids by the starting policy's tokenizer, and what ends its responses."""
+    generation = None
+    with suppress(OSError):
+        generation = GenerationConfig.from_pretrained(job.start)
+    return encode_dataset(table, job.tokenizer, job.encoding.encoding, None, generation)
+
+
+def sft(job: Job) -> Result:
+    args = SFTConfig(**arguments(job, job.given["settings"]))
+    policy: Any = job.start
+    tokenizer = None
+    if policy == TESTBED:
+        tokenizer = build_tokenizer()
+        policy = build_policy(tokenizer, job.seed)
+    demonstrations = job.rows.demonstrations
+    trainer = SFTTrainer(
+        policy, args, train_dataset=demonstrations, processing_class=tokenizer, **adapter(job, "policy")
+    )
+    cost = trained(job, trainer)
+    _merge(trainer)
+    trainer.save_model(str(job.folder / MODEL))
+    return {"cost": cost}
+
+
+def _merge(trainer: Any) -> None:
+    """An adapter becomes part of the policy: it is what every method starts from, maybe with an adapter of its own."""
+    if isinstance(trainer.model, PeftModel):
+        trainer.model = trainer.model.merge_and_unload()
+
+
+def reward(job: Job) -> Result:
+    args = RewardConfig(**arguments(job, job.given["settings"]))
+    trainer = RewardTrainer(job.start, args, train_dataset=job.encoded, **adapter(job, "scorer"))
+    cost = trained(job, trainer)
+    trainer.save_model(str(job.folder / MODEL))
+    return {"cost": cost}
+
+
+def rank(job: Job) -> Result:
+    """The reward model on held-out pairs."""
+    scorer, pairs = job.scorer(), job.test.pairs
+    if pairs is not None and scorer is not None:
+        records.write(job.folder / "pairs.parquet", scored_pairs(scorer, pairs))
+    return {}
+
+
+def reference(job: Job) -> Result:
+    """The starting policy's log-probs of the pairs, into the cache that trainers look into."""
+    settings = {**job.given["settings"], "precompute_ref_log_probs": True}
+    args = DPOConfig(**arguments(job, settings))
+    with measured() as spent:
+        DPOTrainer(job.start, None, args, train_dataset=job.encoded, **adapter(job, "policy"))
+    return {"cost": asdict(spent.cost())}
+
+
+# ---- methods ---------------------------------------------------------------------------------------------------------
+
+
+def train(job: Job) -> Result:
+    """A method with one seed; the policy is in `model`."""
+    way = way_of(job.task.name, {**job.given["settings"], "method": job.given["method"]}, job.given["training"])
+    given = arguments(job, {})
+    if job.place("reference") is not None:
+        given["precompute_ref_log_probs"] = True
+    more: dict[str, Any] = {"scorer": job.scorer()} if way.draws else {}
+    if getattr(objective_of(way), "ptx_coef", 0):
+        more["ptx_dataset"] = job.rows.demonstrations
+    table = job.rows.train if way.draws else job.encoded
+    # Before the trainer: transformers' arguments, when they are made, reset the state that a trainer works by.
+    measure = job.measure(job.given["curve"], WATCHING, job.scorer()) if job.given["curve"]["curve_points"] else None
+    trainer = trainer_for(way, job.start, given, train_dataset=table, **adapter(job, way.objective.trains), **more)
+    cost = trained(job, trainer, way, measure)
+    trainer.save_model(str(job.folder / MODEL))
+    jsonl.replace(job.folder / "log.jsonl", trainer.state.log_history)
+    return {"cost": cost}
+
+
+def trained(job: Job, trainer: Any, way: Way | None = None, measure: Measure | None = None) -> Result:
+    """Train, from the newest checkpoint if there is one, and tidy up; what it cost."""
+    iterations = getattr(trainer.objective, "iterations", 1) if way is not None and way.draws else 1
+    iterations = 1 if trainer.objective.on_policy else iterations
+    trainer.remove_callback(PrinterCallback)
+    with measured(job.folder) as spent:
+        for callback in (spent, Report(job.folder, iterations), *_callbacks(job, way, measure, iterations, spent)):
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=_resumable(job, trainer))
+    for folder in (job.folder / RUN).glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    return asdict(spent.cost())
+
+
+def _callbacks(job: Job, way: Way | None, measure: Measure | None, iterations: int, spent: Spent) -> list[Any]:
+    """What watches a method, and what ends it when it has spent enough."""
+    found: list[Any] = []
+    if measure is not None:
+        points = job.given["curve"]["curve_points"]
+        found.append(Watch(job.folder, measure, job.rows.validation, points, iterations, spent))
+    if way is not None and (budget := job.given["budget"]) is not None:
+        left = budget["flops"] - (shared_flops(job, way) if budget["reward_model"] else 0.0)
+        found.append(Budget(spent.tally, left))
+    return found
+
+
+def shared_flops(job: Job, way: Way) -> float:
+    """What the training of the reward model has cost, if the method uses it."""
+    needed = job.task.needs.get("reward")
+    result = needed.result(job.out) if needed is not None and way.scored else None
+    return sum(result["cost"]["flops"].values()) if result else 0.0
+
+
+def _resumable(job: Job, trainer: Any) -> str | bool | None:
+    if trainer.scorer is not None and not trainer.objective.on_policy:
+        return True
+    try:
+        return str(checkpoint.newest(job.folder / RUN))
+    except FileNotFoundError:
+        return None
+
+
+def arguments(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What every training is told, before its settings."""
+    return {
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "use_cpu": device().type == "cpu",
+        "logging_steps": 0.02,
+        **settings,
+        "output_dir": str(job.folder / RUN),
+        "seed": job.seed,
+        "model_init_kwargs": loading(job.model),
+    }
+
+
+def adapter(job: Job, trains: str) -> dict[str, Any]:
+    model = job.model
+    return {
+        "peft_config": get_peft_config(model, TASK_TYPE[trains]),
+        "quantization_config": get_quantization_config(model),
+    }
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(job: Job) -> Result:
+    """Everything about a method on what was held out, one table each."""
+    sizes, n = job.given["evaluation"], job.given["n"]
+    k, scorer = sizes["responses_per_prompt"], job.scorer()
+    policy, prompts = job.policy(job.policy_folder), job.test.prompts
+    measure = job.measure(sizes, STREAM, scorer)
+    with measured() as spent:
+        if job.given["method"] == BEST_OF_N:
+            found = measure.best_of_n(policy, prompts, n=n, k=k, seed=job.seed)
+        else:
+            found = measure.table(policy, prompts, k=k, seed=job.seed)
+    records.write(job.folder / "responses.parquet", found)
+    if job.given["method"] != BEST_OF_N:
+        _evaluate_policy(job, policy, measure)
+    return {"cost": asdict(spent.cost())}
+
+
+def _evaluate_policy(job: Job, policy: Any, measure: Measure) -> None:
+    """What is known of a policy and not of its responses alone."""
+    pairs = job.test.pairs
+    if pairs is not None:
+        found = policy_pairs(policy, measure.reference, _encoded(job, pairs))
+        records.write(job.folder / "pairs.parquet", found)
+    if job.given["choices"]:
+        questions = read_questions(*(path for path, *_ in job.given["choices"]))
+        shots = job.given["evaluation"]["shots"]
+        records.write(
+            job.folder / "choices.parquet", measure_choices(policy, measure.tokenizer, questions, shots=shots)
+        )
+
+
+def validate(job: Job) -> Result:
+    """Mean score of responses to validation prompts, by which settings are chosen."""
+    measure = job.measure(job.given["evaluation"], WATCHING, job.scorer())
+    found = measure.table(job.policy(job.policy_folder), job.rows.validation, k=1, seed=job.seed)["score"].to_numpy()
+    return {"score": float(found.mean()), "error": standard_error(found)}
+
+
+def judge(job: Job) -> Result:
+    """A judge that reads texts, on the first response to each prompt."""
+    places = [job.task.needs[role].folder(job.out) for role in ("ours", "theirs")]
+    ours, theirs = (pd.read_parquet(place / "responses.parquet") for place in places)
+    asked = judge_from(job.given["judge"], folder=job.out / "judgements")
+    prompts = {prompt_key(prompt): prompt for prompt in job.test.prompts}
+    found = asked.judge(prompts, ours, theirs)
+    records.write(job.folder / "judgements.parquet", found)
+    return {"name": asked.name, "kind": asked.kind, "again": bool((found["error"] != "").any())}
+
+
+WORK: dict[str, Callable[[Job], Result]] = {
+    each.__name__: each
+    for each in (rows, held_out, encode, sft, reward, rank, reference, train, evaluate, validate, judge)
+}

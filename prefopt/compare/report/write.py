@@ -1,0 +1,18 @@
+"""A comparison's report in all its forms, into one folder. Knows no number's meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .figures import write_figures
+from .findings import Findings
+from .markdown import write_markdown
+from .page import write_page
+
+
+def write_report(findings: Findings, folder: Path, lang: str = "en") -> Path:
+    """`report.html`, which needs nothing beside it, `report.md` with its pictures, `report.json`; the first's path."""
+    findings.write(folder)
+    figures = write_figures(findings, folder, lang)
+    write_markdown(findings, folder, figures, lang)
+    return write_page(findings, folder, figures, lang)

@@ -1,0 +1,111 @@
+"""`compare`: a plan in, a report out. What was done before is not done again."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from .evaluation.endpoint import Endpoint
+from .evaluation.judges import judge_from
+from .experiment.collect import Collected
+from .experiment.grid import choose, trials
+from .experiment.plan import Plan, plan_from, read_plan
+from .experiment.progress import Progress
+from .experiment.schedule import Schedule
+from .experiment.sections import built
+from .experiment.tasks import Tasks, check_training
+from .report.findings import Findings
+from .report.numbers import findings_of
+from .report.write import write_report
+
+logger = logging.getLogger(__name__)
+
+
+def compare(
+    plan: Plan | Mapping[str, Any] | str | Path,
+    output_dir: str | Path,
+    *,
+    jobs: int | None = None,
+    lang: str = "en",
+    keep_going: bool = False,
+    report_only: bool = False,
+    console: Console | None = None,
+) -> Findings:
+    """Train every method of a plan with every seed, measure all alike, and write the report.
+
+    In `output_dir`, beside a folder for each kind of task, are `plan.yaml` and `report/`. To call it again does what is
+    missing: after a kill, after a failure, or when the plan has more methods, seeds or prompts than before.
+
+    Args:
+        plan: the path of a YAML file, a mapping that such a file could hold, or a `Plan`.
+        jobs: processes at a time; by default one for each GPU, and one without any.
+        lang: of the report: "en" or "zh".
+        keep_going: leave out methods that there are not, instead of refusing the plan, and say so in the report.
+        report_only: of what is done already.
+
+    Raises:
+        PlanError: the plan cannot be carried out; nothing was begun.
+        ValueError: the data cannot be used.
+    """
+    out = Path(output_dir).expanduser().resolve()
+    given = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
+    given, notes = _known(given) if keep_going else (given, [])
+    check_training(given)
+    tried = trials(given, Tasks(given))
+    _check(given, out)
+    _keep(given, out)
+    gpus = torch.cuda.device_count()
+    with _alone(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
+        schedule = Schedule(out, jobs or max(1, gpus), progress, gpus)
+        if tried and not report_only:
+            schedule.run([trial.task for trial in tried])
+        chosen = choose(given, tried, out)
+        collected = Collected(chosen, Tasks(chosen), out, tried, notes)
+        if not report_only:
+            schedule.run(collected.all_tasks())
+    findings = findings_of(collected.experiment(shlex.join(sys.argv)))
+    write_report(findings, out / "report", lang)
+    return findings
+
+
+def _check(plan: Plan, out: Path) -> None:
+    """Raise what can be known before anything is begun."""
+    for judge in plan.judges:
+        judge_from(judge, folder=out)
+        if isinstance(judge, Mapping) and "endpoint" in judge:
+            built(Endpoint, judge, "judges").key()
+    list(Collected(plan, Tasks(plan), out, [], []).all_tasks())
+
+
+def _known(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
+    """The plan with the methods that there are, and a note for each of the others."""
+    plan, wrong = plan.without_unknown()
+    return plan, [
+        {"key": "unknown_method", "values": {"name": name, "hint": hint}, "serious": True}
+        for name, hint in wrong.items()
+    ]
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Raises: ValueError: another run is at work in the folder."""
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"{out}: another run is at work there: wait for it, or take another output_dir") from error
+
+
+def _keep(plan: Plan, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "plan.yaml").write_text(yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True), "utf-8")
