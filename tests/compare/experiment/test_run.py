@@ -170,12 +170,12 @@ def _numbers(out: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_an_undisturbed_run(tmp_path: Path) -> None:
     methods = {
-        "dpo": {"max_steps": 20, "save_strategy": "steps", "save_steps": 2},
         "rejection-sampling": {"max_steps": 2, "iterations": 2, "responses_per_prompt": 2, "prompts_per_iteration": 8},
         "ppo-max": {"max_steps": 12, "num_mini_batches": 2, "save_strategy": "steps", "save_steps": 2},
+        "dpo": {"max_steps": 20, "save_strategy": "steps", "save_steps": 2},
     }
     plan = tmp_path / "plan.yaml"
-    plan.write_text(yaml.safe_dump({**TINY, "methods": methods, "seeds": [0]}))
+    plan.write_text(yaml.safe_dump({**TINY, "methods": methods, "seeds": [0]}, sort_keys=False))
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     _finish(plan, undisturbed)
     for pattern in (
