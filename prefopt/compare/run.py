@@ -73,7 +73,7 @@ def compare(
         collected = Collected(chosen, Tasks(chosen), out, tried, notes)
         if not report_only:
             schedule.run(collected.all_tasks())
-    findings = findings_of(collected.experiment(shlex.join(sys.argv)))
+    findings = findings_of(collected.experiment(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])))
     write_report(findings, out / "report", lang)
     return findings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Iterator, Mapping
@@ -218,11 +219,20 @@ class Collected:
             "python": sys.version.split()[0],
             "platform": platform.platform(),
             "machine": machine(),
-            "data": {name: value for name, value in self.tasks.data.items() if isinstance(value, list)},
+            "data": {name: hashed(value[0]) for name, value in self.tasks.data.items() if isinstance(value, list)},
             "cells": {
                 f"{w.name}, {s}": self.tasks.evaluate(w, s).key for w in self.ways.values() for s in self.plan.seeds
             },
         }
+
+
+def hashed(source: str) -> str:
+    """A source of rows, with the SHA-256 of its contents where it is a file."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return source
+    with path.open("rb") as file:
+        return f"{source} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()})"
 
 
 def by_column(judge: Any) -> bool:

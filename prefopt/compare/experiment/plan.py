@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,6 @@ class Data:
     adapter: str = "auto"
     choices: tuple[str, ...] = ()
     train_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.train != TESTBED and self.test is None:
-            raise PlanError("data: `test` is missing: held-out pairs, whose prompts are answered and judged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +148,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise PlanError(f"seeds: {list(self.seeds)}; give one or more, each once")
+        if self.data.train != TESTBED and self.data.test is None:
+            raise PlanError("data: `test` is missing: held-out pairs, whose prompts are answered and judged")
         if TESTBED in (self.policy, self.data.train) and (self.policy != self.data.train or self.sft is None):
             raise PlanError(
                 "testbed is both policy and data, and its policy knows nothing before `sft`: give all three"
@@ -183,8 +181,8 @@ class Plan:
         return replace(self, methods={n: s for n, s in self.methods.items() if n not in wrong}), wrong
 
     def plain(self) -> dict[str, Any]:
-        """As a YAML file holds it."""
-        return yaml.safe_load(yaml.safe_dump(_lists(asdict(self)), sort_keys=False, allow_unicode=True))
+        """As a YAML file holds it: without what is as it is by default."""
+        return _plain(self)
 
 
 class _Loader(yaml.SafeLoader):
@@ -232,7 +230,15 @@ def read_plan(path: str | Path) -> Plan:
     return plan_from(given, str(path))
 
 
-def _lists(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        defaults = {each.name: _default(each) for each in fields(value)}
+        given = {name: getattr(value, name) for name in defaults}
+        return {name: _plain(each) for name, each in given.items() if each != defaults[name]}
     if isinstance(value, Mapping):
-        return {name: _lists(each) for name, each in value.items()}
-    return [_lists(each) for each in value] if isinstance(value, list | tuple) else value
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
