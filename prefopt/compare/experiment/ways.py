@@ -15,7 +15,7 @@ from ... import trainers
 from ...config import PreferenceConfig
 from ...objectives.base import Objective, load, registry
 from ...rollout.identity import digest
-from ...sampling import SamplingArguments
+from ...sampling import IterationArguments, SamplingArguments
 from ...trainer import PreferenceTrainer
 from .sections import PlanError, nearest
 
@@ -109,9 +109,11 @@ def way_of(name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Wa
     for key in settings:
         if key not in known | OWN:
             raise PlanError(f"methods: {name}: {method} has no setting {key!r}{nearest(key, sorted(known))}")
+    scored = _scored(objective, settings, name)
     own = {key: value for key, value in settings.items() if key not in OWN}
-    shared = {key: value for key, value in common.items() if key in known}
-    return Way(name, method, settings, _stood_for(objective) | shared | own, scored=_scored(objective, settings, name))
+    unused = set() if scored else {field.name for field in fields(IterationArguments)}
+    shared = {key: value for key, value in common.items() if key in known - unused}
+    return Way(name, method, settings, _stood_for(objective) | shared | own, scored=scored)
 
 
 def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> Way:

@@ -106,6 +106,7 @@ def test_names_stand_for_settings_and_settings_for_all_reach_who_has_them() -> N
     assert simpo.arguments["max_length"] == 99 and "responses_per_prompt" not in simpo.arguments
     assert way_of("rrhf", {}, common).arguments["responses_per_prompt"] == 3
     assert way_of("ppo", {}, {}).arguments["kl_coef"] == 0.0
+    assert way_of("rrhf", {"scorer": False}, common).arguments == {"max_length": 99}  # it draws nothing
 
 
 def test_who_needs_the_reward_model() -> None:

@@ -15,9 +15,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from prefopt import testbed
 from prefopt.compare.experiment.plan import PlanError
 from prefopt.compare.report.findings import Findings
 from prefopt.compare.run import compare
+from prefopt.testbed.model import build_policy, build_tokenizer
 
 TINY: dict[str, Any] = {
     "title": "tiny",
@@ -128,6 +130,59 @@ def test_a_second_run_does_only_what_is_missing(eventful: tuple[Path, Findings, 
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/done.json")} == done
     for name in methods:
         assert again.method(name).metrics == findings.method(name).metrics
+
+
+MOODY = """\
+def moody(prompts, first, second):
+    if any(len(text) % 2 for text in first):
+        raise RuntimeError("not in the mood")
+    return [1.0 if len(a) > len(b) else 0.5 if len(a) == len(b) else 0.0 for a, b in zip(first, second)]
+"""
+
+
+def _files(folder: Path) -> dict[str, Any]:
+    """A tiny model and pairs as a user has them; some test prompts are trained on."""
+    tokenizer = build_tokenizer()
+    build_policy(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    train, test = testbed.preference_rows(40, 0), testbed.preference_rows(16, 0, "test")
+    for name, rows in (("train", train), ("test", [*test, *train[:4]]), ("sft", testbed.sft_rows(32, 0))):
+        testbed.write_jsonl(folder / f"{name}.jsonl", rows if name == "sft" else map(testbed.hh_rlhf, rows))
+    names = {"train": "train", "test": "test", "demonstrations": "sft"}
+    return {"policy": str(folder / "model"), "data": {k: str(folder / f"{v}.jsonl") for k, v in names.items()}}
+
+
+def test_a_users_files_an_adapter_and_a_moody_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "moody_judge.py").write_text(MOODY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    methods = {
+        "dpo": {"max_steps": 2},
+        "rrhf": {"scorer": False, "max_steps": 2},
+        "挑选": {"method": "best-of-n", "n": 2},
+    }
+    plan = {**TINY, **_files(tmp_path), "model": {"use_peft": True, "lora_r": 2}, "methods": methods}
+    findings = compare({**plan, "judges": ["score", "moody_judge:moody"]}, tmp_path / "out", jobs=2, lang="zh")
+    assert {method.name for method in findings.methods} == {"sft", "dpo", "rrhf", "挑选"}
+    assert findings.failures == [] and findings.primary == "score"
+    assert findings.method("dpo").metrics["kl"].mean != 0.0  # the adapter that was trained is what was measured
+    assert findings.method("sft").metrics["kl"].mean == 0.0
+    found = {warning.key: warning for warning in findings.warnings}
+    assert found["overlap"].values["dropped"] == len({str(row["prompt"]) for row in testbed.preference_rows(40, 0)[:4]})
+    assert {"judge_failed", "few_seeds", "same_scorer"} <= set(found)
+    moody = next(judge for judge in findings.judges if judge.name == "moody_judge:moody")
+    for rate in moody.rates:
+        assert 0 < rate.failures < 8 or rate.wins + rate.ties + rate.losses == 8
+        assert rate.failures + rate.wins + rate.ties + rate.losses == 8
+    page = (tmp_path / "out/report/report.html").read_text("utf-8")
+    assert "奖励模型得分" in page and "挑选" in page
+
+
+def test_without_a_reward_model_there_is_still_a_report(tmp_path: Path) -> None:
+    plan = {key: value for key, value in {**TINY, **_files(tmp_path)}.items() if key not in ("reward", "sft")}
+    findings = compare({**plan, "methods": {"dpo": {"max_steps": 1}}, "judges": []}, tmp_path / "out")
+    assert findings.pairings == [] and findings.method("dpo").metrics["accuracy"].mean > 0
+    assert "no_reward_model" in {warning.key for warning in findings.warnings}
 
 
 # ---- killed ---------------------------------------------------------------------------------------------------------
