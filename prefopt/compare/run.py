@@ -7,6 +7,8 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from ..trainers import RewardConfig, SFTConfig
 from .evaluation.endpoint import Endpoint
 from .evaluation.judges import judge_from
 from .experiment.collect import Collected
 from .experiment.grid import choose, trials
-from .experiment.plan import Plan, plan_from, read_plan
+from .experiment.plan import Plan, PlanError, plan_from, read_plan
 from .experiment.progress import Progress
 from .experiment.schedule import Schedule
 from .experiment.sections import built
@@ -57,15 +60,18 @@ def compare(
         PlanError: the plan cannot be carried out; nothing was begun.
         ValueError: the data cannot be used.
     """
+    if parent_process() is not None:
+        raise RuntimeError("a process of a comparison began it again: call compare under `if __name__ == '__main__':`")
     out = Path(output_dir).expanduser().resolve()
     given = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
     given, notes = _known(given) if keep_going else (given, [])
     check_training(given)
     tried = trials(given, Tasks(given))
     _check(given, out)
-    _keep(given, out)
+    out.mkdir(parents=True, exist_ok=True)
     gpus = torch.cuda.device_count()
     with _alone(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
+        _keep(given, out)
         schedule = Schedule(out, jobs or max(1, gpus), progress, gpus)
         if tried and not report_only:
             schedule.run([trial.task for trial in tried])
@@ -80,11 +86,27 @@ def compare(
 
 def _check(plan: Plan, out: Path) -> None:
     """Raise what can be known before anything is begun."""
-    for judge in plan.judges:
+    for judge in plan.judged_by:
         judge_from(judge, folder=out)
         if isinstance(judge, Mapping) and "endpoint" in judge:
             built(Endpoint, judge, "judges").key()
     list(Collected(plan, Tasks(plan), out, [], []).all_tasks())
+    for name, kind, settings in _configs(plan):
+        try:
+            kind(output_dir=str(out), use_cpu=True, **settings)
+        except (ValueError, TypeError) as error:
+            raise PlanError(f"{name}: {error}") from error
+
+
+def _configs(plan: Plan) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """The arguments of every training."""
+    for name, kind, given in (("sft", SFTConfig, plan.sft), ("reward", RewardConfig, plan.reward)):
+        if isinstance(given, Mapping):
+            shared = {key: value for key, value in plan.training.items() if key in {each.name for each in fields(kind)}}
+            yield name, kind, {**shared, **given}
+    for way in plan.ways.values():
+        if way.trains and way.trainer is not None:
+            yield f"methods: {way.name}", way.config, dict(way.arguments)
 
 
 def _known(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
@@ -107,5 +129,4 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _keep(plan: Plan, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     (out / "plan.yaml").write_text(yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True), "utf-8")

@@ -38,7 +38,8 @@ def scored_pairs(scorer: Scorer, pairs: Dataset) -> pd.DataFrame:
     Args:
         pairs: rows of text, as `load_preferences` returns them.
     """
-    ended = pairs["finished"] if "finished" in pairs.column_names else [[True, True]] * len(pairs)
+    known = pairs["finished"] if "finished" in pairs.column_names else [None] * len(pairs)
+    ended = [each or [True, True] for each in known]
     prompts = list(pairs["prompt"])
     scores = [
         np.array(scorer.score(prompts, list(pairs[name]), [bool(both[side]) for both in ended]))

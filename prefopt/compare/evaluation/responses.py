@@ -11,7 +11,7 @@ KL(policy || reference) of a response that the policy drew, with r_t = pi_ref / 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,8 @@ class Measure:
 
     def best_of_n(self, policy: Any, prompts: Sequence[Messages], *, n: int, k: int, seed: int) -> pd.DataFrame:
         """The same of the response with the highest score of `n`, `k` times with responses of their own."""
-        drawn = self.draw(policy, prompts, n * k, seed)
+        # A stream of its own: with the baseline's, one of the n were the baseline's own response, and could never lose.
+        drawn = replace(self, stream=(*self.stream, n)).draw(policy, prompts, n * k, seed)
         scores = self.judged(prompts, drawn).reshape(len(prompts), k, n)
         groups = [[row[start : start + n] for start in range(0, n * k, n)] for row in drawn]
         picks = [[best_of(group, scores[i, j].tolist()) for j, group in enumerate(row)] for i, row in enumerate(groups)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,9 @@ from ..evaluation.judges import judge_from
 from ..evaluation.versus import COLUMNS
 from .grid import Trial
 from .plan import Plan
-from .tasks import REWARD_MODEL, Task, Tasks
+from .tasks import Task, Tasks
 from .watch import FILE as CURVE
-from .ways import BASELINE, BEST_OF_N, Way
+from .ways import BASELINE, BEST_OF_N, REWARD_MODEL, Way
 from .worlds import HeldOut
 
 PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
@@ -68,25 +69,24 @@ class Collected:
         return HeldOut.read(task.folder(self.out))
 
     def all_tasks(self) -> Iterator[Task]:
-        """What the report is made of, the longest first."""
-        for way in sorted(self.ways.values(), key=lambda way: not way.scored):
-            for seed in self.plan.seeds:
-                yield from self.tasks.train(way, seed).values()
+        """What the report is made of, seed by seed: a run that ends early has whole seeds to show."""
         for seed in self.plan.seeds:
+            if (task := self.tasks.measure_reward(seed)) is not None:
+                yield task
+            for way in sorted(self.ways.values(), key=lambda way: not way.scored):  # the longest first
+                yield from self.tasks.train(way, seed).values()
             for way in self.ways.values():
                 yield self.tasks.evaluate(way, seed)
                 yield from self._judging(way, seed)
-            if (task := self.tasks.measure_reward(seed)) is not None:
-                yield task
 
     def _judging(self, way: Way, seed: int) -> list[Task]:
         if way.name == BASELINE:
             return []
         baseline = self.ways[BASELINE]
-        return [self.tasks.judge(way, baseline, seed, judge) for judge in self.plan.judges if not by_column(judge)]
+        return [self.tasks.judge(way, baseline, seed, judge) for judge in self.plan.judged_by if not by_column(judge)]
 
     def _judges(self) -> Iterator[tuple[str, str]]:
-        for judge in self.plan.judges:
+        for judge in self.plan.judged_by:
             ready = judge_from(judge, folder=self.out)
             yield ready.name, ready.kind
 
@@ -112,8 +112,14 @@ class Collected:
             **tables,
             judgements=self._judgements(way, seed, tables["responses"]),
             curve=curve,
-            trials=max(1, sum(trial.name == name for trial in self.tried)),
+            trials=self._tried.get(name, 1),
         )
+
+    @property
+    def _tried(self) -> dict[str, int]:
+        """How many settings of each method were measured."""
+        done = (trial.name for trial in self.tried if trial.task.result(self.out) is not None)
+        return dict(Counter(done))
 
     def _done(self, task: Task | None) -> Path | None:
         return None if task is None or task.result(self.out) is None else task.folder(self.out)
@@ -137,7 +143,7 @@ class Collected:
         theirs = records.read(place / "responses.parquet") if place else None
         if ours is not None and theirs is not None:
             prompts = {key: () for key in ours["prompt_key"]}
-            ready = [judge_from(each, folder=self.out) for each in self.plan.judges if by_column(each)]
+            ready = [judge_from(each, folder=self.out) for each in self.plan.judged_by if by_column(each)]
             found |= {each.name: each.judge(prompts, ours, theirs) for each in ready}
         return found
 
@@ -181,7 +187,8 @@ class Collected:
         stages = {"sft": self.tasks.start(seed).get("start")}
         if way.scored:
             stages["reward model"] = self.tasks.reward(seed).get("reward")
-        if task is not None and "reference" in task.needs:
+        paid = (self._cost_of(task) or {}).get("flops", {})
+        if task is not None and "reference" in task.needs and "reference" not in paid:
             stages["reference"] = task.needs["reference"]
         costs = {name: self._cost_of(stage) for name, stage in stages.items()}
         return {name: sum(cost["flops"].values()) for name, cost in costs.items() if cost}
@@ -191,7 +198,7 @@ class Collected:
     def _failures(self) -> Iterator[dict[str, Any]]:
         """Every task that failed, once."""
         seen = set()
-        for task in self.all_tasks():
+        for task in (*self.all_tasks(), *(trial.task for trial in self.tried)):
             for each in (*task.before(), task):
                 failure = None if each.key in seen else each.failure(self.out)
                 seen.add(each.key)
@@ -202,6 +209,9 @@ class Collected:
         """What the plan's own design leaves open."""
         if self.plan.one_stage and len(self.plan.seeds) > 1:
             yield {"key": "one_stage"}
+        untried = [way.name for way in self.ways.values() if way.trains and way.name not in self._tried]
+        if self.tried and untried:
+            yield {"key": "unequal_trials", "values": {"methods": untried}, "serious": True}
         if (budget := self.plan.budget) is None:
             return
         for cell in cells:

@@ -18,7 +18,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from ...tally import Tally, counting
+from ...tally import Tally, counting, paused
 from ..report.findings import Cost
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,15 @@ class Spent(TrainerCallback, ExportableState):
     def look(self) -> None:
         """Take time and memory up to now."""
         self._now, self.peak_memory = _clocks(), _larger(self.peak_memory, _peak_memory())
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside, by one who only watches, is counted neither as compute nor as time."""
+        before = _clocks()
+        with paused():
+            yield
+        now = _clocks()
+        self._began = (self._began[0] + now[0] - before[0], self._began[1] + now[1] - before[1])
 
     # ---- as a callback ---------------------------------------------------------------------------------------------
 
@@ -153,6 +162,8 @@ def measured(folder: Path | None = None) -> Iterator[Spent]:
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux forgets the peak so far; elsewhere it is that of all that the process did
+        Path("/proc/self/clear_refs").write_text("5")
     spent = Spent(None if folder is None else folder / FILE)
     with counting(spent.tally):
         try:

@@ -42,6 +42,8 @@ def trials(plan: Plan, tasks: Tasks) -> list[Trial]:
     for name, values in plan.grid.methods.items():
         if name not in plan.methods:
             raise PlanError(f"grid: methods: {name!r} is none of the plan's{nearest(name, plan.methods)}")
+        if not way_of(name, plan.methods[name] or {}, plan.training).trains:
+            raise PlanError(f"grid: methods: {name} trains nothing: there are no settings to choose")
         for settings in _combinations(name, values, plan.grid.trials):
             way = way_of(name, {**(plan.methods[name] or {}), **settings}, plan.training)
             found.append(Trial(name, settings, way, tasks.validate(way, seed)))

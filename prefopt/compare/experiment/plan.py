@@ -28,7 +28,6 @@ from .sections import built
 from .ways import BASELINE, Way, way_of
 
 TESTBED = "testbed"
-Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class Evaluation:
     shots: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "responses_per_prompt", "max_new_tokens", "curve_prompts", "batch_size"):
+        for name in ("prompts", "responses_per_prompt", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise PlanError(f"evaluation: {name}={getattr(self, name)} must be at least 1")
 
@@ -125,8 +124,8 @@ class Plan:
         methods: name -> settings; `method` among them where the name is none.
         seeds: each trains its own SFT policy and reward model, unless `one_stage`.
         one_stage: the first seed's SFT policy and reward model serve all.
-        judges: by which methods are held against the baseline; see `evaluation.judges.judge_from`.
-        keep_models: leave the trained policies on the disk.
+        judges: by which methods are held against the baseline; see `evaluation.judges.judge_from`. None is the reward
+            model, if there is one.
     """
 
     title: str = "Comparison"
@@ -142,12 +141,15 @@ class Plan:
     evaluation: Evaluation = Evaluation()
     grid: Grid | None = None
     budget: Budget | None = None
-    judges: tuple[Any, ...] = ("score",)
-    keep_models: bool = True
+    judges: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise PlanError(f"seeds: {list(self.seeds)}; give one or more, each once")
+        for judge in self.judges or ():
+            if not isinstance(judge, str | Mapping) or (judge == "gold" and self.data.train != TESTBED):
+                what = "known in the small world alone" if judge == "gold" else "no text and no mapping"
+                raise PlanError(f"judges: {judge!r} is {what}: give `score`, module:function, a path or a mapping")
         if self.data.train != TESTBED and self.data.test is None:
             raise PlanError("data: `test` is missing: held-out pairs, whose prompts are answered and judged")
         if TESTBED in (self.policy, self.data.train) and (self.policy != self.data.train or self.sft is None):
@@ -157,6 +159,12 @@ class Plan:
         if self.sft is not None and self.data.demonstrations is None and self.data.train != TESTBED:
             raise PlanError("sft: there are no demonstrations to learn from: give data a `demonstrations`")
         built(ModelConfig, self.model, "model")
+
+    @property
+    def judged_by(self) -> tuple[Any, ...]:
+        """The judges; a score is there only with a reward model."""
+        given = ("score",) if self.judges is None else self.judges
+        return tuple(each for each in given if each != "score" or self.reward is not None)
 
     @property
     def ways(self) -> dict[str, Way]:

@@ -44,7 +44,7 @@ class Slot:
 
     out: Path
     threads: int
-    gpu: int | None
+    gpu: str | None
     task: Task | None = None
     future: Future[bool] | None = None
     _pool: ProcessPoolExecutor | None = None
@@ -61,11 +61,14 @@ class Slot:
         task, future = self.task, self.future
         self.task = self.future = None
         try:
-            return task, future.result()
+            done = future.result()
         except BrokenProcessPool:
-            self.stop()  # the next task gets a new one
-            fail(task, self.out, "the process died without a word: killed, most often for memory")
-            return task, False
+            done = fail(task, self.out, "the process died without a word: killed, most often for memory")
+        except Exception as error:  # not the task's own, which its process writes down: a full disk, say
+            done = fail(task, self.out, f"{type(error).__name__}: {error}")
+        if not done:
+            self.stop()  # whatever state the failure left behind goes with the process
+        return task, done
 
     def stop(self) -> None:
         """End the process, in the midst of its task if it has one."""
@@ -96,7 +99,7 @@ class Schedule:
         """Do all that are not done, and what they need; failures are in the tasks' folders."""
         waiting = [task for task in in_order(tasks) if self._new(task)]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        slots = [Slot(self.out, threads, n % self.gpus if self.gpus > 1 else None) for n in range(self.jobs)]
+        slots = [Slot(self.out, threads, _gpu(n, self.gpus)) for n in range(self.jobs)]
         try:
             while waiting or any(slot.task for slot in slots):
                 waiting = self._start(waiting, slots)
@@ -140,6 +143,14 @@ class Schedule:
             task, done = running[future].finish()
             self._set(task, Status.DONE if done else Status.FAILED)
         self.display.tick()
+
+
+def _gpu(number: int, gpus: int) -> str | None:
+    """The one of a process, as CUDA_VISIBLE_DEVICES names it; None where there is no choice."""
+    if gpus < 2:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return visible[number % gpus] if len(visible) == gpus else str(number % gpus)
 
 
 def in_order(tasks: Iterable[Task]) -> list[Task]:

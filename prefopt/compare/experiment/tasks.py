@@ -20,16 +20,17 @@ from ...rollout.identity import digest
 from ...trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
 from ..evaluation.judges import FUNCTION, judge_from
 from .plan import TESTBED, Plan
-from .sections import PlanError, nearest
-from .ways import NAMED, Way, objective_of
+from .sections import PlanError
+from .ways import NAMED, REWARD_MODEL, Way, check_settings, objective_of
 from .worlds import world_of
 
 DONE, FAILED = "done.json", "failed.json"
-LOADED = ("config.json", "adapter_config.json", "*.safetensors", "*.bin")
-"""What a model's folder is known by."""
+FILES = (".jsonl", ".json", ".gz", ".csv", ".parquet", ".yaml", ".jinja")
+"""By which a path is told from a hub id where nothing is there."""
+AFTER = {"reference"}
+"""Roles of tasks that have to be done before, and change nothing of the result."""
 NAMELESS = re.compile(r"[^\w.-]")
 ENCODING = ("max_length", "max_prompt_length", "truncation_mode", "chat_template_path", "eos_token", "pad_token")
-REWARD_MODEL = "reward-model"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Task:
 
     @cached_property
     def _digest(self) -> str:
-        needs = {role: task._digest for role, task in self.needs.items()}
+        needs = {role: task._digest for role, task in self.needs.items() if role not in AFTER}
         return digest([self.kind, self.seed, self.given, needs, __version__])
 
     @property
@@ -105,7 +106,9 @@ class Tasks:
         """What the seed learns from."""
         data = {name: value for name, value in self.data.items() if name != "test"}
         own = self.stage_seed(seed) if self.world.own_rows else None
-        return Task("rows", "", own, {"data": data, **self._sizes("curve_prompts")})
+        watched = self.plan.evaluation.curve_points or self.plan.grid
+        sizes = self._sizes("curve_prompts") if watched else {"evaluation": {"curve_prompts": 0}}
+        return Task("rows", "", own, {"data": data, **sizes})
 
     def held_out(self, seed: int) -> Task:
         """What it is measured on; from the rows it knows what to leave out."""
@@ -133,7 +136,8 @@ class Tasks:
     def encode(self, seed: int, settings: Mapping[str, Any]) -> Task:
         """The pairs as token ids, once for all that train on them with the same settings."""
         given = {**self._models, "settings": self._encoding(settings)}
-        return Task("encode", "", self.stage_seed(seed), given, {"rows": self.rows(seed), **self.start(seed)})
+        needs = {"rows": self.rows(seed), **self.start(seed)}
+        return Task("encode", "", _one_for_all(needs), given, needs)
 
     @staticmethod
     def _encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,9 +145,9 @@ class Tasks:
 
     def reference(self, seed: int) -> Task:
         """The reference's log-probs of the pairs, once for all methods that share it."""
-        given = {**self._models, "settings": dict(self._shared(DPOConfig))}
+        settings = {name: value for name, value in self._shared(DPOConfig).items() if name in REFERENCE}
         needs = {"encoded": self.encode(seed, self.plan.training), **self.start(seed)}
-        return Task("reference", "", self.stage_seed(seed), given, needs)
+        return Task("reference", "", _one_for_all(needs), {**self._models, "settings": settings}, needs)
 
     @cached_property
     def _share_reference(self) -> set[str]:
@@ -170,6 +174,7 @@ class Tasks:
         budget = None if self.plan.budget is None else asdict(self.plan.budget)
         curve = {name: getattr(self.plan.evaluation, name) for name in CURVE}
         how = {"method": way.method, "settings": dict(way.settings), "training": dict(self.plan.training)}
+        how["stands for"] = {name: str(value) for name, value in way.arguments.items()}
         return {**self._models, **self._scorer, **how, "source": way.identity, "curve": curve, "budget": budget}
 
     def evaluate(self, way: Way, seed: int) -> Task:
@@ -217,30 +222,41 @@ def shares_reference(way: Way) -> bool:
     """Whether it reads log-probs of the plan's pairs by the frozen starting policy, and these pairs alone."""
     if not way.trains or way.draws or way.trainer is not DPOTrainer:
         return False
-    needs = way.objective.needs if not way.settings else objective_of(way).needs
+    needs = objective_of(way).needs
     own = set(ENCODING) & set(way.settings) or way.arguments.get("sync_ref_model")
     return "reference" in needs and "mismatched" not in needs and not own
 
 
+def _one_for_all(needs: Mapping[str, Task]) -> int | None:
+    """The seed of what depends on these tasks, if it depends on a seed at all."""
+    return next((task.seed for task in needs.values() if task.seed is not None), None)
+
+
+REFERENCE = (*ENCODING, "bf16", "fp16", "layout", "per_device_eval_batch_size", "precompute_ref_batch_size")
+"""The settings on which log-probs of a reference depend, and how they are computed."""
 CURVE = ("curve_points", "max_new_tokens", "temperature", "batch_size")
 DRAWN = ("responses_per_prompt", "temperature", "max_new_tokens", "batch_size", "shots")
 
 
 def identity(source: str) -> list[Any]:
-    """A path or hub id with what tells its contents: of a folder its model files' names, sizes and dates."""
+    """A path or hub id with what tells its contents: names, sizes and dates of its files.
+
+    Raises:
+        PlanError: what looks like a file is not there.
+    """
     path = Path(source).expanduser()
+    if source != TESTBED and not path.exists() and (path.suffix in FILES or source.startswith((".", "/", "~"))):
+        raise PlanError(f"{source}: there is no such file or folder, seen from {Path.cwd()}")
     if source == TESTBED or not path.exists():
         return [source]
-    if path.is_file():
-        return [source, path.stat().st_size, path.stat().st_mtime_ns]
-    files = sorted(file for pattern in LOADED for file in path.glob(pattern))
-    return [source, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return [source, *([str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
 
 
 def _source(judge: Any) -> Any:
     """What changes when a judge does that is named and not described."""
-    if not isinstance(judge, str):
-        return None
+    if isinstance(judge, Mapping):
+        return _source(judge["judge"]) if "judge" in judge else None
     return judge_from(judge, folder=".").fingerprint if FUNCTION.fullmatch(judge) else identity(judge)
 
 
@@ -249,10 +265,8 @@ def _place(value: Any) -> Any:
 
 
 def _check_stage(name: str, settings: Any, kind: type) -> None:
-    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    for key in settings if isinstance(settings, Mapping) else ():
-        if key not in known:
-            raise PlanError(f"{name}: there is no setting {key!r}{nearest(str(key), sorted(known))}")
+    if isinstance(settings, Mapping):
+        check_settings(name, settings, {each.name for each in fields(kind)})  # type: ignore[arg-type]
 
 
 def check_training(plan: Plan) -> None:
@@ -266,7 +280,4 @@ def check_training(plan: Plan) -> None:
         *(each.config for each in NAMED),
         *(way.config for way in plan.ways.values() if way.trains),
     ]
-    known = {each.name for kind in kinds for each in fields(kind)}
-    for key in plan.training:
-        if key not in known:
-            raise PlanError(f"training: nothing has a setting {key!r}{nearest(str(key), sorted(known))}")
+    check_settings("training", plan.training, {each.name for kind in kinds for each in fields(kind)})

@@ -15,7 +15,6 @@ from transformers import TrainerCallback
 from ...rollout import jsonl
 from ...rollout.judge import standard_error
 from ...rollout.score import Messages
-from ...tally import paused
 from ..evaluation.responses import Measure
 from .cost import Spent
 
@@ -45,7 +44,7 @@ class Watch(TrainerCallback):
         now = self._share(args, state)
         kept = [line for line in jsonl.read(self.path) if line["share"] <= now]
         jsonl.replace(self.path, kept)  # of a run that was killed after its last checkpoint
-        self._next = len(kept)
+        self._next = _after(kept[-1]["share"], self.points) if kept else 0
         self._look(args, state, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -56,9 +55,9 @@ class Watch(TrainerCallback):
         share = self._share(args, state)
         if share < self._next / self.points - 1e-9:
             return
-        self._next = int(share * self.points + 1e-9) + 1
+        self._next = _after(share, self.points)
         flops = self.spent.tally.total
-        with paused():
+        with self.spent.aside():
             found = self.measure.table(policy, self.prompts, k=1, seed=self.seed)
         values = {name: found[name].to_numpy() for name in WATCHED if not found[name].isna().any()}
         line: dict[str, Any] = {"step": self._step(args, state), "share": share, "flops": flops}
@@ -76,6 +75,11 @@ class Watch(TrainerCallback):
     def _iteration(args: Any) -> int:
         found = _ITERATION.search(str(args.output_dir))
         return int(found[1]) if found else 0
+
+
+def _after(share: float, points: int) -> int:
+    """Which look comes next."""
+    return int(share * points + 1e-9) + 1
 
 
 class Report(TrainerCallback):

@@ -7,8 +7,10 @@ baseline and best-of-n.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ... import trainers
@@ -29,8 +31,12 @@ NAMED = (
     trainers.PPOTrainer,
     trainers.SFTTrainer,
 )
-OWN = {"method", "scorer", "n"}
+OWN = {"method", "scorer"}
 """Settings that are the plan's own; the others are a trainer's."""
+FIXED = {"seed", "data_seed", "output_dir", "model_init_kwargs", "resume_from_checkpoint", "push_to_hub", "report_to"}
+"""What the comparison itself decides, the same way for all."""
+REWARD_MODEL = "reward-model"
+"""What the report calls the seeds' reward models: no method may have this name."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,15 @@ class Way:
 
     @property
     def identity(self) -> str:
-        """What changes when a stranger's objective does."""
-        if not self.trains:
+        """What changes when a stranger's objective does: of the files that declare it and its class."""
+        if not self.trains or self.method in registry():
             return ""
-        source = inspect.getsourcefile(type(self.objective)) or ""
-        return "" if self.method in registry() else digest(open(source, encoding="utf-8").read())
+        module = sys.modules[self.method.partition(":")[0]]
+        files = {inspect.getsourcefile(each) or "" for each in (module, type(self.objective))}
+        return digest([Path(file).read_text("utf-8") for file in sorted(files - {""})])
+
+
+TAKEN = {REWARD_MODEL: "the seeds' reward models", BASELINE: "the policy that all methods start from"}
 
 
 def trainer_of(objective: Objective) -> Any:
@@ -101,19 +111,30 @@ def way_of(name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Wa
     if not isinstance(given, Mapping):
         raise PlanError(f"methods: {name}: given {given!r}; write its settings as `name: value`, or {{}}")
     method = str(given.get("method", name))
+    if name == REWARD_MODEL or (name == BASELINE and method != BASELINE):
+        raise PlanError(
+            f"methods: {name}: this name is taken, for {TAKEN[name]}: choose another, with `method: {method}`"
+        )
     settings = {key: value for key, value in given.items() if key != "method"}
     if method in (BASELINE, BEST_OF_N):
         return _untrained(name, method, settings)
     objective = _objective(method, name)
     known = _known(objective)
-    for key in settings:
-        if key not in known | OWN:
-            raise PlanError(f"methods: {name}: {method} has no setting {key!r}{nearest(key, sorted(known))}")
+    check_settings(f"methods: {name}", settings, known | OWN)
     scored = _scored(objective, settings, name)
     own = {key: value for key, value in settings.items() if key not in OWN}
     unused = set() if scored else {field.name for field in fields(IterationArguments)}
     shared = {key: value for key, value in common.items() if key in known - unused}
     return Way(name, method, settings, _stood_for(objective) | shared | own, scored=scored)
+
+
+def check_settings(where: str, settings: Iterable[str], known: set[str]) -> None:
+    """Refuse a setting that is none of the known ones, or one that the comparison decides."""
+    for key in settings:
+        if key in FIXED:
+            raise PlanError(f"{where}: {key} is decided by the comparison, alike for all methods: leave it out")
+        if key not in known:
+            raise PlanError(f"{where}: there is no setting {key!r}{nearest(str(key), sorted(known - FIXED))}")
 
 
 def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> Way:

@@ -6,8 +6,9 @@ it beside the files, in plain values.
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -37,7 +38,7 @@ from .watch import STREAM as WATCHING
 from .watch import Report, Watch
 from .ways import BEST_OF_N, Way, objective_of, trainer_for, way_of
 
-RUN = "run"
+RUN, CACHE = "run", "cache"
 Result = dict[str, Any]
 TASK_TYPE = {"policy": "CAUSAL_LM", "scorer": "SEQ_CLS", "actor-critic": "CAUSAL_LM"}
 
@@ -78,10 +79,8 @@ def sft(job: Job) -> Result:
         tokenizer = build_tokenizer()
         policy = build_policy(tokenizer, job.seed)
     demonstrations = job.rows.demonstrations
-    trainer = SFTTrainer(
-        policy, args, train_dataset=demonstrations, processing_class=tokenizer, **adapter(job, "policy")
-    )
-    cost = trained(job, trainer)
+    more = {"train_dataset": demonstrations, "processing_class": tokenizer, **adapter(job, "policy")}
+    trainer, cost = trained(job, lambda: SFTTrainer(policy, args, **more))
     _merge(trainer)
     trainer.save_model(str(job.folder / MODEL))
     return {"cost": cost}
@@ -95,8 +94,8 @@ def _merge(trainer: Any) -> None:
 
 def reward(job: Job) -> Result:
     args = RewardConfig(**arguments(job, job.given["settings"]))
-    trainer = RewardTrainer(job.start, args, train_dataset=job.encoded, **adapter(job, "scorer"))
-    cost = trained(job, trainer)
+    more = {"train_dataset": job.encoded, **adapter(job, "scorer")}
+    trainer, cost = trained(job, lambda: RewardTrainer(job.start, args, **more))
     trainer.save_model(str(job.folder / MODEL))
     return {"cost": cost}
 
@@ -113,6 +112,7 @@ def reference(job: Job) -> Result:
     """The starting policy's log-probs of the pairs, into the cache that trainers look into."""
     settings = {**job.given["settings"], "precompute_ref_log_probs": True}
     args = DPOConfig(**arguments(job, settings))
+    os.environ["PREFOPT_CACHE"] = str(job.folder / CACHE)
     with measured() as spent:
         DPOTrainer(job.start, None, args, train_dataset=job.encoded, **adapter(job, "policy"))
     return {"cost": asdict(spent.cost())}
@@ -125,33 +125,37 @@ def train(job: Job) -> Result:
     """A method with one seed; the policy is in `model`."""
     way = way_of(job.task.name, {**job.given["settings"], "method": job.given["method"]}, job.given["training"])
     given = arguments(job, {})
-    if job.place("reference") is not None:
-        given["precompute_ref_log_probs"] = True
+    if (shared := job.place("reference")) is not None:
+        os.environ["PREFOPT_CACHE"], given["precompute_ref_log_probs"] = str(shared / CACHE), True
     more: dict[str, Any] = {"scorer": job.scorer()} if way.draws else {}
     if getattr(objective_of(way), "ptx_coef", 0):
         more["ptx_dataset"] = job.rows.demonstrations
     table = job.rows.train if way.draws else job.encoded
     # Before the trainer: transformers' arguments, when they are made, reset the state that a trainer works by.
-    measure = job.measure(job.given["curve"], WATCHING, job.scorer()) if job.given["curve"]["curve_points"] else None
-    trainer = trainer_for(way, job.start, given, train_dataset=table, **adapter(job, way.objective.trains), **more)
-    cost = trained(job, trainer, way, measure)
+    watched = job.given["curve"]["curve_points"] and job.rows.validation
+    measure = job.measure(job.given["curve"], WATCHING, job.scorer()) if watched else None
+    more |= {"train_dataset": table, **adapter(job, way.objective.trains)}
+    trainer, cost = trained(job, lambda: trainer_for(way, job.start, given, **more), way, measure)
     trainer.save_model(str(job.folder / MODEL))
     jsonl.replace(job.folder / "log.jsonl", trainer.state.log_history)
     return {"cost": cost}
 
 
-def trained(job: Job, trainer: Any, way: Way | None = None, measure: Measure | None = None) -> Result:
-    """Train, from the newest checkpoint if there is one, and tidy up; what it cost."""
-    iterations = getattr(trainer.objective, "iterations", 1) if way is not None and way.draws else 1
-    iterations = 1 if trainer.objective.on_policy else iterations
-    trainer.remove_callback(PrinterCallback)
+def trained(
+    job: Job, build: Callable[[], Any], way: Way | None = None, measure: Measure | None = None
+) -> tuple[Any, Result]:
+    """Train, from the newest checkpoint if there is one, and tidy up; the trainer, and what it cost to make and run."""
     with measured(job.folder) as spent:
+        trainer = build()
+        drawn = way is not None and way.draws and not trainer.objective.on_policy
+        iterations = trainer.objective.iterations if drawn else 1
+        trainer.remove_callback(PrinterCallback)
         for callback in (spent, Report(job.folder, iterations), *_callbacks(job, way, measure, iterations, spent)):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=_resumable(job, trainer))
     for folder in (job.folder / RUN).glob("checkpoint-*"):
         shutil.rmtree(folder)
-    return asdict(spent.cost())
+    return trainer, asdict(spent.cost())
 
 
 def _callbacks(job: Job, way: Way | None, measure: Measure | None, iterations: int, spent: Spent) -> list[Any]:
@@ -161,15 +165,20 @@ def _callbacks(job: Job, way: Way | None, measure: Measure | None, iterations: i
         points = job.given["curve"]["curve_points"]
         found.append(Watch(job.folder, measure, job.rows.validation, points, iterations, spent))
     if way is not None and (budget := job.given["budget"]) is not None:
-        left = budget["flops"] - (shared_flops(job, way) if budget["reward_model"] else 0.0)
+        left = budget["flops"] - sum(_spent_before(job, role) for role in _charged(way, budget))
         found.append(Budget(spent.tally, left))
     return found
 
 
-def shared_flops(job: Job, way: Way) -> float:
-    """What the training of the reward model has cost, if the method uses it."""
-    needed = job.task.needs.get("reward")
-    result = needed.result(job.out) if needed is not None and way.scored else None
+def _charged(way: Way, budget: Mapping[str, Any]) -> Iterator[str]:
+    """The shared stages that a method pays for."""
+    yield "reference"
+    if way.scored and budget["reward_model"]:
+        yield "reward"
+
+
+def _spent_before(job: Job, role: str) -> float:
+    result = job.task.needs[role].result(job.out) if role in job.task.needs else None
     return sum(result["cost"]["flops"].values()) if result else 0.0
 
 
@@ -242,6 +251,8 @@ def _evaluate_policy(job: Job, policy: Any, measure: Measure) -> None:
 def validate(job: Job) -> Result:
     """Mean score of responses to validation prompts, by which settings are chosen."""
     measure = job.measure(job.given["evaluation"], WATCHING, job.scorer())
+    if not job.rows.validation:
+        raise ValueError("there are no validation prompts to choose settings by: give data a `validation`")
     found = measure.table(job.policy(job.policy_folder), job.rows.validation, k=1, seed=job.seed)["score"].to_numpy()
     return {"score": float(found.mean()), "error": standard_error(found)}
 
@@ -250,7 +261,8 @@ def judge(job: Job) -> Result:
     """A judge that reads texts, on the first response to each prompt."""
     places = [job.task.needs[role].folder(job.out) for role in ("ours", "theirs")]
     ours, theirs = (pd.read_parquet(place / "responses.parquet") for place in places)
-    asked = judge_from(job.given["judge"], folder=job.out / "judgements")
+    # A folder for each task: two that ask at once must not write into one file.
+    asked = judge_from(job.given["judge"], folder=job.out / "judgements" / job.folder.name)
     prompts = {prompt_key(prompt): prompt for prompt in job.test.prompts}
     found = asked.judge(prompts, ours, theirs)
     records.write(job.folder / "judgements.parquet", found)

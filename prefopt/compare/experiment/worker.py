@@ -22,12 +22,12 @@ LINES = 30
 """Of a traceback, the last ones."""
 
 
-def begin(out: Path, threads: int, gpu: int | None) -> None:
+def begin(out: Path, threads: int, gpu: str | None) -> None:
     """Set up a process before its first task."""
     os.environ["PREFOPT_CACHE"] = str(out / "cache")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
     from datasets import disable_progress_bars
@@ -58,17 +58,18 @@ def carry_out(task: Task, out: Path) -> bool:
     try:
         with _logged(job.folder / LOG):
             result = WORK[task.kind](job)
-    except Exception as error:  # whatever a stranger's objective, judge or file raises, the other cells go on
+    except (Exception, SystemExit) as error:  # whatever a stranger's file raises, the other cells go on
         lines = traceback.format_exc().strip().splitlines()
-        fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-LINES:]))
-        return False
+        return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-LINES:]))
     jsonl.replace(job.folder / DONE, [{**result, "wall": time.monotonic() - began, "label": task.label}])
     return True
 
 
-def fail(task: Task, out: Path, reason: str, details: str = "") -> None:
+def fail(task: Task, out: Path, reason: str, details: str = "") -> bool:
+    """Write down why a task is not done. Returns False: it is not."""
     first = reason.strip().splitlines()[0] if reason.strip() else "no reason was given"
     jsonl.replace(task.folder(out) / FAILED, [{"reason": first, "details": details}])
+    return False
 
 
 def _clear(folder: Path, keep: bool) -> None:

@@ -54,7 +54,7 @@ class HeldOut:
 
     Args:
         pairs: None where the test rows are no pairs.
-        prompts: different ones, none of them among those that are trained on.
+        prompts: different ones, none of them among those that are trained on or chosen by.
         notes: fields of `report.findings.Warning`.
     """
 
@@ -151,7 +151,11 @@ class Files:
 
     def held_out(self, rows: Rows) -> HeldOut:
         """Raises: PlanError: every test prompt is also trained on."""
-        test, notes = _apart(self._read(str(self.data.test), "test"), {prompt_key(p) for p in rows.train["prompt"]})
+        demonstrated = [] if rows.demonstrations is None else rows.demonstrations["prompt"]
+        known = {prompt_key(prompt) for prompt in (*rows.train["prompt"], *rows.validation, *demonstrated)}
+        test, notes = _apart(self._read(str(self.data.test), "test"), known)
+        if rows.validation and self.data.validation is None:
+            notes.append({"key": "set_aside", "values": {"prompts": len(rows.validation)}})
         return HeldOut(self._pairs(test), _different(test["prompt"], self.evaluation.prompts), notes)
 
     def _read(self, source: str, split: str) -> Dataset:
@@ -161,7 +165,9 @@ class Files:
         """Prompts to watch training by, and the rows to learn from, which have none of them."""
         count = self.evaluation.curve_prompts
         if self.data.validation is not None:
-            return _different(self._read(self.data.validation, "validation")["prompt"], count), train
+            known = {prompt_key(prompt) for prompt in train["prompt"]}
+            given = self._read(self.data.validation, "validation")["prompt"]
+            return _different((prompt for prompt in given if prompt_key(prompt) not in known), count), train
         keys = [prompt_key(prompt) for prompt in train["prompt"]]
         # Keys are hashes, so that their order is chance, and the same in every run.
         held = set(sorted(set(keys))[: min(count, len(set(keys)) // 4)])

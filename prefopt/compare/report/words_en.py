@@ -50,7 +50,7 @@ _VERDICTS = {
     "matrix.undecided": "undecided",
     "matrix.these checkpoints differ": "checkpoints differ",
     "matrix.these checkpoints are not told apart": "not told apart",
-    "sentence.nothing": "No method has a {metric}: nothing can be said. What failed is listed below.",
+    "sentence.nothing": "No method has a {metric}: there is nothing to compare by.",
     "sentence.alone": "{leader} is the only method with a {metric}, {value}: there is nothing to compare it with.",
     "sentence.leads": "{leader} has the highest {metric}: {value}, {gain} over the baseline {baseline}.",
     "sentence.leads_alone": "{leader} has the highest {metric}: {value}.",
@@ -105,6 +105,10 @@ _WARNINGS = {
     "stand; raise the limit or mind the length.",
     "degenerate": "{share:.1%} of the responses of {method} are blank or repeat themselves. Read some of them before "
     "you trust its averages.",
+    "set_aside": "{prompts} prompts of the training data were set aside to watch training by: no method learns from "
+    "them.",
+    "unequal_trials": "Trials are unequal: {methods} got none, and the others chose among several settings. Compare "
+    "their places with that in mind.",
     "one_stage": "The SFT policy and the reward model are of one seed: all claims hold given these two, and other ones "
     "may change the order.",
     "budget_missed": "{method} took {flops:power} FLOPs on a budget of {budget:power}: it is not compared at equal "

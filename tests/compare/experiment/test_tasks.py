@@ -88,12 +88,35 @@ def test_names_of_folders_are_plain(tmp_path: Path) -> None:
     assert folder.resolve().is_relative_to(tmp_path.resolve()) and folder.parent.name == "evaluate"
 
 
+def test_a_stage_that_no_seed_changes_is_one() -> None:
+    data = {"train": "owner/a", "test": "owner/b"}
+    plan = plan_from({"policy": "m", "data": data, "methods": {"dpo": {}, "ipo": {}}, "seeds": [0, 1]})
+    assert {kind: len(each) for kind, each in keys(plan).items()} == {
+        "rows": 1,
+        "held_out": 1,
+        "encode": 1,
+        "reference": 1,
+        "train": 4,
+        "evaluate": 6,
+    }
+
+
+def test_a_second_method_does_not_make_the_first_anew() -> None:
+    """DPO alone runs its own reference; with IPO beside it there is a shared one, which changes no result."""
+    assert keys(replace(PLAN, methods={"dpo": {"beta": 0.1}}))["train"] < keys(PLAN)["train"]
+
+
 def test_a_model_is_known_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     before = identity(str(tmp_path))
     (tmp_path / "model.safetensors").write_text("x")
     assert identity(str(tmp_path)) != before
+    before = identity(str(tmp_path))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert identity(str(tmp_path)) != before
     assert identity("owner/name") == ["owner/name"]
+    with pytest.raises(PlanError, match="no such file"):
+        identity("rows/pairs.jsonl")
 
 
 def test_settings_that_nothing_has_are_refused() -> None:
@@ -103,7 +126,7 @@ def test_settings_that_nothing_has_are_refused() -> None:
     ):
         with pytest.raises(PlanError, match=message):
             Tasks(plan)
-    with pytest.raises(PlanError, match="training: nothing has a setting 'max_lenght'; did you mean max_length"):
+    with pytest.raises(PlanError, match="training: there is no setting 'max_lenght'; did you mean max_length"):
         check_training(replace(PLAN, training={"max_lenght": 1}))
 
 

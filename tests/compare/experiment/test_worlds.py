@@ -33,7 +33,8 @@ def test_validation_prompts_are_set_aside(tmp_path: Path) -> None:
 
 def test_test_prompts_that_are_trained_on_are_left_out_and_said(tmp_path: Path) -> None:
     train, test = testbed.preference_rows(80, 0), testbed.preference_rows(30, 0, "test")
-    world = files(tmp_path, train, [*test, *train[:10]], validation=str(tmp_path / "test.jsonl"))
+    testbed.write_jsonl(tmp_path / "validation.jsonl", testbed.preference_rows(9, 0, "validation"))
+    world = files(tmp_path, train, [*test, *train[:10]], validation=str(tmp_path / "validation.jsonl"))
     rows = world.rows(0)
     held_out = world.held_out(rows)
     assert not keys(held_out.prompts) & keys(rows.train["prompt"])
@@ -46,9 +47,19 @@ def test_test_prompts_that_are_trained_on_are_left_out_and_said(tmp_path: Path) 
 def test_no_note_where_nothing_overlaps(tmp_path: Path) -> None:
     world = files(tmp_path, testbed.preference_rows(80, 0), testbed.preference_rows(30, 0, "test"))
     held_out = world.held_out(world.rows(0))
-    assert held_out.notes == []
+    assert held_out.notes == [{"key": "set_aside", "values": {"prompts": 6}}]
     assert len(held_out.prompts) == 12 == len(keys(held_out.prompts))
     assert held_out.pairs is not None and len(held_out.pairs) == 10
+
+
+def test_prompts_that_are_watched_or_demonstrated_are_no_test(tmp_path: Path) -> None:
+    train, test = testbed.preference_rows(80, 0), testbed.preference_rows(30, 0, "test")
+    testbed.write_jsonl(tmp_path / "sft.jsonl", testbed.sft_rows(5, 0, "test"))
+    world = files(tmp_path, train, [*test, *train], demonstrations=str(tmp_path / "sft.jsonl"))
+    rows = world.rows(0)
+    assert rows.demonstrations is not None
+    held_out = world.held_out(rows)
+    assert not keys(held_out.prompts) & (keys(rows.validation) | keys(rows.demonstrations["prompt"]))
 
 
 def test_a_test_set_that_is_all_trained_on_is_refused(tmp_path: Path) -> None:

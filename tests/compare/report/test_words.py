@@ -30,6 +30,8 @@ WARNINGS = {
     "unfinished": {"method", "share"},
     "degenerate": {"method", "share"},
     "one_stage": set(),
+    "set_aside": {"prompts"},
+    "unequal_trials": {"methods"},
     "budget_missed": {"method", "flops", "budget"},
     "identical": {"first", "second"},
 }
