@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from prefopt import PreferenceConfig, PreferenceTrainer
+from prefopt.compare import read_plan
+from prefopt.compare.experiment.ways import way_of
 from prefopt.objectives.base import load
 
 from .conftest import quiet, ragged_pairs, tiny_llama
@@ -34,6 +36,21 @@ def test_a_method_of_your_own_is_one_file(tmp_path: Path, tokenizer: Any, monkey
 
     assert load(name).responses == 2
     assert loss(name) == pytest.approx(loss("simpo"), rel=1e-6)
+    sys.modules.pop("my_simpo")
+
+
+def test_the_plan_can_be_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method of the README's plan is one, with settings that it has, those of the grid too."""
+    (method,) = re.findall(r"```python\n(# my_simpo\.py:.*?)```", TEXT, re.S)
+    (plan,) = re.findall(r"```yaml\n(# plan\.yaml.*?)```", TEXT, re.S)
+    (tmp_path / "my_simpo.py").write_text(method)
+    (tmp_path / "plan.yaml").write_text(plan)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = read_plan(tmp_path / "plan.yaml")
+    assert list(found.ways) == ["sft", "dpo", "simpo", "mine", "best-of-n", "ppo-max"]
+    assert found.grid is not None
+    for name, values in found.grid.methods.items():
+        assert way_of(name, {**found.methods[name], **{key: each[0] for key, each in values.items()}}, found.training)
     sys.modules.pop("my_simpo")
 
 
