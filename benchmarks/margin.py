@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -53,19 +54,26 @@ def ranked(margin: str, out: Path, jobs: int) -> dict[str, np.ndarray]:
 def show(found: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     seeds = len(found["none"]["all"])
     table = Table(
-        title=f"Held-out pairs ranked right, {seeds} seeds; [95 % interval] of the difference over seeds and pairs"
+        title=f"Held-out pairs ranked right, {seeds} seeds; gains over no margin in points [95 % over seeds and pairs]",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
-    for name in ("grade", "pairs", "no margin", "small", "less none", "large", "less none"):
+    for name in ("grade", "pairs", "none", "small", "gain", "large", "gain"):
         table.add_column(name, justify="left" if name == "grade" else "right", no_wrap=True)
     for grade in (*GRADES, "all"):
         base = found["none"][grade]
         cells = [grade, str(base.shape[1]), f"{base.mean():.1%}"]
-        for margin in ("small", "large"):
-            difference = compare_methods(found[margin][grade], base)
-            low, high = (100 * bound for bound in difference.interval)
-            cells += [f"{found[margin][grade].mean():.1%}", f"{100 * difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]"]
+        for margin in MARGINS[1:]:
+            cells += [f"{found[margin][grade].mean():.1%}", gain(found[margin][grade], base)]
         table.add_row(*cells)
     Console().print(table)
+
+
+def gain(correct: np.ndarray, base: np.ndarray) -> str:
+    """In percentage points."""
+    found = compare_methods(correct, base)
+    mean, low, high = (100 * value for value in (found.mean, *found.interval))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Watch(TrainerCallback):
         now = self._share(args, state)
         kept = [line for line in jsonl.read(self.path) if line["share"] <= now]
         jsonl.replace(self.path, kept)  # of a run that was killed after its last checkpoint
-        self._next = _after(kept[-1]["share"], self.points) if kept else 0
+        self._next = kept[-1]["look"] + 1 if kept else 0
         self._look(args, state, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -53,14 +53,15 @@ class Watch(TrainerCallback):
     def _look(self, args: Any, state: Any, policy: Any) -> None:
         """If it is time."""
         share = self._share(args, state)
-        if share < self._next / self.points - 1e-9:
+        look = int(share * self.points + 1e-9)
+        if look < self._next:
             return
-        self._next = _after(share, self.points)
+        self._next = look + 1
         flops = self.spent.tally.total
         with self.spent.aside():
             found = self.measure.table(policy, self.prompts, k=1, seed=self.seed)
         values = {name: found[name].to_numpy() for name in WATCHED if not found[name].isna().any()}
-        line: dict[str, Any] = {"step": self._step(args, state), "share": share, "flops": flops}
+        line: dict[str, Any] = {"look": look, "step": self._step(args, state), "share": share, "flops": flops}
         line["values"] = {name: float(each.mean()) for name, each in values.items()}
         line["errors"] = {name: standard_error(each) for name, each in values.items() if len(each) > 1}
         jsonl.append(self.path, [line])
@@ -75,11 +76,6 @@ class Watch(TrainerCallback):
     def _iteration(args: Any) -> int:
         found = _ITERATION.search(str(args.output_dir))
         return int(found[1]) if found else 0
-
-
-def _after(share: float, points: int) -> int:
-    """Which look comes next."""
-    return int(share * points + 1e-9) + 1
 
 
 class Report(TrainerCallback):

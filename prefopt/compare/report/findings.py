@@ -119,6 +119,7 @@ class Moment:
     """A policy during its training, by fresh responses to validation prompts.
 
     Args:
+        look: which one it is, from 0: at the same share of the training with every seed, but for whole steps.
         share: of the training that is done, from 0 to 1.
         flops: of the cell so far.
         values: means by metric: "score", "gold" where it is known, "kl", "length".
@@ -127,6 +128,7 @@ class Moment:
 
     method: str
     seed: int
+    look: int
     step: int
     share: float
     flops: float

@@ -58,7 +58,7 @@ def _headline(findings: Findings, words: Words) -> Table:
     """Of the page's columns those that fit, with the one interval that decides."""
     whole = tables.headline(findings, words)
     kept = [place for place, column in enumerate(whole.columns) if column.key not in LEFT_TO_THE_PAGE]
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for place in kept:
         # Only the names give way where all is too wide.
         label = Text(whole.columns[place].label.replace(" ", "\n"))

@@ -149,8 +149,8 @@ def _curve(name: str, seed: int) -> list[Moment]:
     """ppo-max's gold reward falls in its last third, while its score goes on rising."""
     chance = random.Random(f"{name} {seed}")
     moments = []
-    for step in range(9):
-        share = step / 8
+    for look in range(9):
+        share = look / 8
         lost = 1.1 * max(0.0, share - 0.65) / 0.35 if name == "ppo-max" else 0.0
         risen = 1 - math.exp(-3.2 * share)
         values = {
@@ -162,7 +162,7 @@ def _curve(name: str, seed: int) -> list[Moment]:
         values["gold"] += chance.gauss(0, 0.07)
         errors = {"score": 0.11, "gold": 0.09, "kl": 0.1, "length": 0.6}
         flops = share * _cost(name).own
-        moments.append(Moment(name, seed, 39 * step, share, flops, values, errors))
+        moments.append(Moment(name, seed, look, 39 * look, share, flops, values, errors))
     return moments
 
 

@@ -58,7 +58,7 @@ def odd_findings() -> Findings:
         **{"seeds": [0], "prompts": 1, "pairs": 3, "methods": methods},
         pairings=[Pairing(a, b, Verdict.ALIKE, Value(-11.25), 1.0) for a, b in combinations(ODD, 2)],
         frontier=[FrontierPoint(each.name, each.metrics["score"], each.metrics["kl"]) for each in methods],
-        curves=[Moment(name, 0, n, n / 2, 0.0, {"score": n, "kl": -n / 9}, {}) for name in ODD for n in range(3)],
+        curves=[Moment(name, 0, n, n, n / 2, 0.0, {"score": n, "kl": -n / 9}, {}) for name in ODD for n in range(3)],
         histograms=[Histogram(each, [0, 1, 2], dict.fromkeys(ODD, [0.5, 0.5])) for each in ("score", "perplexity")],
         best_of=[BestOfCurve(name, ks, climb, climb, [0.0, 1.0, 1.5, 2.0]) for name in ODD],
         grades=[GradeAccuracy("", 3, {name: Value(0.7) for name in (*ODD, "reward model")})],
@@ -239,8 +239,9 @@ def test_kl_is_drawn_as_its_root_also_below_zero() -> None:
     assert [label.get_text() for label in there.get_xticklabels()] == ["0", "0.2", "1", "2", "5", "10"]
 
 
-def moment(seed: int, step: int, score: float, error: float | None = None) -> Moment:
-    return Moment("dpo", seed, step, step / 2, step * 1e12, {"score": score}, {} if error is None else {"score": error})
+def moment(seed: int, look: int, score: float, error: float | None = None) -> Moment:
+    errors = {} if error is None else {"score": error}
+    return Moment("dpo", seed, look, 10 * look, look / 2, look * 1e12, {"score": score}, errors)
 
 
 def test_a_mean_over_seeds_has_their_standard_error() -> None:
@@ -255,9 +256,15 @@ def test_one_seed_has_the_error_of_prompts_or_none() -> None:
     assert last.values["score"] == Value(2.0)
 
 
-def test_a_step_that_a_seed_lacks_has_no_mean_but_keeps_its_thin_line() -> None:
+def test_a_mean_is_of_the_same_look_whatever_its_step() -> None:
+    moments = [moment(0, 1, 1.0), replace(moment(1, 1, 3.0), step=9, share=0.4, flops=0.8e12)]
+    (average,) = averages(moments)
+    assert (average.values["score"].mean, average.moment.share, average.moment.flops) == (2.0, 0.45, 0.9e12)
+
+
+def test_a_look_that_a_seed_lacks_has_no_mean_but_keeps_its_thin_line() -> None:
     moments = [moment(0, 0, 1.0), moment(1, 0, 3.0), moment(0, 1, 9.0)]
-    assert [each.moment.step for each in averages(moments)] == [0]
+    assert [each.moment.look for each in averages(moments)] == [0]
     there = drawn("curves", replace(EXAMPLE, curves=moments)).axes[0]
     assert [list(line.get_ydata()) for line in lines_with(there, linewidth=0.7)] == [[1.0, 9.0], [3.0]]
 
@@ -281,7 +288,7 @@ def test_curves_go_by_the_share_of_training_where_no_compute_is_known() -> None:
 @pytest.mark.parametrize(("last", "scale"), [(20, "linear"), (40, "symlog")])
 def test_compute_is_on_a_logarithmic_axis_where_methods_differ_much(last: int, scale: str) -> None:
     moments = [moment(0, 0, 1.0), moment(0, 1, 1.0)]
-    moments += [replace(moment(0, step, 1.0), method="simpo") for step in (0, last)]
+    moments += [replace(moment(0, look, 1.0), method="simpo") for look in (0, last)]
     assert drawn("curves", replace(EXAMPLE, curves=moments)).axes[0].get_xscale() == scale
 
 

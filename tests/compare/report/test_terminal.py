@@ -9,6 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from prefopt.compare.report.findings import Value
 from prefopt.compare.report.terminal import print_summary, wrapped
 
 from .example import example_findings
@@ -30,6 +31,16 @@ def test_it_fits_and_nothing_is_cut(lang: str) -> None:
         assert shown in whole
     rows = [line for line in lines if line.startswith(("dpo ", "simpo ", "best-of-8 "))]
     assert len({cell_len(line.rstrip()) for line in rows}) == 1
+
+
+def test_a_name_of_the_library_is_whole_beside_wide_intervals() -> None:
+    findings = example_findings()
+    wide = Value(-12.04, -13.42, -10.65)
+    methods = [replace(each, metrics={**each.metrics, "gain": wide}) for each in findings.methods]
+    lines = printed(replace(findings, methods=methods), "en")
+    assert max(map(cell_len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("rejection-sampling"))
+    assert "[−13.42,\u00a0−10.65]" in row
 
 
 def test_columns_stand_under_their_heads_in_chinese() -> None:

@@ -107,7 +107,7 @@ def test_scores_that_also_trained_do_not_judge_unnoticed() -> None:
 def curve(score: list[float], gold: list[float], error: float = 0.1) -> list[dict[str, Any]]:
     errors = {"score": error, "gold": error}
     return [
-        {"step": 10 * n, "share": n / 4, "flops": 1e9 * n, "values": {"score": s, "gold": g}, "errors": errors}
+        {"look": n, "step": 10 * n, "share": n / 4, "flops": 1e9 * n, "values": {"score": s, "gold": g}, "errors": errors}
         for n, (s, g) in enumerate(zip(score, gold, strict=True))
     ]
 
@@ -140,6 +140,14 @@ def test_a_curve_is_judged_where_all_seeds_have_it_and_by_their_mean() -> None:
     assert warned(given, "over_optimised") == [] and len(findings_of(given).curves) == 8
     given = changed(given, "dpo", 1, curve=curve(RISING, [0.0, 1.0, 2.0, 2.2, 2.4]))
     assert warned(given, "over_optimised") == []
+
+
+def test_seeds_of_unequal_length_are_one_curve() -> None:
+    """Pairs that tie, or winners that are one response, leave some seeds with fewer steps."""
+    shorter = [{**each, "step": 9 * each["look"]} for each in curve(RISING, FALLING)]
+    given = changed(changed(plain(seeds=2), "dpo", curve=curve(RISING, FALLING)), "dpo", 1, curve=shorter)
+    (warning,) = warned(given, "over_optimised")
+    assert warning.values == pytest.approx({"method": "dpo", "score_rise": 2, "gold_fall": 0.6})
 
 
 def test_a_curve_without_gold_or_errors_says_nothing_and_holds_no_nan() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +23,10 @@ REWARDS = ("score", "gold")
 
 @dataclass(frozen=True)
 class Average:
-    """Of the seeds of a method, at a step that all of them have.
+    """Of the seeds of a method, of a look that all of them have.
 
     Args:
+        moment: its mean share of the training and FLOPs.
         values: with one standard error to both sides: over seeds, or over prompts where there is one seed.
     """
 
@@ -34,13 +35,18 @@ class Average:
 
 
 def averages(moments: Sequence[Moment]) -> list[Average]:
-    """Of one method, in the order of its steps."""
+    """Of one method, in the order of its looks."""
     seeds = {moment.seed for moment in moments}
-    steps: dict[int, list[Moment]] = defaultdict(list)
+    looks: dict[int, list[Moment]] = defaultdict(list)
     for moment in moments:
-        steps[moment.step].append(moment)
-    whole = [steps[step] for step in sorted(steps) if len(steps[step]) == len(seeds)]
-    return [Average(at[0], {metric: _average(at, metric) for metric in _common(at)}) for at in whole]
+        looks[moment.look].append(moment)
+    whole = [looks[look] for look in sorted(looks) if len(looks[look]) == len(seeds)]
+    return [Average(_middle(at), {metric: _average(at, metric) for metric in _common(at)}) for at in whole]
+
+
+def _middle(at: Sequence[Moment]) -> Moment:
+    share, flops = (float(np.mean([getattr(moment, name) for moment in at])) for name in ("share", "flops"))
+    return replace(at[0], share=share, flops=flops)
 
 
 def _common(moments: Sequence[Moment]) -> list[str]:
@@ -57,7 +63,7 @@ def _average(moments: Sequence[Moment], metric: str) -> Value:
 
 def by_method(findings: Findings) -> dict[str, list[Moment]]:
     found: dict[str, list[Moment]] = {}
-    for moment in sorted(findings.curves, key=lambda moment: moment.step):
+    for moment in sorted(findings.curves, key=lambda moment: moment.look):
         found.setdefault(moment.method, []).append(moment)
     return {method.name: found[method.name] for method in findings.methods if method.name in found}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +23,12 @@ class Overdone(NamedTuple):
 
 
 def moments(data: Data) -> list[Moment]:
-    """By method, seed and step. What is no finite number, as an error of one prompt, is left out."""
+    """By method, seed and look. What is no finite number, as an error of one prompt, is left out."""
     found = []
     for name, by_seed in data.cells.items():
         for seed, cell in by_seed.items():
             own = [Moment(**{**each, "method": name, "seed": seed}) for each in cell.curve]
-            found += [_finite(moment) for moment in sorted(own, key=lambda moment: moment.step)]
+            found += [_finite(moment) for moment in sorted(own, key=lambda moment: moment.look)]
     return found
 
 
@@ -35,8 +36,7 @@ def _finite(moment: Moment) -> Moment:
     def kept(values: Mapping[str, float]) -> dict[str, float]:
         return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
-    step, share, flops = int(moment.step), float(moment.share), float(moment.flops)
-    return Moment(moment.method, moment.seed, step, share, flops, kept(moment.values), kept(moment.errors))
+    return replace(moment, values=kept(moment.values), errors=kept(moment.errors))
 
 
 def over_optimised(data: Data, curves: Sequence[Moment], level: float) -> dict[str, Overdone]:
@@ -45,7 +45,7 @@ def over_optimised(data: Data, curves: Sequence[Moment], level: float) -> dict[s
     Along a curve: from the moment with the highest gold to the last one gold falls, and the score rises, by more than z
     standard errors of the difference, sqrt(e_best^2 + e_last^2). z is the normal quantile of `level`, two-sided, by
     Bonferroni for the m - 1 moments that the best is sought among: 2.7 of nine moments at 95 %. (Two would call 11 % of
-    curves without any trend fallen, of nine moments; this does 2 %.) Moments are means over seeds, at the steps that
+    curves without any trend fallen, of nine moments; this does 2 %.) Moments are means over seeds, of the looks that
     all seeds of the method have, and a mean's error is taken to be the mean of the seeds' errors: they share prompts.
 
     At its end, if no curve shows it: more score and less gold than the SFT model it started from, if that is the
@@ -62,11 +62,11 @@ def over_optimised(data: Data, curves: Sequence[Moment], level: float) -> dict[s
 def _along(curve: Sequence[Moment], level: float) -> Overdone | None:
     """Of one method."""
     seeds = {moment.seed for moment in curve}
-    by_step: dict[int, list[Moment]] = {}
+    by_look: dict[int, list[Moment]] = {}
     for moment in curve:
         if all({"score", "gold"} <= set(each) for each in (moment.values, moment.errors)):
-            by_step.setdefault(moment.step, []).append(moment)
-    whole = [each for _, each in sorted(by_step.items()) if len(each) == len(seeds)]
+            by_look.setdefault(moment.look, []).append(moment)
+    whole = [each for _, each in sorted(by_look.items()) if len(each) == len(seeds)]
     if len(whole) < 2:
         return None
     score, gold = (np.array([_mean(each, name) for each in whole]) for name in ("score", "gold"))  # [moments, 2]
