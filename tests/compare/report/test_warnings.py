@@ -106,10 +106,9 @@ def test_scores_that_also_trained_do_not_judge_unnoticed() -> None:
 
 def curve(score: list[float], gold: list[float], error: float = 0.1) -> list[dict[str, Any]]:
     errors = {"score": error, "gold": error}
-    return [
-        {"look": n, "step": 10 * n, "share": n / 4, "flops": 1e9 * n, "values": {"score": s, "gold": g}, "errors": errors}
-        for n, (s, g) in enumerate(zip(score, gold, strict=True))
-    ]
+    at = [{"look": n, "step": 10 * n, "share": n / 4, "flops": 1e9 * n} for n in range(len(score))]
+    values = [{"score": s, "gold": g} for s, g in zip(score, gold, strict=True)]
+    return [{**where, "values": each, "errors": errors} for where, each in zip(at, values, strict=True)]
 
 
 RISING, FALLING = [0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 1.6, 1.4]
