@@ -20,13 +20,14 @@ TIE = 1e-6
 """Of the numbers compared: what differs by less is equal but for rounding, and counts one half."""
 
 
-def policy_pairs(policy: Any, reference: Any, encoded: Dataset) -> pd.DataFrame:
+def policy_pairs(policy: Any, theirs: np.ndarray, encoded: Dataset) -> pd.DataFrame:
     """Log-likelihoods, and the margin of log pi / pi_ref, DPO's implicit reward over beta (arXiv:2305.18290).
 
     Args:
+        theirs: `pair_logps` of the reference.
         encoded: rows of two responses, chosen first.
     """
-    ours, theirs = _logps(policy, encoded), _logps(reference, encoded)
+    ours = pair_logps(policy, encoded)
     ratio = ours - theirs
     scale = np.abs(ours).sum(1) + np.abs(theirs).sum(1)
     return _table(ratio[:, 0] - ratio[:, 1], scale, encoded, chosen_logp=ours[:, 0], rejected_logp=ours[:, 1])
@@ -62,7 +63,7 @@ def _table(margin: np.ndarray, scale: np.ndarray, rows: Dataset, **more: np.ndar
     )
 
 
-def _logps(model: Any, encoded: Dataset) -> np.ndarray:
+def pair_logps(model: Any, encoded: Dataset) -> np.ndarray:
     """Of each response of each row, summed over its tokens: [N, 2]."""
     found = np.zeros((len(encoded), 2))
     counts = token_counts(encoded)

@@ -21,7 +21,7 @@ from ...trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
 from ..evaluation.judges import FUNCTION, judge_from
 from .plan import TESTBED, Plan
 from .sections import PlanError
-from .ways import NAMED, REWARD_MODEL, Way, check_settings, objective_of
+from .ways import BEST_OF_N, NAMED, REWARD_MODEL, Way, check_settings, objective_of
 from .worlds import world_of
 
 DONE, FAILED = "done.json", "failed.json"
@@ -177,11 +177,19 @@ class Tasks:
         how["stands for"] = {name: str(value) for name, value in way.arguments.items()}
         return {**self._models, **self._scorer, **how, "source": way.identity, "curve": curve, "budget": budget}
 
+    def reference_pairs(self, seed: int) -> Task:
+        """The reference's log-probs of the held-out pairs, once for all methods."""
+        given = {**self._models, "settings": self._encoding(self.plan.training)}
+        needs = {"test": self.held_out(seed), **self.start(seed)}
+        return Task("reference_pairs", "", _one_for_all(needs), given, needs)
+
     def evaluate(self, way: Way, seed: int) -> Task:
         """The measuring of a method on what was held out."""
         given = {**self._models, **self._scorer, **self._sizes(*DRAWN), "choices": self.choices, "n": way.n}
         given |= {"method": None if way.trains else way.method, "settings": self._encoding(self.plan.training)}
         needs = {"test": self.held_out(seed), **self.start(seed), **self.reward(seed), **self.train(way, seed)}
+        if way.method != BEST_OF_N:  # which is no policy that could rank pairs
+            needs["reference"] = self.reference_pairs(seed)
         return Task("evaluate", way.name, seed, given, needs)
 
     def measure_reward(self, seed: int) -> Task | None:

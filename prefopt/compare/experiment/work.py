@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 from peft import PeftModel
@@ -29,7 +30,7 @@ from ...trainers import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTC
 from .. import records
 from ..evaluation.choices import measure_choices, read_questions
 from ..evaluation.judges import judge_from
-from ..evaluation.pairs import policy_pairs, scored_pairs
+from ..evaluation.pairs import pair_logps, policy_pairs, scored_pairs
 from ..evaluation.responses import STREAM, Measure
 from .cost import Budget, Spent, measured
 from .job import MODEL, Job, device, world_like
@@ -39,6 +40,7 @@ from .watch import Report, Watch
 from .ways import BEST_OF_N, Way, objective_of, trainer_for, way_of
 
 RUN, CACHE = "run", "cache"
+PAIRS, LOGPS = "pairs", "logps.npy"
 Result = dict[str, Any]
 TASK_TYPE = {"policy": "CAUSAL_LM", "scorer": "SEQ_CLS", "actor-critic": "CAUSAL_LM"}
 
@@ -217,6 +219,15 @@ def adapter(job: Job, trains: str) -> dict[str, Any]:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
+def reference_pairs(job: Job) -> Result:
+    """The held-out pairs as ids, and the starting policy's log-probs of them."""
+    if (pairs := job.test.pairs) is not None:
+        encoded = _encoded(job, pairs)
+        encoded.save_to_disk(job.folder / PAIRS)
+        np.save(job.folder / LOGPS, pair_logps(job.policy(job.start), encoded))
+    return {}
+
+
 def evaluate(job: Job) -> Result:
     """Everything about a method on what was held out, one table each."""
     sizes, n = job.given["evaluation"], job.given["n"]
@@ -236,9 +247,9 @@ def evaluate(job: Job) -> Result:
 
 def _evaluate_policy(job: Job, policy: Any, measure: Measure) -> None:
     """What is known of a policy and not of its responses alone."""
-    pairs = job.test.pairs
-    if pairs is not None:
-        found = policy_pairs(policy, measure.reference, _encoded(job, pairs))
+    known = job.place("reference")
+    if known is not None and (known / LOGPS).is_file():
+        found = policy_pairs(policy, np.load(known / LOGPS), Dataset.load_from_disk(known / PAIRS))
         records.write(job.folder / "pairs.parquet", found)
     if job.given["choices"]:
         questions = read_questions(*(path for path, *_ in job.given["choices"]))
@@ -269,7 +280,5 @@ def judge(job: Job) -> Result:
     return {"name": asked.name, "kind": asked.kind, "again": bool((found["error"] != "").any())}
 
 
-WORK: dict[str, Callable[[Job], Result]] = {
-    each.__name__: each
-    for each in (rows, held_out, encode, sft, reward, rank, reference, train, evaluate, validate, judge)
-}
+STAGES = (rows, held_out, encode, sft, reward, rank, reference, reference_pairs)
+WORK: dict[str, Callable[[Job], Result]] = {each.__name__: each for each in (*STAGES, train, evaluate, validate, judge)}

@@ -46,7 +46,7 @@ def changed(plan: Plan) -> set[str]:
     [
         (replace(PLAN, title="other", judges=("gold",)), set()),
         (replace(PLAN, evaluation=Evaluation(responses_per_prompt=9)), {"evaluate"}),
-        (replace(PLAN, evaluation=Evaluation(prompts=9)), {"held_out", "evaluate", "rank"}),
+        (replace(PLAN, evaluation=Evaluation(prompts=9)), {"held_out", "reference_pairs", "evaluate", "rank"}),
         (replace(PLAN, methods={**PLAN.methods, "dpo": {"beta": 0.2}}), {"train", "evaluate"}),
         (replace(PLAN, methods={**PLAN.methods, "simpo": {}}), {"train", "evaluate"}),
         (replace(PLAN, reward={"learning_rate": 2e-3}), {"reward", "rank", "train", "evaluate"}),
@@ -75,6 +75,7 @@ def test_stages_are_shared() -> None:
         "reference": 2,  # DPO's and IPO's
         "rank": 2,
         "train": 8,
+        "reference_pairs": 2,  # of the held-out pairs, for all
         "evaluate": 12,
     }
     alone = keys(replace(PLAN, methods={"dpo": {}}))
@@ -97,6 +98,7 @@ def test_a_stage_that_no_seed_changes_is_one() -> None:
         "encode": 1,
         "reference": 1,
         "train": 4,
+        "reference_pairs": 1,
         "evaluate": 6,
     }
 
