@@ -7,7 +7,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,8 @@ from .plan import Plan
 from .tasks import Task, Tasks
 from .watch import FILE as CURVE
 from .ways import BASELINE, BEST_OF_N, REWARD_MODEL, Way
+from .worker import versions
 from .worlds import HeldOut
-
-PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
-
 
 MISSED = 0.1
 """Of a budget: who misses it by more is said to."""
@@ -209,6 +207,8 @@ class Collected:
         """What the plan's own design leaves open."""
         if self.plan.one_stage and len(self.plan.seeds) > 1:
             yield {"key": "one_stage"}
+        if mixed := [f"{name} {', '.join(sorted(found))}" for name, found in self._packages.items() if len(found) > 1]:
+            yield {"key": "mixed_versions", "values": {"packages": mixed}}
         untried = [way.name for way in self.ways.values() if way.trains and way.name not in self._tried]
         if self.tried and untried:
             yield {"key": "unequal_trials", "values": {"methods": untried}, "serious": True}
@@ -221,11 +221,21 @@ class Collected:
             if way.trains and not 1 - MISSED < spent / budget.flops < 1 + MISSED:
                 yield {"key": "budget_missed", "values": {"method": cell.name, "flops": spent, "budget": budget.flops}}
 
+    @cached_property
+    def _packages(self) -> dict[str, set[str]]:
+        """The versions that the results were made with, the report's own among them."""
+        found = {name: {installed} for name, installed in versions().items()}
+        every = {each.key: each for task in self.all_tasks() for each in (*task.before(), task)}
+        for task in every.values():
+            for name, installed in ((task.result(self.out) or {}).get("packages") or {}).items():
+                found.setdefault(name, set()).add(installed)
+        return found
+
     def _provenance(self, command: str) -> dict[str, Any]:
         return {
             "command": command,
             "plan": self.plan.plain(),
-            "packages": {name: version(name) for name in PACKAGES},
+            "packages": {name: ", ".join(sorted(found)) for name, found in self._packages.items()},
             "python": sys.version.split()[0],
             "platform": platform.platform(),
             "machine": machine(),

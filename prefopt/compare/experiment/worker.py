@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ...rollout import jsonl
 from .tasks import DONE, FAILED, Task
 
 LOG = "log.txt"
+PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
 LINES = 30
 """Of a traceback, the last ones."""
 
@@ -61,8 +63,14 @@ def carry_out(task: Task, out: Path) -> bool:
     except (Exception, SystemExit) as error:  # whatever a stranger's file raises, the other cells go on
         lines = traceback.format_exc().strip().splitlines()
         return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-LINES:]))
-    jsonl.replace(job.folder / DONE, [{**result, "wall": time.monotonic() - began, "label": task.label}])
+    about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
+    jsonl.replace(job.folder / DONE, [{**result, **about}])
     return True
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on, as installed here."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def fail(task: Task, out: Path, reason: str, details: str = "") -> bool:

@@ -109,6 +109,8 @@ _WARNINGS = {
     "them.",
     "unequal_trials": "Trials are unequal: {methods} got none, and the others chose among several settings. Compare "
     "their places with that in mind.",
+    "mixed_versions": "Not all of this was made with the same versions: {packages}. What is cached keeps those it was "
+    "made with; another folder begins anew.",
     "one_stage": "The SFT policy and the reward model are of one seed: all claims hold given these two, and other ones "
     "may change the order.",
     "budget_missed": "{method} took {flops:power} FLOPs on a budget of {budget:power}: it is not compared at equal "

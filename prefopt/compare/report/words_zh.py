@@ -82,6 +82,7 @@ _WARNINGS = {
     "degenerate": "{method} 有 {share:.1%} 的回答是空白或自我重复。相信平均值之前，请先读几条。",
     "set_aside": "从训练数据中留出 {prompts} 条提示用于观察训练，任何方法都不在其上训练。",
     "unequal_trials": "试验次数不等：{methods} 没有试验，其他方法从多组设置中选出。它们的名次不可比。",
+    "mixed_versions": "结果并非都由同样的版本得出：{packages}。缓存的结果保留当时的版本；换一个输出目录即可全部重做。",
     "one_stage": "SFT 策略与奖励模型只有一个种子：所有结论都以这两个模型为前提，换一组可能改变次序。",
     "budget_missed": "{method} 用了 {flops:power} FLOPs，而预算是 {budget:power}：它不是在同等花费下比较的。",
     "identical": "{first} 与 {second} 的回答完全相同：要么某项设置没有生效，要么同一个模型列了两次。",

@@ -132,6 +132,19 @@ def test_a_second_run_does_only_what_is_missing(eventful: tuple[Path, Findings, 
         assert again.method(name).metrics == findings.method(name).metrics
 
 
+def test_results_of_other_versions_are_told(eventful: tuple[Path, Findings, dict[str, Any]]) -> None:
+    out, findings, plan = eventful
+    assert not any(each.key == "mixed_versions" for each in findings.warnings)
+    (done,) = out.glob("train/dpo-0-*/done.json")
+    known = json.loads(done.read_text())
+    done.write_text(json.dumps({**known, "packages": {**known["packages"], "torch": "1.0"}}) + "\n")
+    methods = {"dpo": plan["methods"]["dpo"]}
+    again = compare({**plan, "methods": methods}, out, report_only=True)
+    (mixed,) = [each for each in again.warnings if each.key == "mixed_versions"]
+    assert mixed.values == {"packages": [f"torch 1.0, {known['packages']['torch']}"]}
+    assert again.provenance["packages"]["torch"] == f"1.0, {known['packages']['torch']}"
+
+
 MOODY = """\
 def moody(prompts, first, second):
     if any(len(text) % 2 for text in first):

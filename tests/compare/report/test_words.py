@@ -30,6 +30,7 @@ WARNINGS = {
     "unfinished": {"method", "share"},
     "degenerate": {"method", "share"},
     "one_stage": set(),
+    "mixed_versions": {"packages"},
     "set_aside": {"prompts"},
     "unequal_trials": {"methods"},
     "budget_missed": {"method", "flops", "budget"},
