@@ -258,6 +258,14 @@ def test_a_figure_is_enlarged_and_made_small_again(opened: Watched) -> None:
     assert width() == small
 
 
+def test_the_baseline_is_one_line_however_long_the_numbers(opened: Watched) -> None:
+    number = opened.page.locator("#headline .barred > span").first
+    number.evaluate("cell => cell.append(' [−1234.56, −1034.56]')")
+    lines = opened.page.locator("#headline .bar .line").all()
+    boxes = [box for each in lines if (box := each.bounding_box())]
+    assert len(boxes) == 6 and len({round(box["x"], 1) for box in boxes}) == 1
+
+
 def test_printed_without_what_paper_cannot_do(opened: Watched) -> None:
     opened.page.get_by_role("button", name="Light or dark").click()
     opened.page.emulate_media(media="print", color_scheme="dark")
