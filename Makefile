@@ -10,10 +10,10 @@ quickstart: .venv/report           ## compare six methods in the built-in small 
 		--seeds $(shell seq 0 $$(($(or $(SEEDS),1) - 1)))
 
 test: .venv/test                   ## everything but the slow tests
-	.venv/bin/python -m pytest -n 2 -m "not slow"
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/test               ## everything
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/test
 	.venv/bin/ruff format --check prefopt tests examples benchmarks
