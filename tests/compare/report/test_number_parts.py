@@ -258,5 +258,6 @@ def test_what_cannot_have_an_interval_has_none_and_shares_stay_shares() -> None:
     assert HERE.share(np.ones((3, 1))) == Value(1.0)
     wilson = stats.binomtest(20, 20).proportion_ci(method="wilson")
     assert HERE.share(np.ones((2, 20))) == Value(1.0, pytest.approx(wilson.low), 1.0)
+    assert HERE.share(np.full((2, 20), 0.5)) == Value(0.5)  # ties alone
     few = HERE.share(np.array([[1.0, 1, 1, 0]]))
     assert few.low >= 0 and few.high == 1.0

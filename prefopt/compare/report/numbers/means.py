@@ -29,12 +29,18 @@ class Means:
         return Value(mean) if half is None else Value(mean, mean - half, mean + half)
 
     def share(self, table: np.ndarray) -> Value:
-        """Of values from 0 to 1. Where all are the same it is Wilson's interval of as many rows, whatever the seeds."""
+        """Of values from 0 to 1.
+
+        Where all are 0, or all 1, it is Wilson's interval of as many rows, whatever the seeds. Where all are the same
+        in between there is none: they were never right or wrong, as pairs that a reference ranks by itself.
+        """
         found = self.of(table)
         if found.low is None or found.high is None:
             return found
         low, high = found.low, found.high
         if constant(table[~np.isnan(table)]):
+            if 0 < found.mean < 1:
+                return Value(found.mean)
             rows = int((~np.isnan(table)).any(0).sum())
             wilson = stats.binomtest(round(found.mean * rows), rows).proportion_ci(self.level, method="wilson")
             low, high = min(float(wilson.low), found.mean), max(float(wilson.high), found.mean)
