@@ -2,8 +2,8 @@
 
     python -m benchmarks.margin --output_dir out/findings        # beside findings.yaml, whose SFT policies it takes
 
-Llama 2 (arXiv:2307.09288, Table 28) reports what a margin gains over none, by grade: 1.3, .4, .6 and .5 points the small
-one, 1.6, .6, .7 and -.2 the large one.
+Llama 2 (arXiv:2307.09288, Table 28) reports what a margin gains over none, by grade: 1.3, .4, .6 and .5 points the
+small one, 1.6, .6, .7 and -.2 the large one.
 """
 
 from __future__ import annotations
