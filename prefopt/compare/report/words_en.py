@@ -99,6 +99,8 @@ _WARNINGS = {
     "fell by {gold_fall:.2f} while the score rose by {score_rise:.2f}. Stop earlier, or hold it closer to the "
     "reference.",
     "no_reward_model": "There is no reward model: no scores, and no method that needs one.",
+    "weak_reward_model": "The reward model ranks {accuracy:.1%} [{low:.1%}, {high:.1%}] of the held-out pairs right, "
+    "which may be chance: its scores say little, and so does what was selected by them.",
     "unequal_cost": "The methods did not cost the same: {dearest} took {ratio:.1f} times the FLOPs of {cheapest}. Look "
     "at the gain beside the cost.",
     "unfinished": "{share:.0%} of the responses of {method} were cut off at the length limit. They are scored as they "

@@ -77,6 +77,7 @@ _WARNINGS = {
     "same_scorer": "此处据以评判的 {scorer} 也参与了训练或筛选：它偏向针对它优化过的方法。请以其他评审为准。",
     "over_optimised": "{method} 过度优化：从最好的时刻到训练结束，真实奖励下降了 {gold_fall:.2f}，而奖励模型得分上升了 {score_rise:.2f}。请提前停止训练，或让它更贴近参考模型。",
     "no_reward_model": "没有奖励模型：没有奖励模型得分，也没有依赖它的方法。",
+    "weak_reward_model": "奖励模型在留出偏好对上的准确率为 {accuracy:.1%} [{low:.1%}, {high:.1%}]，可能只是随机水平：它的得分，以及据此选出的结果，都说明不了什么。",
     "unequal_cost": "各方法的花费不同：{dearest} 的 FLOPs 是 {cheapest} 的 {ratio:.1f} 倍。请把提升与花费放在一起看。",
     "unfinished": "{method} 有 {share:.0%} 的回答因长度上限被截断，按截断后的样子打分。请提高上限，或留意长度的影响。",
     "degenerate": "{method} 有 {share:.1%} 的回答是空白或自我重复。相信平均值之前，请先读几条。",

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefopt.compare.records import Experiment
+from prefopt.compare.records import Cell, Experiment
 from prefopt.compare.report.findings import Findings, Warning
 from prefopt.compare.report.numbers import findings_of
 from prefopt.compare.report.words import Words
 
-from .experiment import COST, changed, column, experiment, judgements
+from .experiment import COST, changed, column, experiment, judgements, pair_table
 
 SCORED = {**COST, "shared": {"sft": 5e11, "reward model": 1e11}}
 
@@ -102,6 +102,19 @@ def test_scores_that_also_trained_do_not_judge_unnoticed() -> None:
     assert warned(scored, "same_scorer") == [Warning("same_scorer", {"scorer": "score"}, True)]
     selected = changed(replace(plain(), primary="score"), "dpo", cost={**COST, "flops": {"scoring": 1.0}})
     assert len(warned(selected, "same_scorer")) == 1
+
+
+@pytest.mark.parametrize(("right", "weak"), [(12, True), (13, True), (15, False)])
+def test_a_reward_model_no_better_than_chance(right: int, weak: bool) -> None:
+    """Of 20 pairs; the interval of .65 is [.42, .88], that of .75 is [.54, .96]."""
+    given = plain()
+    given = changed(changed(given, "sft", pairs=None), "dpo", pairs=None)
+    reward = Cell("reward", "reward-model", 0, pairs=pair_table([1.0] * right + [-1.0] * (20 - right)))
+    given = replace(given, cells=[*given.cells, reward])
+    found = warned(given, "weak_reward_model")
+    assert bool(found) == weak
+    if weak:
+        assert found[0].values["accuracy"] == right / 20 and not found[0].serious  # gold decides here
 
 
 def curve(score: list[float], gold: list[float], error: float = 0.1) -> list[dict[str, Any]]:

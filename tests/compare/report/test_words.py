@@ -26,6 +26,7 @@ WARNINGS = {
     "same_scorer": {"scorer"},
     "over_optimised": {"method", "score_rise", "gold_fall"},
     "no_reward_model": set(),
+    "weak_reward_model": {"accuracy", "low", "high"},
     "unequal_cost": {"cheapest", "dearest", "ratio"},
     "unfinished": {"method", "share"},
     "degenerate": {"method", "share"},

@@ -14,8 +14,9 @@ from ...stats import sign_test
 from ..findings import Findings, Warning
 from .curves import over_optimised
 from .judges import behaviour
+from .means import Means
 from .pairings import Compared
-from .tables import Data
+from .tables import REWARD_MODEL, Data
 
 FEW_PROMPTS = 0.5
 """Standard deviations of a difference over prompts: a medium effect (Cohen 1988), shown by 34 prompts and more."""
@@ -25,6 +26,7 @@ LEANING = 0.01
 FAILED = 0.1
 """Of what a judge was asked: more of it missing can turn a result."""
 COSTS = 2.0
+CHANCE = 0.5
 UNFINISHED = 0.2
 DEGENERATE = 0.05
 
@@ -75,8 +77,18 @@ def _of_rewards(data: Data, found: Findings) -> Iterator[Warning]:
         yield Warning("no_reward_model", {}, True)
     elif found.primary == "score" and any(_scored(method.cost.flops, method.cost.shared) for method in found.methods):
         yield Warning("same_scorer", {"scorer": "score"}, True)
+    yield from _of_the_reward_model(data, found)
     for name, overdone in over_optimised(data, found.curves, found.level).items():
         yield Warning("over_optimised", {"method": name, **overdone._asdict()}, True)
+
+
+def _of_the_reward_model(data: Data, found: Findings) -> Iterator[Warning]:
+    """Said of these reward models, whatever the report claims of methods: what they select cannot be better."""
+    table = data.pairs.table(REWARD_MODEL, "correct")
+    accuracy = None if table is None else Means(Claim.CHECKPOINTS, found.level).share(table.means)
+    if accuracy is not None and accuracy.low is not None and accuracy.low <= CHANCE:
+        values = {"accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
+        yield Warning("weak_reward_model", values, found.primary == "score")
 
 
 def _scored(flops: Mapping[str, float], shared: Mapping[str, float]) -> bool:
