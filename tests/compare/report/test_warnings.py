@@ -117,6 +117,13 @@ def test_a_reward_model_no_better_than_chance(right: int, weak: bool) -> None:
         assert found[0].values["accuracy"] == right / 20 and not found[0].serious  # gold decides here
 
 
+def test_a_reward_model_that_gives_everything_the_same_is_no_better_than_chance() -> None:
+    given = changed(changed(plain(), "sft", pairs=None), "dpo", pairs=None)
+    given = replace(given, cells=[*given.cells, Cell("reward", "reward-model", 0, pairs=pair_table([0.0] * 20))])
+    (warning,) = warned(given, "weak_reward_model")
+    assert warning.values == {"accuracy": 0.5, "low": 0.5, "high": 0.5}
+
+
 def curve(score: list[float], gold: list[float], error: float = 0.1) -> list[dict[str, Any]]:
     errors = {"score": error, "gold": error}
     at = [{"look": n, "step": 10 * n, "share": n / 4, "flops": 1e9 * n} for n in range(len(score))]

@@ -85,9 +85,13 @@ def _of_rewards(data: Data, found: Findings) -> Iterator[Warning]:
 def _of_the_reward_model(data: Data, found: Findings) -> Iterator[Warning]:
     """Said of these reward models, whatever the report claims of methods: what they select cannot be better."""
     table = data.pairs.table(REWARD_MODEL, "correct")
-    accuracy = None if table is None else Means(Claim.CHECKPOINTS, found.level).share(table.means)
-    if accuracy is not None and accuracy.low is not None and accuracy.low <= CHANCE:
-        values = {"accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
+    if table is None:
+        return
+    accuracy = Means(Claim.CHECKPOINTS, found.level).share(table.means)
+    # Without bounds all are ties, as of a model that gives every response the same, or there is one pair.
+    low, high = (accuracy.mean if bound is None else bound for bound in (accuracy.low, accuracy.high))
+    if low <= CHANCE:
+        values = {"accuracy": accuracy.mean, "low": low, "high": high}
         yield Warning("weak_reward_model", values, found.primary == "score")
 
 
