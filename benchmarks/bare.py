@@ -23,7 +23,7 @@ from prefopt.data.collate import collate
 from prefopt.models.forward import forward
 from prefopt.objectives.base import Loss, Objective, Term
 from prefopt.objectives.dpo import DPO
-from prefopt.tensors import masked_mean
+from prefopt.utils.tensors import masked_mean
 
 LOGPS = frozenset({"logps"})
 MAX_TOKENS = 1024  # of a micro-batch, unless told otherwise
@@ -122,7 +122,7 @@ class Loop:
 
 
 def choose_layout(model: nn.Module, layout: str) -> None:
-    from prefopt.models.choice import choose
+    from prefopt.models.layout_choice import choose
 
     choose(model, layout)
 

@@ -22,8 +22,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from prefopt.compare import FEWEST_SEEDS, Claim, Plan, Spread, resampled_means, who_beats_whom
-from prefopt.compare.claims import Part, margin, parts
+from prefopt.compare import FEWEST_SEEDS, Claim, Design, Spread, resampled_means, who_beats_whom
+from prefopt.compare.statistics.claims import Part, margin, parts
 
 LEVEL = 0.95
 LOT = 2**22
@@ -142,7 +142,7 @@ def one_size(args: argparse.Namespace, spread: Spread) -> None:
     title = f"{args.trials} trials, {args.seeds} seeds, {args.prompts} prompts: declared different at 5 %"
     show(title, ["test", "A/A", "equally good", f"effect {args.effect:g}", "interval covers"], rows)
     for claim in (Claim.SEEDS, Claim.METHODS):
-        plan = Plan(spread, args.seeds, args.prompts, claim)
+        plan = Design(spread, args.seeds, args.prompts, claim)
         said = f"computed power at {args.effect:g}: {plan.power(args.effect):.1%}"
         console.print(f"{claim}: {said}; with 80 % power it sees {plan.detectable():.2f}", highlight=False)
 
@@ -161,7 +161,7 @@ def sizes(args: argparse.Namespace, spread: Spread) -> None:
             )
             for effect in (0.0, args.effect)
         )
-        plan = Plan(spread, seeds, args.prompts)
+        plan = Design(spread, seeds, args.prompts)
         wrong = [with_error(float(null[name][0]), args.trials) for name in ways]
         seen = with_error(float(planted[DECIDES][0]), args.trials)
         rows.append([str(seeds), *wrong, seen, f"{plan.power(args.effect):.1%}", f"{plan.detectable():.2f}"])

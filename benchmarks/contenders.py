@@ -94,12 +94,14 @@ def _lora(run: Measurement) -> Any:
 
 def _prefopt(run: Measurement, rows: list[Row], model: Any, args: dict, common: dict, watch: Stopwatch) -> Any:
     import prefopt
-    import prefopt.trainer
+    import prefopt.training.trainer
 
     kind = "Reward" if run.setting.work == "reward" else "DPO"
     trainer, config = getattr(prefopt, f"{kind}Trainer"), getattr(prefopt, f"{kind}Config")
     if run.options.get("precompute_ref_log_probs"):
-        prefopt.trainer.with_ref_logps = _aside(watch, prefopt.trainer.with_ref_logps, before=_first_call)
+        prefopt.training.trainer.with_ref_logps = _aside(
+            watch, prefopt.training.trainer.with_ref_logps, before=_first_call
+        )
     return trainer(model, args=config(**{**args, **run.options}), train_dataset=Dataset.from_list(rows), **common)
 
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from prefopt.compare import compare_methods, read_plan
-from prefopt.compare.experiment.progress import Progress
-from prefopt.compare.experiment.schedule import Schedule
-from prefopt.compare.experiment.tasks import Tasks
+from prefopt.compare.run.progress import Progress
+from prefopt.compare.run.schedule import Schedule
+from prefopt.compare.run.tasks import Tasks
 from prefopt.grades import GRADES
 
 PLAN = Path(__file__).with_name("findings.yaml")

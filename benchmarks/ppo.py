@@ -30,13 +30,15 @@ from datasets import Dataset
 from examples.rejection_sampling import prepare
 from examples.small_world import common, console, dpo_config, finish, recipe, set_up
 from prefopt import DPOTrainer, PPOConfig, PPOTrainer
+from prefopt.candidates.diversity import degenerate
+from prefopt.data.records import Messages
 from prefopt.models.load import load_policy, load_tokenizer
 from prefopt.objectives.ppo import NAMES
-from prefopt.rollout import RewardModelScorer, jsonl
-from prefopt.rollout.diversity import degenerate
-from prefopt.rollout.score import Messages, Scorer, all_finished
+from prefopt.scoring import RewardModelScorer
+from prefopt.scoring.scorer import Scorer, all_finished
 from prefopt.testbed import draw_prompts, gold_of, preference_rows
 from prefopt.testbed.measure import measure
+from prefopt.utils import jsonl
 
 from .ppo_outcome import GOLD, RESULTS, Run, load
 from .ppo_report import report

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.rollout import jsonl
-from prefopt.rollout.collapse import suspicion
-from prefopt.rollout.trace import FILE, Record, Trace
+from prefopt.training.ppo.collapse import suspicion
+from prefopt.training.ppo.log import FILE, Record, Trace
+from prefopt.utils import jsonl
 
 RESULTS, GOLD = "results.json", "gold.jsonl"
 # The rule below was written down before any of the reported runs was made.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.rollout.picture import new_figure, save_figure
+from prefopt.candidates.plot import new_figure, save_figure
 
 from .ppo_outcome import Run
 

@@ -13,7 +13,7 @@ counted up to a response's stop token, for both methods: what `generate` compute
 
 generate  model.generate(num_return_sequences=K, do_sample=True), prompts in their order, left padded
 sorted    the same with the prompts sorted by length
-prefopt   prefopt.rollout.sample
+prefopt   prefopt.generation.sampling
 
 --divergence samples the same prompts at each batch size in float32 and says what share of responses differs from those
 at the first one, and at which share of tokens a difference begins.
@@ -119,7 +119,7 @@ def responses(policy: Any, tokenizer: Any, prompts: list[Any], run: dict[str, An
 
 
 def ours(policy: Any, tokenizer: Any, prompts: list[Any], run: dict[str, Any], batch: int) -> list[list[Any]]:
-    from prefopt.rollout import sample
+    from prefopt.generation import sample
 
     return sample(policy, tokenizer, prompts, k=run["k"], max_new_tokens=run["limit"], batch_size=batch)
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from prefopt.checkpoint import problem_with
 from prefopt.models.critic import parameter_groups
-from prefopt.rollout import RewardModelScorer
+from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
+from prefopt.training.checkpoint import problem_with
 
 from .test_iterations import untrained
 from .test_on_policy import logs, reward_model, trainer_of

@@ -28,12 +28,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer
 
-from prefopt import PreferenceConfig, PreferenceTrainer, checkpoint
+from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.models.reference import AdapterCopy
 from prefopt.objectives.base import Objective
-from prefopt.objectives.best_of import BestOf
 from prefopt.objectives.dpo import DPO
+from prefopt.objectives.sft import BestOf
 from prefopt.testbed.model import build_tokenizer
+from prefopt.training import checkpoint
 
 from .conftest import quiet, ragged_pairs, tiny_llama
 
@@ -209,20 +210,20 @@ def moment(trainer: PreferenceTrainer, name: str) -> Any:
         "while the model is written": ("transformers.modeling_utils.safe_save_file", half_a_file),
         "after the model": ("transformers.Trainer._save_optimizer_and_scheduler", die),
         "after the optimizer": ("transformers.Trainer._save_rng_state", die),
-        "before the manifest": ("prefopt.checkpoint.publish", die),
-        "after the manifest": ("prefopt.checkpoint._flush", die),
-        "before the rename": ("prefopt.checkpoint.os.replace", die),
-        "after the rename": ("prefopt.checkpoint._flush", at_the_parent),
-        "before rotation": ("prefopt.checkpoint.rotate", die),
-        "while rotating": ("prefopt.checkpoint.shutil.rmtree", die),
+        "before the manifest": ("prefopt.training.checkpoint.publish", die),
+        "after the manifest": ("prefopt.training.checkpoint._flush", die),
+        "before the rename": ("prefopt.training.checkpoint.os.replace", die),
+        "after the rename": ("prefopt.training.checkpoint._flush", at_the_parent),
+        "before rotation": ("prefopt.training.checkpoint.rotate", die),
+        "while rotating": ("prefopt.training.checkpoint.shutil.rmtree", die),
     }
     target, act = where[name]
     module, _, attribute = target.rpartition(".")
     owner: Any = {
         "transformers.Trainer": Trainer,
-        "prefopt.checkpoint": checkpoint,
-        "prefopt.checkpoint.os": os,
-        "prefopt.checkpoint.shutil": shutil,
+        "prefopt.training.checkpoint": checkpoint,
+        "prefopt.training.checkpoint.os": os,
+        "prefopt.training.checkpoint.shutil": shutil,
         "transformers.modeling_utils": sys.modules["transformers.modeling_utils"],
     }[module]
     if name in ("before the rename", "while rotating"):  # only in that room: everyone else uses these too
@@ -393,8 +394,8 @@ FAILURES = {
     "weights": ("transformers.modeling_utils.safe_save_file", SafetensorError("IoError: No space left on device")),
     "optimizer": ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")),
     "state": ("transformers.TrainerState.save_to_json", OSError(28, "No space left on device")),
-    "extras": ("prefopt.persistence.save_file", SafetensorError("IoError: No space left on device")),
-    "publishing": ("prefopt.checkpoint._flush", OSError(5, "Input/output error")),
+    "extras": ("prefopt.training.checkpointing.save_file", SafetensorError("IoError: No space left on device")),
+    "publishing": ("prefopt.training.checkpoint._flush", OSError(5, "Input/output error")),
 }
 
 

@@ -12,12 +12,12 @@ import yaml
 
 import prefopt
 from prefopt import testbed
-from prefopt.arguments import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from prefopt.cli import COMMANDS, main
 from prefopt.cli.rows import hold_out
 from prefopt.cli.values import read
 from prefopt.data import load_preferences
 from prefopt.testbed.model import build_policy, build_tokenizer
+from prefopt.training.arguments import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 QUICK = ["--bf16", "false", "--disable_tqdm", "true", "--per_device_train_batch_size", "4", "--max_length", "128"]
 

@@ -16,9 +16,9 @@ import pytest
 
 import prefopt
 from prefopt import testbed
+from prefopt.candidates import Pool
+from prefopt.candidates.candidate import prompt_key
 from prefopt.data import load, load_preferences
-from prefopt.rollout import Pool
-from prefopt.rollout.candidate import prompt_key
 from prefopt.testbed.model import build_policy, build_tokenizer
 
 from .test_cli import _same_logging, error_of, run, written  # noqa: F401

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from prefopt.models.load import load_scorer
-from prefopt.rollout.trace import Trace
+from prefopt.training.ppo.log import Trace
 
 from .test_cli import _same_logging, error_of, run, written  # noqa: F401
 from .test_cli_drawing import TRAINED, _here, asked  # noqa: F401

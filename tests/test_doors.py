@@ -21,7 +21,7 @@ from prefopt import (
     SFTConfig,
     SFTTrainer,
 )
-from prefopt.data.order import Order
+from prefopt.data.batching import Order
 from prefopt.models.load import load_scorer
 from prefopt.objectives.dpo import DPO
 

@@ -13,13 +13,13 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from prefopt import PreferenceConfig, PreferenceTrainer
-from prefopt.data.order import TokenBudget
+from prefopt.data.batching import TokenBudget
 from prefopt.grades import GRADES
 from prefopt.objectives.base import Objective
-from prefopt.objectives.best_of import BestOf
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
 from prefopt.objectives.rrhf import RRHF
+from prefopt.objectives.sft import BestOf
 
 from .conftest import quiet, ragged_pairs, tiny_llama
 

@@ -24,13 +24,14 @@ from prefopt import (
     RRHFConfig,
     RRHFTrainer,
 )
+from prefopt.candidates import Draw, Pool, best, by_prompt
+from prefopt.candidates.candidate import prompt_key
+from prefopt.candidates.dataset_answers import DATASET
+from prefopt.candidates.generate import responses
 from prefopt.data import load_sft
+from prefopt.generation import beam_search, sample
 from prefopt.models.load import load_policy
-from prefopt.rollout import Draw, Pool, beam_search, best, by_prompt, sample
-from prefopt.rollout.candidate import prompt_key
-from prefopt.rollout.fill import responses
-from prefopt.rollout.given import DATASET
-from prefopt.sampling import IterationArguments
+from prefopt.objectives.sampling_arguments import IterationArguments
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_policy
 
@@ -276,8 +277,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("moment", range(0, 20, 3))
 def test_killed_anywhere_a_run_ends_the_same(moment, tmp_path, tokenizer, pairs, monkeypatch) -> None:
-    from prefopt import checkpoint
-    from prefopt.rollout import jsonl
+    from prefopt.training import checkpoint
+    from prefopt.utils import jsonl
 
     def run(folder: Path, resume: bool) -> None:
         policy = untrained(tokenizer)

@@ -6,65 +6,111 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "prefopt"
 LAYERS = [
-    {"tensors", "batch", "grades", "sampling", "tally", "__version__"},
-    {"objectives", "data", "checkpoint"},
-    {"models", "meter", "coupling", "guard"},
-    {"rollout"},
-    {"testbed"},
-    {"config", "setup", "loading", "precompute", "evaluation", "persistence", "iterations", "drawing", "trainer"}
-    | {"optimization", "experience", "on_policy"},
-    {"trainers", "arguments"},
+    {"utils", "batch", "grades"},
+    {"objectives", "data"},
+    {"models"},
+    {"generation"},
+    {"scoring"},
+    {"candidates"},
+    {"testbed", "training"},
     {"compare"},
     {"cli"},
-    {"__init__", "__main__"},
+    {"__init__", "__main__", "_moved"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Rooms of prefopt that a file imports when it runs; what only a type checker reads does not count."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
-    skipped = {id(inner) for node in checked for inner in ast.walk(node)}
-    parents = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        names: list[str] = []
+def imports(path: Path) -> set[str]:
+    """The modules of prefopt that a file imports: at its top, inside a function, or for the type checker alone."""
+    parents = path.relative_to(PACKAGE).with_suffix("").parts
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = list(parents[: -node.level]) if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" if module == "prefopt" else module for alias in node.names]
-        yield from (name.split(".")[1] for name in names if name.startswith("prefopt."))
+            found |= {name.name.removeprefix("prefopt.") for name in node.names if name.name.startswith("prefopt.")}
+        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "prefopt"):
+            base = parents[: len(parents) - node.level] if node.level else ()
+            module = ".".join([*base, *([(node.module or "").removeprefix("prefopt.")] if node.module else [])])
+            for name in node.names:
+                inner = f"{module}.{name.name}".removeprefix(".")
+                found.add(inner if inner in MODULES else module)
+    return {name for name in found if name in MODULES and name != "__init__"}
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of names that reach one another along the arrows."""
+    reach = {name: set(to) for name, to in arrows.items()}
+    for middle in arrows:
+        for name in arrows:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    found = {frozenset(other for other in arrows if other in reach[name] and name in reach[other]) for name in arrows}
+    return sorted(sorted(group) for group in found if group)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
     room = room_of(path)
     assert room in LEVEL, f"{room} is a new room: give it a layer here"
-    above = {name for name in imports(path) if LEVEL.get(name, 99) > LEVEL[room]}
+    above = {name for name in imports(path) if LEVEL[name.split(".")[0]] > LEVEL[room]}
     assert not above, f"{path} imports from above it: {sorted(above)}"
 
 
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Nor does a type checker: what only it reads, and what a function imports, counts too."""
+    assert circles({name: imports(path) - {name} for name, path in MODULES.items()}) == []
+
+
+def test_no_room_imports_itself_by_way_of_others() -> None:
+    """The rooms of `compare` are rooms too; what a package publishes counts as its own."""
+
+    def room(name: str) -> str:
+        parts = name.split(".")
+        return ".".join(parts[:2]) if parts[0] == "compare" and len(parts) > 1 else parts[0]
+
+    arrows: dict[str, set[str]] = {room(name): set() for name in MODULES}
+    for name, path in MODULES.items():
+        arrows[room(name)] |= {room(other) for other in imports(path)} - {room(name)}
+    assert circles(arrows) == []
+
+
+def test_a_circle_is_found() -> None:
+    """The check itself: one of three, and one of two beside it."""
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}, "f": {"d"}}
+    assert circles(arrows) == [["a", "b", "c"], ["d", "e"]]
+
+
+def test_few_modules_stand_at_the_top() -> None:
+    assert sorted(path.stem for path in PACKAGE.glob("*.py")) == ["__init__", "__main__", "_moved", "batch", "grades"]
+
+
+def test_no_package_publishes_a_name_that_one_of_its_modules_has() -> None:
+    """Or `import prefopt.generation.sample` would give a function."""
+    for path in PACKAGE.rglob("__init__.pyi"):
+        published = {name.asname for node in ast.parse(path.read_text()).body for name in getattr(node, "names", [])}
+        modules = {other.stem for other in path.parent.glob("*.py")} | {
+            d.name for d in path.parent.iterdir() if d.is_dir()
+        }
+        assert published and not published & modules, path
+
+
 def test_objectives_know_tensors_only() -> None:
-    found = {name for path in FILES if room_of(path) == "objectives" for name in imports(path)}
-    assert found == {"objectives", "batch", "tensors", "grades", "sampling"}
+    found = {name.split(".")[0] for path in FILES if room_of(path) == "objectives" for name in imports(path)}
+    assert found == {"objectives", "batch", "utils", "grades"}
+    assert {name for path in FILES if room_of(path) == "objectives" for name in imports(path) if "utils" in name} == {
+        "utils.tensors"
+    }
 
 
 @pytest.mark.parametrize(
@@ -95,6 +141,8 @@ def test_every_public_name_resolves() -> None:
 def test_only_forward_calls_a_model_and_only_sample_generates() -> None:
     """Where a thing lives is a promise: `.generate(` in the sampler, label -100 nowhere."""
     sources = {path: path.read_text(encoding="utf-8") for path in FILES}
-    assert {room_of(p) + "/" + p.name for p, text in sources.items() if ".generate(" in text} == {"rollout/sample.py"}
+    assert {room_of(p) + "/" + p.name for p, text in sources.items() if ".generate(" in text} == {
+        "generation/sampling.py"
+    }
     assert [p for p, text in sources.items() if re.search(r"[=(, ]-100\b", text)] == []
     assert {p.name for p, text in sources.items() if "disable_adapter()" in text} == {"reference.py"}

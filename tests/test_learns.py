@@ -24,7 +24,7 @@ from prefopt.grades import GRADES
 from prefopt.models.load import load_policy
 from prefopt.objectives.base import registry
 from prefopt.objectives.rrhf import MODES
-from prefopt.rollout import RewardModelScorer
+from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import draw_prompts, preference_rows, sft_rows
 from prefopt.testbed.measure import Measured, measure
 from prefopt.testbed.model import build_policy

@@ -24,10 +24,10 @@ from transformers import TrainerCallback
 
 from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.batch import Batch, Outputs
-from prefopt.guard import StepGuard
 from prefopt.objectives.base import Loss, Objective, Term
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
+from prefopt.training.nonfinite import StepGuard
 
 from .conftest import quiet, ragged_pairs, tiny_llama
 

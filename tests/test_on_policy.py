@@ -24,15 +24,16 @@ from transformers import (
 
 from prefopt import PPO, Batch, PPOConfig, PPOTrainer, PreferenceConfig, PreferenceTrainer
 from prefopt.data.collate import collate
-from prefopt.experience import Experience
+from prefopt.generation import sample
 from prefopt.models.critic import critic_of, parameter_groups
 from prefopt.models.forward import forward
 from prefopt.models.heads import scorer_from_policy
 from prefopt.models.load import load_policy, load_scorer
 from prefopt.objectives.base import registry
-from prefopt.rollout import CombinedScorer, RewardModelScorer, ScoreError, WeightedSum, sample
-from prefopt.rollout.trace import Trace
+from prefopt.scoring import CombinedScorer, RewardModelScorer, ScoreError, WeightedSum
 from prefopt.testbed import preference_rows
+from prefopt.training.ppo.collect import Experience
+from prefopt.training.ppo.log import Trace
 
 from .conftest import quiet
 from .test_iterations import untrained, vowels
@@ -140,7 +141,7 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
             if state.global_step == 2:
                 prompts, size = trainer.experience.prompts, trainer.experience.loader.size
-                from prefopt.rollout.turns import turns
+                from prefopt.utils.shuffle import turns
 
                 places = range(size, 2 * size)
                 asked = [prompts[i] for i in turns(places, len(prompts), args.seed)]
@@ -415,8 +416,8 @@ def test_the_weight_of_the_kl_adapts(tmp_path, tokenizer, pairs) -> None:
 @pytest.fixture
 def alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that finds fault with rollout 2."""
-    import prefopt.experience as module
-    from prefopt.rollout.collapse import Suspicion
+    import prefopt.training.ppo.collect as module
+    from prefopt.training.ppo.collapse import Suspicion
 
     def suspicion(records: Any, **_: Any) -> Any:
         return Suspicion({"kl": "KL went from 1 to 9"}, (1, 2), 1) if len(records) > 2 else None

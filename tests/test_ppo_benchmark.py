@@ -16,10 +16,10 @@ import torch
 from benchmarks.ppo import ABLATION, METHODS, Settings, Watched, described, finished, ppo_config
 from benchmarks.ppo_outcome import Run, Verdict, in_errors, load, numbers, quarters, summary
 from prefopt.models.heads import scorer_from_policy
-from prefopt.rollout import jsonl
-from prefopt.rollout.score import CallableScorer
-from prefopt.rollout.trace import Record
+from prefopt.scoring.scorer import CallableScorer
 from prefopt.testbed import draw_prompts, gold
+from prefopt.training.ppo.log import Record
+from prefopt.utils import jsonl
 
 from .test_iterations import untrained
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefopt import DPOConfig, DPOTrainer
-from prefopt.models.choice import Choice, _chosen
+from prefopt.models.layout_choice import Choice, _chosen
 
 from .conftest import quiet, ragged_pairs, tiny_llama
 

@@ -11,7 +11,7 @@ import pytest
 
 from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.compare import read_plan
-from prefopt.compare.experiment.ways import way_of
+from prefopt.compare.plan.method_spec import way_of
 from prefopt.objectives.base import load
 
 from .conftest import quiet, ragged_pairs, tiny_llama

@@ -13,10 +13,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from prefopt import DPOConfig, DPOTrainer, PreferenceTrainer
-from prefopt.data.order import token_counts
+from prefopt.data.batching import token_counts
 from prefopt.models import reference
 from prefopt.models.reference import AdapterCopy, AdapterOff, FrozenModel
-from prefopt.precompute import _own_batches as own_batches
+from prefopt.training.reference_logps import _own_batches as own_batches
 
 from .conftest import quiet, ragged_pairs, tiny_llama
 
@@ -143,7 +143,7 @@ def test_precomputed_is_cached_and_releases_the_reference(tmp_path: Path, tokeni
     assert first_log(trainer)["loss"] == pytest.approx(math.log(2), rel=1e-5)
     with pytest.raises(ValueError, match="ref_model"):
         trainer.evaluate(ragged_pairs(3, seed=8))
-    with mock.patch("prefopt.precompute._gathered", side_effect=AssertionError("computed again")):
+    with mock.patch("prefopt.training.reference_logps._gathered", side_effect=AssertionError("computed again")):
         assert build().evaluate()["eval_rewards/accuracies"] == 0.5
 
 
@@ -232,7 +232,7 @@ def test_reference_that_is_the_policy_is_an_error(tmp_path: Path, tokenizer: Any
 def test_losses_without_reference_never_load_or_call_one(loss: str, tmp_path: Path, tokenizer: Any) -> None:
     with (
         mock.patch.object(reference, "reference_for", side_effect=AssertionError("a reference was made")),
-        mock.patch("prefopt.setup.reference_for", side_effect=AssertionError("a reference was made")),
+        mock.patch("prefopt.training.build.reference_for", side_effect=AssertionError("a reference was made")),
     ):
         trainer = DPOTrainer(
             tiny_llama(), args=config(tmp_path, loss_type=[loss]), train_dataset=ROWS, processing_class=tokenizer

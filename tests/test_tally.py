@@ -27,17 +27,18 @@ from transformers import (
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
-from prefopt.models.choice import choose
+from prefopt.generation import sample
+from prefopt.generation.beams import beam_search
+from prefopt.generation.vllm import VLLM
 from prefopt.models.critic import attach_critic, new_critic
+from prefopt.models.flops import work_of
 from prefopt.models.forward import forward
 from prefopt.models.heads import scorer_from_policy
+from prefopt.models.layout_choice import choose
 from prefopt.models.reference import reference_for
 from prefopt.models.shared_critic import share_critic
-from prefopt.models.work import work_of
-from prefopt.rollout import RewardModelScorer, sample
-from prefopt.rollout.beam import beam_search
-from prefopt.rollout.vllm import VLLM
-from prefopt.tally import Tally, add, counting, listening, paused, purpose
+from prefopt.scoring import RewardModelScorer
+from prefopt.utils.flop_counter import Tally, add, counting, listening, paused, purpose
 
 from .conftest import tiny_llama
 from .models.families import FAMILIES, tiny
@@ -101,7 +102,7 @@ def test_nothing_is_computed_for_a_count_that_nobody_takes(monkeypatch: pytest.M
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("counted for nobody")
 
-    for place in ("models.forward.count_forward", "rollout.decode.work_of", "rollout.beam.work_of"):
+    for place in ("models.forward.count_forward", "generation.engine.work_of", "generation.beams.work_of"):
         monkeypatch.setattr(f"prefopt.{place}", never)
     model = tiny_llama()
     forward(model, batch(), LOGPS)
@@ -206,7 +207,7 @@ def test_frozen_weights_cost_two_forward_passes_and_those_below_what_trains_one(
 def test_a_large_vocabularys_logits_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama()
     usual = counted(model, batch(), grad=True).total
-    monkeypatch.setattr("prefopt.models.work.KEPT", 5999)
+    monkeypatch.setattr("prefopt.models.flops.KEPT", 5999)
     assert counted(model, batch(), grad=True).total == usual + 6 * HEAD
 
 
@@ -262,7 +263,7 @@ def test_responses_are_counted_by_their_lengths(
     loop: str, batch_size: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loop == "generate":
-        monkeypatch.setattr(importlib.import_module("prefopt.rollout.sample"), "served", lambda _: False)
+        monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "served", lambda _: False)
     model = tiny_llama()
     model.generation_config.eos_token_id = list(range(0, 1000, 9))  # responses of many lengths
     with counting() as tally:

@@ -82,7 +82,7 @@ COMMANDS: dict[str, Command] = {
         "Pairs for DPO: a dataset's answers above the model's own.", "Self-rejected", ".self_rejected"
     ),
     "compare": Program("Compare methods side by side, with error bars.", "Compare", ".compare"),
-    "data": Tools("Find what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.data.doctor_cli"}),
+    "data": Tools("Find what is wrong with a dataset: prefopt data check FILE.", {"check": "prefopt.cli.data_check"}),
 }
 
 

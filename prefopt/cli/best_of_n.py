@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..arguments import ScorerArguments, option
-from ..rollout import jsonl
-from ..rollout.report import card, described, write_rewards
-from ..rollout.score import Scorer
-from ..rollout.selection import Group, Row, above, best, best_random, best_worst, by_prompt, ranked, write_rows
-from ..sampling import SamplingArguments, changed
+from ..candidates.report import card, described, write_rewards
+from ..candidates.selection import Group, Row, above, best, best_random, best_worst, by_prompt, ranked, write_rows
+from ..objectives.sampling_arguments import SamplingArguments, changed
+from ..scoring.scorer import Scorer
+from ..training.arguments import ScorerArguments, option
+from ..utils import jsonl
 from . import is_first, set_up_logging
 from .draw import DrawingArguments, Drawn, check, draw, parsed
 from .rows import read

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import LoadingArguments, RowsArguments, option
-from ..checkpoint import begin
-from ..rollout.candidate import Candidate
-from ..rollout.fill import Draw, fill
-from ..rollout.given import Given
-from ..rollout.pool import Pool
-from ..sampling import SamplingArguments
+from ..candidates.candidate import Candidate
+from ..candidates.dataset_answers import Given
+from ..candidates.generate import Draw, fill
+from ..candidates.pool import Pool
+from ..objectives.sampling_arguments import SamplingArguments
+from ..training.arguments import LoadingArguments, RowsArguments, option
+from ..training.checkpoint import begin
 from . import is_first
 from .help import ASKED, names_of, page
 from .models import FOUR_BITS, check_place, check_without, load_for_drawing, named

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any, get_args, get_origin
 
-from ..arguments import ModelConfig, ScorerArguments, ScriptArguments
-from ..config import PreferenceConfig
-from ..sampling import IterationArguments
+from ..objectives.sampling_arguments import IterationArguments
+from ..training.arguments import ModelConfig, ScorerArguments, ScriptArguments
+from ..training.config import PreferenceConfig
 from .values import Option
 
 MODEL = ("trust_remote_code", "model_init_kwargs", "chat_template_path", "eos_token", "pad_token")

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..arguments import LoadingArguments, ModelConfig, get_quantization_config, loading
+from ..training.arguments import LoadingArguments, ModelConfig, get_quantization_config, loading
 
 ADAPTER = [field.name for field in fields(ModelConfig) if field.name.startswith(("lora_", "use_rs", "use_do"))]
 FOUR_BITS = ["bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import RowsArguments, ScriptArguments
 from ..data import DataError, LoadReport, load
 from ..data.readers import read_rows
+from ..training.arguments import RowsArguments, ScriptArguments
 
 if TYPE_CHECKING:
     import datasets

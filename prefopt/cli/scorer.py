@@ -8,8 +8,9 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from ..arguments import ScorerArguments
-from ..rollout.score import Scorer, scorer_from
+from ..scoring.load import scorer_from
+from ..scoring.scorer import Scorer
+from ..training.arguments import ScorerArguments
 from .models import check_place, check_without, named
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..rollout.selection import self_rejected, write_rows
-from ..sampling import SamplingArguments, changed
+from ..candidates.selection import self_rejected, write_rows
+from ..objectives.sampling_arguments import SamplingArguments, changed
 from . import is_first, set_up_logging
 from .draw import DrawingArguments, Drawn, check, draw, parsed
 from .rows import read

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..rollout.best_of import STATISTICS
+from ..candidates.order_statistics import STATISTICS
 
 
 def show(report: dict[str, Any], new: int) -> None:

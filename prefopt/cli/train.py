@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import trainers
-from ..arguments import (
+from ..objectives.sampling_arguments import IterationArguments, SamplingArguments
+from ..training import trainers
+from ..training.arguments import (
     ModelConfig,
     ScorerArguments,
     ScriptArguments,
@@ -17,8 +18,7 @@ from ..arguments import (
     get_quantization_config,
     loading,
 )
-from ..checkpoint import RUN, newest
-from ..sampling import IterationArguments, SamplingArguments
+from ..training.checkpoint import RUN, newest
 from . import INTERRUPTED, is_first, set_up_logging
 from .help import ASKED, names_of, page, sections
 from .models import ADAPTER, FOUR_BITS, check_place, check_without, named

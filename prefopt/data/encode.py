@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .encoder import NOTES, Encoder
 from .encoder import Encoding as Encoding
-from .load import Source, parse, to_dataset
+from .loading import Source, parse, to_dataset
 from .records import DataError, Turn
 from .template import stop_token_ids as stop_token_ids
 

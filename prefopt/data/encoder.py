@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .records import DataError
-from .specials import Piece, Specials
+from .special_tokens import Piece, Specials
 from .template import Message, Renderer, Rendering, Segment, is_bare
 
 if TYPE_CHECKING:

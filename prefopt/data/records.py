@@ -1,7 +1,10 @@
 """What a preference record is, in text; knows no file format, no tokenizer and no tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+Messages = Sequence[Mapping[str, str]]
+"""A conversation, or a prompt: each turn has a `role` and a `content`."""
 
 
 class DataError(ValueError):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
-from ..tensors import wide
+from ..utils.tensors import wide
 from .layout import Layout, Packing
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from .adapters import always_alone, weights_of
-from .beside import CRITIC, Beside, beside, is_critics, transformer_of, unwrapped
+from .auxiliary import CRITIC, Beside, beside, is_critics, transformer_of, unwrapped
 from .heads import LM_HEAD, clear_normalization, is_scorer, reward_head_of, widen_head
 from .load import load_scorer, load_tokenizer
 from .modes import is_quantized, without_dropout
+from .peft_adapters import always_alone, weights_of
 from .shared_critic import SharedCritic, fill, shared_config, shared_weights, unshare
 
 logger = logging.getLogger(__name__)

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Outputs
-from ..tally import listening
-from .adapters import adapter_layers, switched
-from .beside import CRITIC
-from .choice import PADDED, Choice, chosen, run
+from ..utils.flop_counter import listening
+from .auxiliary import CRITIC
+from .checkpointed_layers import Setting, throughout
 from .critic import critic_of
+from .flops import count_forward
 from .heads import is_scorer, language_heads, reward_head_of
 from .layout import packed, padded, predictable
+from .layout_choice import PADDED, Choice, chosen, run
 from .logits import FROM_LOGITS, Head, token_outputs
-from .recompute import Setting, throughout
+from .peft_adapters import adapter_layers, switched
 from .shared_critic import SharedCritic
-from .work import count_forward
-from .wrapped import bare, inside
+from .unwrap import bare, inside
 
 FROM_HEAD = frozenset({"scores", "values"})
 

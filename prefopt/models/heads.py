@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .logits import DenseHead, Head
-from .wrapped import own_forward, standing_in
+from .unwrap import own_forward, standing_in
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from ..tensors import wide
+from ..utils.tensors import wide
 
 FROM_LOGITS = frozenset({"logps", "entropy", "top1", "log_sum_sq"})
 CHUNK = 2**24

@@ -24,11 +24,11 @@ from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from ..data.encode import stop_token_ids
-from ..tally import purpose
-from .adapters import COPY, active, copy_adapter, rewrites_base, same_gradients
-from .beside import is_critics
+from ..utils.flop_counter import purpose
+from .auxiliary import is_critics
 from .forward import forward
 from .modes import evaluating, freeze, without_dropout
+from .peft_adapters import COPY, active, copy_adapter, rewrites_base, same_gradients
 from .weights import whole
 
 UNTOLD = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "architectures", "dtype"}

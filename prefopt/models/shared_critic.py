@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForSequenceClassification
 
-from .adapters import always_alone, new_adapter, remove_adapter, rewrites_base, unwrapped, weights_of
-from .beside import CRITIC, Beside, beside, transformer_of
-from .choice import backbone
+from .auxiliary import CRITIC, Beside, beside, transformer_of
 from .heads import HEAD_NAMES, head_name, is_scorer, reward_head_of
+from .layout_choice import backbone
 from .load import load_scorer
+from .peft_adapters import always_alone, new_adapter, remove_adapter, rewrites_base, unwrapped, weights_of
 from .weights import spot_check
 
 logger = logging.getLogger(__name__)

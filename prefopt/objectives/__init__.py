@@ -1,5 +1,5 @@
-"""The methods, one file each; they know tensors only, so importing them needs torch alone."""
+"""The methods, one file each. They know tensors only, so importing them needs torch alone."""
 
-from .base import Loss, Metric, Objective, Term, load
+import lazy_loader
 
-__all__ = ["Loss", "Metric", "Objective", "Term", "load"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

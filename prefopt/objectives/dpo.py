@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
-from ..tensors import wins
+from ..utils.tensors import wins
 from .base import Loss, Metric, Objective, Term, mean_of
 from .pair_losses import DIVERGENCES, LOSSES
 from .pairs import COUPLINGS, Coupling, Pairs

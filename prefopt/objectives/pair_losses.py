@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tensors import log1mexp
+from ..utils.tensors import log1mexp
 from .pairs import DIVERGENT, REFERENCE_FREE
 
 

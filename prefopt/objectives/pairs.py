@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
-from ..tensors import masked_mean, masked_sum, wide
+from ..utils.tensors import masked_mean, masked_sum, wide
 
 Columns = dict[str, Tensor]
 

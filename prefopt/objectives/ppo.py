@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
-from ..tensors import masked_sum, wide
-from .actor_critic import (
+from ..utils.tensors import masked_sum, wide
+from .base import Loss, Metric, Objective, Term, mean_of
+from .ppo_arguments import PPOArguments
+from .ppo_losses import (
     KL_ESTIMATORS,
     Moments,
     adaptive_kl,
@@ -24,9 +26,7 @@ from .actor_critic import (
     policy_ratio,
     token_rewards,
 )
-from .base import Loss, Metric, Objective, Term, mean_of
-from .best_of import likelihood_loss
-from .ppo_arguments import PPOArguments
+from .sft import likelihood_loss
 
 MEASURED = {
     "old_logps": "the policy's log-prob",

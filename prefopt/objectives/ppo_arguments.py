@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..sampling import SamplingArguments, changed
-from .actor_critic import KL_ESTIMATORS
+from .ppo_losses import KL_ESTIMATORS
+from .sampling_arguments import SamplingArguments, changed
 
 REWARD_NORMS = ("none", "scale", "norm")
 COLLAPSE_ACTIONS = ("warn", "stop", "restore")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..batch import Batch, Outputs
-from ..sampling import IterationArguments
 from .base import Loss, Objective
-from .best_of import BestOf
+from .sampling_arguments import IterationArguments
+from .sft import BestOf
 
 
 @dataclass(kw_only=True)

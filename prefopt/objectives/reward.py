@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import Batch, Outputs
 from ..grades import GRADES
-from ..tensors import masked_sum, wide, wins
+from ..utils.tensors import masked_sum, wide, wins
 from .base import Loss, Metric, Objective, Term, mean_of
 
 MARGINS = {

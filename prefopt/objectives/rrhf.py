@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch, Outputs
-from ..sampling import IterationArguments, changed
-from ..tensors import masked_sum, wide, wins
+from ..utils.tensors import masked_sum, wide, wins
 from .base import Loss, Metric, Objective, Term, mean_of
+from .sampling_arguments import IterationArguments, changed
 
 MODES = ("paper", "mean", "code")
 

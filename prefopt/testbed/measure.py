@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batch import Batch
 from ..data.collate import collate
+from ..generation.sampling import Sample, sample
 from ..models.forward import forward
 from ..models.modes import evaluating
-from ..rollout.sample import Sample, sample
-from ..tensors import masked_sum
+from ..utils.tensors import masked_sum
 from .gold_reward import gold
 from .recipe import Recipe
 from .world import Prompt

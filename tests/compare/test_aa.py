@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.compare_aa import DECIDES, by_claim, draws, every_way, main, rates, with_error
-from prefopt.compare import Claim, Plan, Spread, compare_methods
+from prefopt.compare import Claim, Design, Spread, compare_methods
 
 SPREAD = Spread(0.25, 1.1, 2.1)
 
@@ -24,7 +24,7 @@ def test_equally_good_methods() -> None:
 
 def test_the_planted_difference_is_seen_as_often_as_computed() -> None:
     found = shares(SPREAD, 0.6)[DECIDES]
-    assert found[0] == pytest.approx(Plan(SPREAD, 5, 128).power(0.6), abs=0.06) and found[1] > 0.92
+    assert found[0] == pytest.approx(Design(SPREAD, 5, 128).power(0.6), abs=0.06) and found[1] > 0.92
 
 
 def test_five_seeds_may_miss_a_collapse_in_one_of_five() -> None:

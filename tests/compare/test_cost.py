@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from prefopt.compare.run.cost import FILE, Budget, Spent, measured
 from transformers import TrainerCallback
 
-from prefopt import PPOConfig, PPOTrainer, PreferenceConfig, PreferenceTrainer, RejectionSampling, iterations
-from prefopt.compare.experiment.cost import FILE, Budget, Spent, measured
+from prefopt import PPOConfig, PPOTrainer, PreferenceConfig, PreferenceTrainer, RejectionSampling
 from prefopt.compare.report.findings import Cost
 from prefopt.models.heads import scorer_from_policy
-from prefopt.rollout import RewardModelScorer
-from prefopt.tally import Tally, add, paused
+from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
+from prefopt.training.iterative import loop as iterations
+from prefopt.utils.flop_counter import Tally, add, paused
 
 from ..conftest import quiet, ragged_pairs, tiny_llama
 from ..test_iterations import untrained, vowels

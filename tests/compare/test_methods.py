@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from prefopt.compare import Claim, Verdict, compare_methods, frontier, resampled_means, who_beats_whom
-from prefopt.compare.claims import Part, margin, p_value, parts
-from prefopt.compare.resampling import percentiles
+from prefopt.compare import Claim, Verdict, compare_methods, resampled_means, who_beats_whom
+from prefopt.compare.statistics import frontier
+from prefopt.compare.statistics.claims import Part, margin, p_value, parts
+from prefopt.compare.statistics.resampling import percentiles
 
 
 def gains(*means: float, seeds: int = 5, prompts: int = 40, seed: int = 0) -> dict[str, np.ndarray]:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefopt.compare import Claim, Plan, Spread, detectable, needed, power, seeds_needed
+from prefopt.compare import Claim, Design, Spread, detectable, needed, seeds_needed
+from prefopt.compare.statistics import power
 
 
 def test_the_usual_medium_effect_needs_34() -> None:
@@ -46,8 +47,8 @@ def test_detectable_is_the_inverse_of_power(spread: float, n: int, wanted: float
         (lambda: needed(0.0, 1.0), "no number of values"),
         (lambda: needed(1e-6, 1.0), "more than 10000000"),
         (lambda: detectable(1.0, 5, wanted=1.0), "wanted=1.0"),
-        (lambda: Plan(Spread(0.2, 1.0, 2.0), 1, 256), "1 seeds and 256 prompts"),
-        (lambda: Plan(Spread(0.0, 0.0, 0.0), 5, 256), "standard deviation above 0"),
+        (lambda: Design(Spread(0.2, 1.0, 2.0), 1, 256), "1 seeds and 256 prompts"),
+        (lambda: Design(Spread(0.0, 0.0, 0.0), 5, 256), "standard deviation above 0"),
         (lambda: seeds_needed(0.1, Spread(0.2, 1.0, 2.0), 256), "more prompts"),
         (lambda: seeds_needed(0.0, Spread(0.2, 1.0, 2.0), 256), "no number of values"),
     ],
@@ -58,7 +59,7 @@ def test_what_has_no_answer(call: Any, says: str) -> None:
 
 
 def test_with_prompts_that_stay_a_plan_is_the_t_test_of_seed_means() -> None:
-    plan = Plan(Spread(0.3, 5.0, 2.0), 5, 100, Claim.SEEDS)
+    plan = Design(Spread(0.3, 5.0, 2.0), 5, 100, Claim.SEEDS)
     spread = math.sqrt(0.3**2 + 2.0**2 / 100)
     for difference in (0.0, 0.2, 0.5, 1.0):
         assert plan.power(difference) == pytest.approx(power(difference, spread, 5), abs=1e-4)
@@ -66,19 +67,19 @@ def test_with_prompts_that_stay_a_plan_is_the_t_test_of_seed_means() -> None:
 
 
 def test_with_seeds_that_stay_a_plan_is_the_t_test_of_prompts() -> None:
-    plan = Plan(Spread(7.0, 1.0, 2.0), 4, 50, Claim.CHECKPOINTS)
+    plan = Design(Spread(7.0, 1.0, 2.0), 4, 50, Claim.CHECKPOINTS)
     assert plan.error == pytest.approx(math.sqrt((1 + 4 / 4) / 50))
     assert plan.power(0.5) == pytest.approx(power(0.5, math.sqrt(2.0), 50), abs=1e-4)
 
 
 def test_more_of_anything_sees_more() -> None:
     spread = Spread(0.25, 1.1, 2.1)
-    seen = [Plan(spread, seeds, 256).detectable() for seeds in (2, 3, 5, 8)]
+    seen = [Design(spread, seeds, 256).detectable() for seeds in (2, 3, 5, 8)]
     assert seen == sorted(seen, reverse=True)
-    assert Plan(spread, 5, 1024).power(0.4) > Plan(spread, 5, 256).power(0.4)
-    assert Plan(spread, 5, 256, Claim.METHODS).error > Plan(spread, 5, 256, Claim.SEEDS).error
+    assert Design(spread, 5, 1024).power(0.4) > Design(spread, 5, 256).power(0.4)
+    assert Design(spread, 5, 256, Claim.METHODS).error > Design(spread, 5, 256, Claim.SEEDS).error
     seeds = seeds_needed(0.5, spread, 256)
-    assert Plan(spread, seeds, 256).power(0.5) >= 0.8 > Plan(spread, seeds - 1, 256).power(0.5)
+    assert Design(spread, seeds, 256).power(0.5) >= 0.8 > Design(spread, seeds - 1, 256).power(0.5)
 
 
 def test_spread_by_hand() -> None:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from prefopt.compare import holm, mcnemar, paired, sign_test
-from prefopt.compare.stats import bca, hedges_correction, holm_named, per_prompt, rank_biserial, sign_flip
+from prefopt.compare.statistics.paired_tests import (
+    bca,
+    hedges_correction,
+    holm_named,
+    per_prompt,
+    rank_biserial,
+    sign_flip,
+)
 
 DARWIN = np.array([6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75], dtype=float)
 """Cross-fertilised less self-fertilised plants, in eighths of an inch (Fisher 1935, The design of experiments, 17)."""

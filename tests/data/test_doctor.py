@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from prefopt.data.doctor import check
-from prefopt.data.doctor_cli import main, show
+from prefopt.cli.data_check import main, show
+from prefopt.data.check import check
 
 from .conftest import CHATML, make_tokenizer
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
-from prefopt.data.doctor import check
+from prefopt.data.check import check
 from prefopt.data.encoder import NOTES, Encoder
 
 from .conftest import CHATML, make_tokenizer

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefopt.data import encode_dataset
-from prefopt.data.doctor import check
+from prefopt.data.check import check
 
 from .conftest import CHATML, make_tokenizer
 

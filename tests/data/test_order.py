@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefopt import PreferenceConfig, PreferenceTrainer
-from prefopt.data import order
-from prefopt.data.order import Order, TokenBudget, cut, shard_by_tokens, token_counts
+from prefopt.data import batching as order
+from prefopt.data.batching import Order, TokenBudget, cut, shard_by_tokens, token_counts
 
 from ..conftest import quiet, ragged_pairs, tiny_llama
 

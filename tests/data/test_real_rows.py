@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefopt.data import Candidates, load, load_preferences
-from prefopt.data.load import parse
+from prefopt.data.loading import parse
 
 FOLDER = os.environ.get("PREFOPT_REAL_DATA")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="PREFOPT_REAL_DATA names no folder of published rows")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from prefopt.data import Turn, encode_dataset, encode_prompt, load_preferences
-from prefopt.data.doctor import check
+from prefopt.data.check import check
 from prefopt.data.encoder import NOTES, Encoder, Encoding
-from prefopt.data.specials import Piece, Specials
+from prefopt.data.special_tokens import Piece, Specials
 
 from .conftest import CHATML, SPECIALS, make_tokenizer
 

@@ -15,8 +15,7 @@ from transformers import BertForSequenceClassification as Bert
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
-from prefopt.models.beside import CRITIC
-from prefopt.models.choice import choose
+from prefopt.models.auxiliary import CRITIC
 from prefopt.models.critic import (
     attach_critic,
     critic_of,
@@ -28,10 +27,11 @@ from prefopt.models.critic import (
 )
 from prefopt.models.forward import forward
 from prefopt.models.heads import LM_HEAD, attach_lm_head, set_normalization
+from prefopt.models.layout_choice import choose
 from prefopt.models.load import load_policy, load_scorer
 from prefopt.models.modes import disable_dropout, evaluating, without_dropout
 from prefopt.models.reference import AdapterCopy, AdapterOff, copy_adapter, version_of
-from prefopt.models.wrapped import bare
+from prefopt.models.unwrap import bare
 
 from .critics import (
     BOTH,

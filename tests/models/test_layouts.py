@@ -18,11 +18,11 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
-from prefopt.models import choice
-from prefopt.models.choice import choose
+from prefopt.models import layout_choice as choice
 from prefopt.models.forward import forward
 from prefopt.models.heads import attach_lm_head, scorer_from_policy
 from prefopt.models.layout import packed
+from prefopt.models.layout_choice import choose
 from prefopt.models.load import load_policy
 from prefopt.models.logits import FROM_LOGITS
 from prefopt.models.modes import keep_differentiable
@@ -97,11 +97,11 @@ def test_models_that_mix_neighbours_fall_back(name: str, dtype: torch.dtype, cap
         settings = COMMON | HYBRID[name]
         model = getattr(hf, f"{name}ForCausalLM")(getattr(hf, f"{name}Config")(**settings)).to(dtype).eval()
     choice._said.clear()
-    with caplog.at_level(logging.INFO, "prefopt.models.choice"), torch.no_grad():
+    with caplog.at_level(logging.INFO, "prefopt.models.layout_choice"), torch.no_grad():
         forward(model, ragged(k=2), LOGPS)
         forward(copy.deepcopy(model), ragged(k=2), LOGPS)
     assert choice._chosen[model].layout == "padded"
-    (said,) = (record for record in caplog.records if record.name == "prefopt.models.choice")
+    (said,) = (record for record in caplog.records if record.name == "prefopt.models.layout_choice")
     assert said.levelno == logging.WARNING and name in said.message and "padded rows" in said.message
     with pytest.raises(ValueError, match=f"'segments' would be wrong for {name}"):
         choose(model, "segments")

@@ -12,9 +12,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 
 from prefopt import DPOConfig, DPOTrainer
-from prefopt.models.adapters import BESIDE, COPY, active, copy_adapter, same_gradients, saved_alone
-from prefopt.models.beside import CRITIC
-from prefopt.models.choice import choose
+from prefopt.models.auxiliary import CRITIC
 from prefopt.models.critic import (
     attach_critic,
     critic_of,
@@ -24,10 +22,12 @@ from prefopt.models.critic import (
     save_critic,
 )
 from prefopt.models.forward import forward
+from prefopt.models.layout_choice import choose
 from prefopt.models.load import load_policy, load_scorer
+from prefopt.models.peft_adapters import BESIDE, COPY, active, copy_adapter, same_gradients, saved_alone
 from prefopt.models.reference import AdapterCopy, AdapterOff
 from prefopt.models.shared_critic import SharedCritic, share_critic
-from prefopt.models.wrapped import bare
+from prefopt.models.unwrap import bare
 
 from ..conftest import quiet, ragged_pairs, tiny_llama
 from .critics import (

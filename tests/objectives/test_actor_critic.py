@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prefopt.objectives.actor_critic import (
+from prefopt.objectives.ppo_losses import (
     FARTHEST,
     KL_ESTIMATORS,
     Moments,

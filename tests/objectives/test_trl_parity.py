@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prefopt.batch import Batch, Outputs
 from prefopt.models.forward import forward
 from prefopt.objectives.dpo import DPO
-from prefopt.tensors import masked_mean, masked_sum
+from prefopt.utils.tensors import masked_mean, masked_sum
 
 from .factory import coupled
 

@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, models
 from transformers import GenerationConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.data.encode import encode_prompt
-from prefopt.rollout import Sample, sample
-from prefopt.rollout.beam import beam_search
+from prefopt.generation import Sample, sample
+from prefopt.generation.beams import beam_search
 
 from ..conftest import tiny_llama
 from ..models.families import tiny
 
-beam = importlib.import_module("prefopt.rollout.beam")
+beam = importlib.import_module("prefopt.generation.beams")
 EOS = 1
 STOPS = (EOS, 4, 6, 9)
 """Enough of them that responses end at different times."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from prefopt.rollout.best_of import (
+from prefopt.candidates.order_statistics import (
     Estimate,
     best_of_curve,
     doublings,

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import prefopt
-from prefopt.rollout import Candidate, Pool, ScoreError, best_of_n, self_rejected
-from prefopt.rollout.fill import Draw, fill
-from prefopt.sampling import SamplingArguments
+from prefopt.candidates import Candidate, Pool, best_of_n, self_rejected
+from prefopt.candidates.generate import Draw, fill
+from prefopt.objectives.sampling_arguments import SamplingArguments
+from prefopt.scoring import CallableScorer, ScoreError
 
 from ..test_iterations import untrained
 
@@ -65,7 +66,7 @@ def test_the_pool_draws_the_same_and_equal_prompts_draw_others(policy: Any, toke
         scored.extend(responses)
         return [0.0] * len(responses)
 
-    scorer = prefopt.rollout.CallableScorer(listening, fingerprint="listening")
+    scorer = CallableScorer(listening, fingerprint="listening")
     found = best_of_n(policy, tokenizer, [*PROMPTS, PROMPTS[0]], scorer, SETTINGS, seed=3)
     assert scored[:18] == [one.response for one in pool.candidates()]
     assert scored[18:] != scored[:6]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefopt.rollout import trace_picture
-from prefopt.rollout.collapse import (
+from prefopt.training.ppo import plot as trace_picture
+from prefopt.training.ppo.collapse import (
     above,
     kl_rises,
     length_runs_away,
@@ -25,8 +25,8 @@ from prefopt.rollout.collapse import (
     suspicion,
     tail_grows,
 )
-from prefopt.rollout.trace import Record
-from prefopt.rollout.trace_picture import PANELS, alone_spans, draw_trace, panels_of
+from prefopt.training.ppo.log import Record
+from prefopt.training.ppo.plot import PANELS, alone_spans, draw_trace, panels_of
 
 QUIET = {
     "objective/kl": 1.0,

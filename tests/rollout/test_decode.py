@@ -17,14 +17,14 @@ from peft import LoraConfig, get_peft_model
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
+from prefopt.generation import engine as decoding
+from prefopt.generation.compatibility import served
+from prefopt.generation.engine import decode
+from prefopt.generation.sampling import generate, sample
+from prefopt.generation.stopping import Ends, Row
+from prefopt.generation.token_sampling import Distribution
 from prefopt.models.forward import forward
-from prefopt.models.wrapped import bare
-from prefopt.rollout import decode as decoding
-from prefopt.rollout.decode import decode
-from prefopt.rollout.draw import Distribution
-from prefopt.rollout.response import Ends, Row
-from prefopt.rollout.sample import generate, sample
-from prefopt.rollout.trial import served
+from prefopt.models.unwrap import bare
 
 from ..conftest import tiny_llama
 from ..models.families import COMMON, FAMILIES, VOCAB, tiny
@@ -234,7 +234,7 @@ def other(name: str, dtype: torch.dtype) -> Any:
 @pytest.mark.parametrize("name", [*OTHERS, *FALLS_BACK])
 def test_other_models_are_recognised_and_named(name: str, dtype: torch.dtype, caplog) -> None:
     model = other(name, dtype)
-    with caplog.at_level(logging.INFO, "prefopt.rollout"):
+    with caplog.at_level(logging.INFO, "prefopt.generation"):
         assert not served(model) and not served(model)
     (said,) = (record.message for record in caplog.records if record.name.startswith("prefopt"))
     assert "is sampled by generate, which is slower: in the fast loop" in said and "\n" not in said

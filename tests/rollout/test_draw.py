@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from prefopt.rollout.draw import BLOCK, NUCLEUS, Distribution, uniform_stream
+from prefopt.generation.token_sampling import BLOCK, NUCLEUS, Distribution, uniform_stream
 
 PLAIN = Distribution()
 

@@ -17,25 +17,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefopt import load_preferences, load_sft
-from prefopt.data.encode import encode_dataset
-from prefopt.rollout import (
-    CallableScorer,
+from prefopt.candidates import (
     Candidate,
     Pool,
     PoolError,
-    Sample,
     Scored,
-    ScoreError,
     above,
     best,
     best_random,
     best_worst,
     by_prompt,
     candidates_from,
-    jsonl,
     ranked,
     write_rows,
 )
+from prefopt.data.encode import encode_dataset
+from prefopt.generation import Sample
+from prefopt.scoring import CallableScorer, ScoreError
+from prefopt.utils import jsonl
 
 FRANCE = ({"role": "user", "content": "法国的首都是哪里？"},)
 BREAD = ({"role": "user", "content": "How do I bake bread?"},)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prefopt.data.encode import stop_token_ids
-from prefopt.rollout.response import Ends
+from prefopt.generation.stopping import Ends
 
 
 def ends_of(tokenizer, *strings: str, limit: int = 1000) -> Ends:

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from prefopt.batch import Batch
+from prefopt.generation import sample
 from prefopt.models.forward import forward
-from prefopt.rollout import CallableScorer, ScoreError, sample
-from prefopt.rollout.loader import RolloutLoader
-from prefopt.rollout.rollout import rollout
-from prefopt.rollout.turns import turns
-from prefopt.sampling import SamplingArguments
+from prefopt.objectives.sampling_arguments import SamplingArguments
+from prefopt.scoring import CallableScorer, ScoreError
 from prefopt.testbed import prompt_rows
+from prefopt.training.ppo.loader import RolloutLoader
+from prefopt.training.ppo.rollout import rollout
+from prefopt.utils.shuffle import turns
 
 from ..conftest import tiny_llama
 

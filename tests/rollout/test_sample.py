@@ -18,11 +18,11 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.data.encode import decode_response, encode_prompt
-from prefopt.rollout import Sample, sample
+from prefopt.generation import Sample, sample
 
 from ..conftest import tiny_llama
 
-sampling = importlib.import_module("prefopt.rollout.sample")
+sampling = importlib.import_module("prefopt.generation.sampling")
 """The module, which the function of the same name hides."""
 
 QUESTIONS = ("法国的首都是哪里？", "What is 2 + 2?", "你好！怎么烤蛋糕？", "Hi", "Tell me how to cut paper. " * 3)

@@ -17,17 +17,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Gene
 
 from prefopt.data.collate import collate
 from prefopt.data.encode import Encoding, encode_dataset
+from prefopt.generation import sample
 from prefopt.models.forward import forward
 from prefopt.models.heads import set_normalization
 from prefopt.models.load import load_scorer
-from prefopt.rollout import (
+from prefopt.scoring import (
     CallableScorer,
     CombinedScorer,
     RewardModelScorer,
     SafetyFirst,
     ScoreError,
     WeightedSum,
-    sample,
     scorer_from,
     whiten,
 )

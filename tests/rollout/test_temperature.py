@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from prefopt.rollout import CallableScorer, Candidate, Pool, ScoreError
-from prefopt.rollout.best_of import Estimate, doublings, reward_curves
-from prefopt.rollout.candidate import prompt_key
-from prefopt.rollout.comparison import Drawn, Measured, Round, Search, compared, measured, schedule
-from prefopt.rollout.diversity import Guards, degenerate, distinct, quality
-from prefopt.rollout.picture import rewards_picture, temperature_picture
-from prefopt.rollout.temperature import search
-from prefopt.sampling import IterationArguments, SamplingArguments
+from prefopt.candidates import Candidate, Pool
+from prefopt.candidates.candidate import prompt_key
+from prefopt.candidates.diversity import Guards, degenerate, distinct, quality
+from prefopt.candidates.order_statistics import Estimate, doublings, reward_curves
+from prefopt.candidates.plot import rewards_picture, temperature_picture
+from prefopt.candidates.temperature_comparison import Drawn, Measured, Round, Search, compared, measured, schedule
+from prefopt.candidates.temperature_search import search
+from prefopt.objectives.sampling_arguments import IterationArguments, SamplingArguments
+from prefopt.scoring import CallableScorer, ScoreError
 from prefopt.testbed.model import build_tokenizer
 
 from ..conftest import tiny_llama
@@ -90,7 +91,7 @@ def find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, policy: Any, tokenizer
     """A search whose responses are planned instead of sampled."""
 
     def found(plan: Plan = parabola, scorer: Any = POINTS, prompts: Any = PROMPTS, **changes: Any) -> Search:
-        monkeypatch.setattr("prefopt.rollout.temperature.fill", filling(plan))
+        monkeypatch.setattr("prefopt.candidates.temperature_search.fill", filling(plan))
         given = {"temperatures": GRID, "folder": tmp_path, "version": "sft", "seed": 0} | changes
         return search(policy, tokenizer, prompts, scorer, given.pop("settings", SETTINGS), **given)
 
@@ -378,7 +379,7 @@ def test_a_killed_search_ends_with_the_same_bytes(
     with pytest.raises(Killed):
         small(killed, policy, tokenizer, CallableScorer(judging, "letters", scorer.fingerprint), halving=halving)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("prefopt.rollout.temperature._write", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("prefopt.candidates.temperature_search._write", lambda *_: (_ for _ in ()).throw(Killed))
         small(killed, policy, tokenizer, scorer, halving=halving)
     assert "temperature.json" not in contents(killed)
     assert small(killed, policy, tokenizer, scorer, halving=halving) == expected
@@ -515,7 +516,7 @@ def test_without_matplotlib_there_is_a_line_in_the_log(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert find(temperatures=[0.6, 0.8]).best in (0.6, 0.8)
-    assert [record.message for record in caplog.records if record.name == "prefopt.rollout.picture"] == [
+    assert [record.message for record in caplog.records if record.name == "prefopt.candidates.plot"] == [
         "no picture is drawn, since matplotlib is missing: pip install prefopt[report]"
     ]
     assert "temperature.json" in contents(tmp_path) and "temperature.png" not in contents(tmp_path)
@@ -537,7 +538,7 @@ def _as_one_of_several(folder: Path) -> None:
     """Run by torchrun: a search, and one whose scorer fails."""
     import torch
 
-    from prefopt.rollout.ranks import gathered, rank, world_size
+    from prefopt.utils.distributed import gathered, rank, world_size
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.rollout import jsonl
-from prefopt.rollout.jsonl import DamagedFile
-from prefopt.rollout.trace import Example, Record, Trace
+from prefopt.training.ppo.log import Example, Record, Trace
+from prefopt.utils import jsonl
+from prefopt.utils.jsonl import DamagedFile
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_killed_for_real(tmp_path: Path) -> None:
 
     path = tmp_path / "rollouts.jsonl"
     code = (
-        "import itertools, sys; from prefopt.rollout.trace import Record, Trace; trace = Trace(sys.argv[1])\n"
+        "import itertools, sys; from prefopt.training.ppo.log import Record, Trace; trace = Trace(sys.argv[1])\n"
         "trace.begin(0)\n"
         "for n in itertools.count(): trace.add(Record(n, n, {'x': n}, [0.5] * 20000)); print(n, flush=True)"
     )

@@ -17,12 +17,13 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 import prefopt
+from prefopt.candidates import Pool
+from prefopt.candidates.generate import Draw, fill
 from prefopt.data.encode import encode_prompt
-from prefopt.rollout import Pool, Sample, sample
-from prefopt.rollout.beam import beam_search
-from prefopt.rollout.fill import Draw, fill
-from prefopt.rollout.vllm import VLLM
-from prefopt.sampling import SamplingArguments
+from prefopt.generation import Sample, sample
+from prefopt.generation.beams import beam_search
+from prefopt.generation.vllm import VLLM
+from prefopt.objectives.sampling_arguments import SamplingArguments
 
 from ..conftest import tiny_llama
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from prefopt.compare.evaluation.choices import SCORINGS, Asker, log_likelihoods, measure_choices, read_questions
-from prefopt.compare.evaluation.questions import Question
+from prefopt.compare.measure.choices import SCORINGS, Asker, log_likelihoods, measure_choices, read_questions
+from prefopt.compare.measure.questions import Question
 from prefopt.compare.records import CHOICES
 from prefopt.data.records import DataError
 

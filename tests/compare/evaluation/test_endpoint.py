@@ -19,12 +19,12 @@ import httpx2
 import numpy as np
 import pytest
 
+from prefopt.candidates.candidate import prompt_key
 from prefopt.compare import both_orders
-from prefopt.compare.evaluation import endpoint as module
-from prefopt.compare.evaluation.endpoint import Endpoint, ask
-from prefopt.compare.evaluation.judges import judge_from
-from prefopt.compare.evaluation.verdict import Question, check_template, verdict, written
-from prefopt.rollout.candidate import prompt_key
+from prefopt.compare.measure import endpoint as module
+from prefopt.compare.measure.endpoint import Endpoint, ask
+from prefopt.compare.measure.judges import judge_from
+from prefopt.compare.measure.verdict import Question, check_template, verdict, written
 
 from .tables import responses
 

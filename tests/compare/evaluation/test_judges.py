@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefopt.compare.evaluation.judges import judge_from
-from prefopt.compare.evaluation.versus import ColumnJudge, PairJudge, ScorerJudge
+from prefopt.compare.measure.judges import judge_from
+from prefopt.compare.measure.versus import ColumnJudge, PairJudge, ScorerJudge
 from prefopt.compare.records import JUDGEMENTS, read, write
 from prefopt.models.load import load_scorer
-from prefopt.rollout import CallableScorer, RewardModelScorer
+from prefopt.scoring import CallableScorer, RewardModelScorer
 
 from ...conftest import tiny_llama
 from .tables import responses

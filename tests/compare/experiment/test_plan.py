@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from prefopt.compare.experiment.plan import Plan, PlanError, plan_from, read_plan
-from prefopt.compare.experiment.ways import way_of
+from prefopt.compare.plan.method_spec import way_of
+from prefopt.compare.plan.plan import Plan, PlanError, plan_from, read_plan
 
 FILES: dict[str, Any] = {"policy": "m", "data": {"train": "a.jsonl", "test": "b.jsonl"}, "methods": {"dpo": {}}}
 WORLD: dict[str, Any] = {"policy": "testbed", "data": "testbed", "sft": {}, "methods": ["dpo"]}
@@ -140,7 +140,7 @@ NAMES = {"mine": Mine()}
     monkeypatch.syspath_prepend(tmp_path)
     way = way_of("mine", {"method": "stranger_one:mine", "weight": 2.0, "learning_rate": 1e-3}, {})
     assert way.trains and way.trainer is None and way.identity
-    from prefopt.compare.experiment.ways import objective_of
+    from prefopt.compare.plan.method_spec import objective_of
 
     assert objective_of(way).weight == 2.0  # type: ignore[attr-defined]
     with pytest.raises(PlanError, match="did you mean weight"):

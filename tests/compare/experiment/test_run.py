@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from prefopt.compare.run.comparison import compare
 
 from prefopt import testbed
-from prefopt.compare.experiment.plan import PlanError
+from prefopt.compare.plan.plan import PlanError
 from prefopt.compare.report.findings import Findings
-from prefopt.compare.run import compare
 from prefopt.testbed.model import build_policy, build_tokenizer
 
 TINY: dict[str, Any] = {

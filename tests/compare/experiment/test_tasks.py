@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefopt.compare.run.grid import choose, trials
+from prefopt.compare.run.schedule import in_order
+from prefopt.compare.run.tasks import Tasks, check_training, identity
 
-from prefopt.compare.experiment.grid import choose, trials
-from prefopt.compare.experiment.plan import Evaluation, Plan, PlanError, plan_from
-from prefopt.compare.experiment.schedule import in_order
-from prefopt.compare.experiment.tasks import Tasks, check_training, identity
-from prefopt.rollout import jsonl
+from prefopt.compare.plan.plan import Evaluation, Plan, PlanError, plan_from
+from prefopt.utils import jsonl
 
 PLAN = plan_from(
     {

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from prefopt import testbed
-from prefopt.compare.experiment.plan import Data, Evaluation, PlanError
-from prefopt.compare.experiment.worlds import HeldOut, Rows, world_of
-from prefopt.rollout.candidate import prompt_key
+from prefopt.candidates.candidate import prompt_key
+from prefopt.compare.plan.plan import Data, Evaluation, PlanError
+from prefopt.compare.plan.sources import HeldOut, Rows, world_of
 
 SMALL = Evaluation(prompts=12, pairs=10, curve_prompts=6)
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from prefopt.candidates.order_statistics import expected_best
 from prefopt.compare import holm, length_controlled, mcnemar, sign_test
-from prefopt.compare.claims import Claim, parts
 from prefopt.compare.records import CHOICES, Cell, Experiment, table
 from prefopt.compare.report.findings import Value
 from prefopt.compare.report.numbers import findings_of
 from prefopt.compare.report.numbers.best_of import gaussian_best, gold_of_best, normal_best
 from prefopt.compare.report.numbers.means import Means
 from prefopt.compare.report.numbers.responses import edges_of
-from prefopt.rollout.best_of import expected_best
+from prefopt.compare.statistics.claims import Claim, parts
 
 from .experiment import changed, column, experiment, judgements, pair_table
 

@@ -37,7 +37,7 @@ def write_figures(findings: Findings, folder: Path, lang: str = "en") -> dict[st
 
     The same findings give the same bytes with the same version of matplotlib and the same fonts.
     """
-    from ....rollout.picture import new_figure
+    from ....candidates.plot import new_figure
 
     if new_figure() is None:  # which says so in the log
         return {}
@@ -47,7 +47,7 @@ def write_figures(findings: Findings, folder: Path, lang: str = "en") -> dict[st
 
 
 def _written(findings: Findings, look: Look, folder: Path) -> dict[str, Path]:
-    from ....rollout.picture import save_figure
+    from ....candidates.plot import save_figure
 
     paths = {}
     with look.applied():

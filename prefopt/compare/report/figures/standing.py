@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...methods import Verdict
+from ...statistics.methods import Verdict
 from ..findings import Findings, GradeAccuracy, Method
 from ..metrics import METRICS
 from .axes import dot, legend, line, rows_height, signed, small

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from scipy import integrate, special, stats
 
-from prefopt.rollout.best_of import doublings, expected_best, expected_median
+from prefopt.candidates.order_statistics import doublings, expected_best, expected_median
 
 from ..findings import BestOfCurve, Value
 from .means import Means

@@ -9,7 +9,7 @@ import pandas as pd
 
 from prefopt.grades import GRADES
 
-from ...stats import holm_named, sign_test
+from ...statistics.paired_tests import holm_named, sign_test
 from ..findings import Choices, GradeAccuracy
 from .means import Means
 from .tables import REWARD_MODEL, Data, Table

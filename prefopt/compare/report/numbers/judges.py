@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import expit, logit
 
-from ...stats import holm_named, sign_test
-from ...wins import LOSS, PRIOR, WIN, both_orders, length_controlled, wins_of
+from ...statistics.paired_tests import holm_named, sign_test
+from ...statistics.wins import LOSS, PRIOR, WIN, both_orders, length_controlled, wins_of
 from ..findings import Judge, Value, WinRate
 from .means import Means
 from .tables import Data, Grid, Table

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ...checks import constant
-from ...claims import Claim, Part, margin, parts
+from ...statistics.checks import constant
+from ...statistics.claims import Claim, Part, margin, parts
 from ..findings import Value
 
 

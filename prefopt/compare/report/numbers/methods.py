@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.rollout.diversity import distinct
+from prefopt.candidates.diversity import distinct
 
 from ...records import Cell
 from ..findings import Cost, Judge, Method, Value

@@ -8,11 +8,11 @@ from itertools import combinations
 
 import numpy as np
 
-from ...checks import apart, constant
-from ...claims import Claim, Interval, Spread
-from ...methods import FEWEST_SEEDS, Difference, compare_methods
-from ...power import Plan, detectable
-from ...stats import holm_named, sign_test
+from ...statistics.checks import apart, constant
+from ...statistics.claims import Claim, Interval, Spread
+from ...statistics.methods import FEWEST_SEEDS, Difference, compare_methods
+from ...statistics.paired_tests import holm_named, sign_test
+from ...statistics.power import Design, detectable
 from ..findings import FrontierPoint, Pairing, Value
 from .tables import Table
 
@@ -53,7 +53,7 @@ class Compared:
         alpha = 1 - self.found.level
         if seeds == 1:
             return detectable(float(self.differences.std(ddof=1)), prompts, alpha=alpha)
-        return Plan(Spread.of(self.differences), seeds, prompts, self.found.claim, alpha).detectable()
+        return Design(Spread.of(self.differences), seeds, prompts, self.found.claim, alpha).detectable()
 
 
 def compared(first: Table, second: Table, level: float) -> Compared | None:

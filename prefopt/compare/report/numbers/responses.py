@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ...checks import constant
+from ...statistics.checks import constant
 from ..findings import Answer, Histogram, LengthPoints, Sample
 from .tables import Data
 

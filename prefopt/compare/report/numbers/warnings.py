@@ -7,10 +7,10 @@ from statistics import median
 
 import numpy as np
 
-from ...claims import Claim
-from ...methods import FEWEST_SEEDS
-from ...power import detectable
-from ...stats import sign_test
+from ...statistics.claims import Claim
+from ...statistics.methods import FEWEST_SEEDS
+from ...statistics.paired_tests import sign_test
+from ...statistics.power import detectable
 from ..findings import Findings, Warning
 from .curves import over_optimised
 from .judges import behaviour

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 
-from ...claims import Claim
-from ...methods import FEWEST_SEEDS
 from ...records import Experiment
+from ...statistics.claims import Claim
+from ...statistics.methods import FEWEST_SEEDS
 from ..findings import Failure, Findings, FrontierPoint, Method
 from ..metrics import METRICS
 from .best_of import best_of_curves

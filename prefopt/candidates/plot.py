@@ -1,0 +1,195 @@
+"""Pictures of what K responses are worth, as PNG files. Knows numbers and axes, not where the numbers are from.
+
+Needs matplotlib, which `pip install prefopt[report]` brings; without it one line in the log says so, and there is no
+picture.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .order_statistics import STATISTICS, Estimate
+
+logger = logging.getLogger(__name__)
+
+TICKS = 12
+"""As many numbers as stand side by side."""
+APART = 0.06
+"""Of the distance of two temperatures."""
+SIZE = (7.0, 4.5)
+DPI = 150
+DARKEST, LIGHTEST = 0.0, 0.85
+"""Of viridis, which colour-blind people can tell apart and whose lightest yellow nobody sees on white."""
+LINES: dict[str, Any] = {"max": "-", "mean": "--", "median": ":"}
+GREY = "0.45"
+STAR = {"color": "#D55E00", "markeredgecolor": "white", "linestyle": "none"}
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+"""Where the legend stands: never on a curve."""
+
+
+def temperature_picture(
+    path: Path,
+    curves: Mapping[str, Mapping[float, Estimate]],
+    best: float,
+    plausible: tuple[float, float],
+    doubtful: Collection[float] = (),
+) -> bool:
+    """Reward against temperature (Llama 2, arXiv:2307.09288, Figure 8). Whether it was drawn.
+
+    Args:
+        curves: what each is of -> temperature -> estimate. The first is the one that the best is the best of.
+        doubtful: temperatures that a guard left out; their marks are hollow.
+    """
+    figure = new_figure()
+    if figure is None:
+        return False
+    axes = figure.add_subplot()
+    ticks = sorted({temperature for curve in curves.values() for temperature in curve})
+    shifts = _shifts(ticks, len(curves))
+    drawn = [
+        _errors(axes, curve, doubtful, colour, label, shift)
+        for colour, shift, (label, curve) in zip(_colours(len(curves)), shifts, curves.items(), strict=True)
+    ]
+    highest = (best + shifts[0], next(iter(curves.values()))[best].mean)
+    marks = _marks(axes, highest, f"best: {best:g}", plausible, bool(doubtful))
+    if len(ticks) <= TICKS:
+        axes.set_xticks(ticks)
+    _dress(axes, "Reward of the best of N responses at each temperature", "temperature", "expected reward")
+    axes.legend(handles=[*drawn, *marks], **BESIDE)
+    return save_figure(figure, path)
+
+
+def rewards_picture(path: Path, iterations: Mapping[int, Mapping[int, Mapping[str, Estimate]]]) -> bool:
+    """Maximum, mean and median reward against the number of responses (Llama 2, Figure 7). Whether it was drawn.
+
+    Args:
+        iterations: iteration -> N -> "max", "mean", "median" -> estimate, as `reward_curves` makes for one.
+    """
+    figure = new_figure()
+    if figure is None:
+        return False
+    axes = figure.add_subplot()
+    for colour, (_, curves) in zip(_colours(len(iterations)), sorted(iterations.items()), strict=True):
+        for name in STATISTICS:
+            _line(axes, {n: row[name] for n, row in curves.items()}, colour, name)
+    numbers = sorted({n for curves in iterations.values() for n in curves})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(numbers, [str(n) for n in numbers])
+    axes.set_xticks([], minor=True)
+    _dress(axes, "Reward of N responses to a prompt", "responses per prompt N", "expected reward")
+    _legends(axes, sorted(iterations))
+    return save_figure(figure, path)
+
+
+def new_figure() -> Any:
+    """Without pyplot, whose figures are global and whose windows a server does not have. None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.warning("no picture is drawn, since matplotlib is missing: pip install prefopt[report]")
+        return None
+    return Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+
+
+def _colours(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    step = (LIGHTEST - DARKEST) / max(1, count - 1)
+    return [colormaps["viridis"](DARKEST + step * i) for i in range(count)]
+
+
+def _shifts(ticks: Sequence[float], count: int) -> list[float]:
+    """How far to the right each curve stands, so that error bars do not hide one another."""
+    gap = min((high - low for low, high in pairwise(ticks)), default=0.0)
+    return [gap * APART * (number - (count - 1) / 2) for number in range(count)]
+
+
+def _errors(
+    axes: Any, curve: Mapping[float, Estimate], doubtful: Collection[float], colour: Any, label: str, shift: float
+) -> Any:
+    """A line with error bars, for the legend."""
+    xs, means, below, above = _arms(curve)
+    places = [x + shift for x in xs]
+    line = axes.errorbar(places, means, yerr=(below, above), color=colour, capsize=2, linewidth=1.4, label=label)
+    for x, place, mean in zip(xs, places, means, strict=True):
+        axes.plot(place, mean, "o", color=colour, markersize=5, markerfacecolor="white" if x in doubtful else colour)
+    return line
+
+
+def _marks(
+    axes: Any, highest: tuple[float, float], label: str, plausible: tuple[float, float], doubtful: bool
+) -> list[Any]:
+    """What stands for the best, for those that may be as good, and for those that a guard left out."""
+    marks = axes.plot(*highest, "*", markersize=16, zorder=5, label=label, **STAR)
+    if plausible[0] < plausible[1]:
+        band = {"color": GREY, "alpha": 0.12, "linewidth": 0, "zorder": 0}
+        marks.append(axes.axvspan(*plausible, label="may be the best", **band))
+    if doubtful:
+        marks += axes.plot([], [], "o", markerfacecolor="white", color=GREY, label="not to be chosen")
+    return marks
+
+
+def _line(axes: Any, curve: Mapping[int, Estimate], colour: Any, name: str) -> None:
+    """A line with its band; the mean, which is the same for every N and near the median, has none of its own."""
+    ns, means, below, above = _arms(curve)
+    axes.plot(ns, means, LINES[name], color=colour, linewidth=1.6)
+    if name != "mean":
+        low = [mean - reach for mean, reach in zip(means, below, strict=True)]
+        high = [mean + reach for mean, reach in zip(means, above, strict=True)]
+        axes.plot(ns, means, "o", color=colour, markersize=3)
+        axes.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _arms(curve: Mapping[Any, Estimate]) -> tuple[list[Any], list[float], list[float], list[float]]:
+    """x, mean, and how far the interval reaches below and above it."""
+    xs, each = zip(*sorted(curve.items()), strict=True)
+    below, above = [_reach(e.mean - e.low) for e in each], [_reach(e.high - e.mean) for e in each]
+    return list(xs), [e.mean for e in each], below, above
+
+
+def _reach(length: float) -> float:
+    """The mean of one prompt has no interval, and an axis no infinity."""
+    return max(length, 0.0) if math.isfinite(length) else 0.0
+
+
+def _legends(axes: Any, iterations: Sequence[int]) -> None:
+    """What the lines are, and what the colours are where there are several."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=GREY, linestyle=LINES[name], label=name) for name in STATISTICS]
+    colours = [
+        Line2D([], [], color=colour, linewidth=4, label=f"iteration {number}")
+        for colour, number in zip(_colours(len(iterations)), iterations, strict=True)
+        if len(iterations) > 1
+    ]
+    axes.legend(handles=[*lines, *colours], **BESIDE)
+
+
+def _dress(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure: Any, path: Path) -> bool:
+    """Whole or not at all, and the same bytes for the same numbers."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f"{path.name}.staging")
+    try:
+        staged.write_bytes(data.getvalue())
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+    return True

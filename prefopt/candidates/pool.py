@@ -1,0 +1,189 @@
+"""Every candidate of every round on disk, with its scores by each scorer. Knows files, not how to select.
+
+    candidates-<round>-<iteration>.jsonl                        one candidate a line, in the order they were appended
+    scores/<fingerprint>/candidates-<round>-<iteration>.jsonl   a score for each of them, in the same order
+    scores/<fingerprint>/scorer.json                            the scorer's name, for people
+
+Files are only ever appended to. What is on disk is a function of what was appended and scored, never of when a run was
+killed: to go on, do it all again. Candidates that are there are skipped, and so are scores. One process writes at a
+time.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+
+from ..scoring.scorer import Scorer, checked
+from ..utils import jsonl
+from ..utils.distributed import gathered, of_first, on_first, rank, world_size
+from .candidate import Candidate, Key, Scored
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 256
+"""How many candidates are scored, and their scores put on disk, at once."""
+Segment = tuple[int, int]
+"""A round and an iteration."""
+_NAME = re.compile(r"candidates-(\d+)-(\d+)\.jsonl")
+_FINGERPRINT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+
+
+class PoolError(ValueError):
+    """The pool and what is asked of it do not fit together."""
+
+
+class Pool:
+    """A folder of candidates and scores; reading streams."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._known: dict[Segment, dict[Key, tuple[str, float, int]]] = {}
+
+    def append(self, candidates: Iterable[Candidate]) -> int:
+        """Put candidates on disk; how many were new. Those whose key is there are skipped.
+
+        Raises:
+            PoolError: a candidate that is there was drawn by another policy, temperature or seed.
+            OSError: as on a full disk; the message names the file, and what was on disk is intact.
+        """
+        new = 0
+        for segment, some in groupby(candidates, key=lambda candidate: (candidate.round, candidate.iteration)):
+            fresh = self._fresh(segment, some)
+            jsonl.append(self._candidates(segment), [candidate.record() for candidate in fresh.values()])
+            self._settings(segment).update({key: candidate.settings for key, candidate in fresh.items()})
+            new += len(fresh)
+        return new
+
+    def _fresh(self, segment: Segment, candidates: Iterable[Candidate]) -> dict[Key, Candidate]:
+        known, fresh = self._settings(segment), dict[Key, Candidate]()
+        for candidate in candidates:
+            there = known.get(candidate.key, candidate.settings)
+            if there != candidate.settings:
+                raise PoolError(
+                    f"{self._candidates(segment)}: response {candidate.k} to {candidate.asked!r} "
+                    f"is there from (policy, temperature, seed) = {there}, now {candidate.settings}: another run's pool"
+                )
+            if candidate.key not in known:
+                fresh.setdefault(candidate.key, candidate)
+        return fresh
+
+    def segments(self) -> list[Segment]:
+        """The rounds and iterations that have candidates, in order."""
+        found = (_NAME.fullmatch(path.name) for path in self.folder.glob("candidates-*.jsonl"))
+        return sorted((int(match[1]), int(match[2])) for match in found if match)
+
+    def candidates(self, round: int | None = None, iteration: int | None = None) -> Iterator[Candidate]:
+        """All candidates, or those of a round, or of an iteration of it, in the order they were appended."""
+        for segment in self._within(round, iteration):
+            yield from map(Candidate.of, jsonl.read(self._candidates(segment)))
+
+    def has(self, key: Key) -> bool:
+        """Whether a candidate is there, so that it need not be sampled again."""
+        return key in self._settings(key[:2])
+
+    def score(self, scorer: Scorer, round: int | None = None, *, chunk: int = CHUNK) -> int:
+        """Score whatever this scorer has not scored; how many that were. Scores by other scorers stay.
+
+        Chunks begin at the same candidates in every run, so that a resumed one asks for the very same batches. Several
+        processes, all of which must call this, take chunks in turn, and the first writes.
+
+        Raises:
+            ScoreError: the scorer did not give one finite number per response; scores of chunks before are on disk.
+            OSError: as on a full disk; the message names the file, and what was on disk is intact.
+        """
+        fingerprint = scorer.fingerprint
+        on_first(partial(self._introduce, scorer.name, fingerprint))
+        segments = of_first(self._within(round, None))
+        return sum(self._score(scorer, fingerprint, segment, chunk) for segment in segments)
+
+    def _score(self, scorer: Scorer, fingerprint: str, segment: Segment, chunk: int) -> int:
+        path = self._scores(fingerprint, segment)
+        done = of_first(sum(1 for _ in jsonl.read(path)))
+        left = _chunked(islice(self.candidates(*segment), done - done % chunk, None), chunk)
+        there, new = done % chunk, 0  # scores that the first chunk has
+        while dealt := list(islice(left, world_size())):
+            if len(dealt[0]) == there:
+                break  # the last chunk, and whole
+            mine = dealt[rank()] if rank() < len(dealt) else []
+            scores = gathered(_scores_of(scorer, mine) if mine else [])
+            pairs = [pair for some, own in zip(dealt, scores, strict=False) for pair in zip(some, own, strict=True)]
+            records = [_score_record(*pair) for pair in pairs][there:]
+            on_first(partial(jsonl.append, path, records))
+            there, new = 0, new + len(records)
+        return new
+
+    def _introduce(self, name: str, fingerprint: str) -> None:
+        if not _FINGERPRINT.fullmatch(fingerprint):
+            raise PoolError(f"scorer {name!r} has the fingerprint {fingerprint!r}, which cannot name a folder")
+        card = self.folder / "scores" / fingerprint / "scorer.json"
+        if not card.is_file():
+            jsonl.replace(card, [{"fingerprint": fingerprint, "name": name}])
+
+    def scorers(self) -> dict[str, str]:
+        """Fingerprint -> name of every scorer that has scored here."""
+        cards = sorted((self.folder / "scores").glob("*/scorer.json"))
+        return {card["fingerprint"]: card["name"] for path in cards for card in jsonl.read(path)}
+
+    def scored(self, scorer: Scorer | str, round: int | None = None) -> Iterator[Scored]:
+        """All candidates with their scores by one scorer, or by the fingerprint of one.
+
+        Raises:
+            PoolError: some have no score by this scorer.
+        """
+        fingerprint = scorer if isinstance(scorer, str) else scorer.fingerprint
+        for segment in self._within(round, None):
+            scores = jsonl.read(self._scores(fingerprint, segment))
+            for candidate in self.candidates(*segment):
+                record = next(scores, None)
+                if record is None or (record["prompt_key"], record["k"]) != candidate.key[2:]:
+                    raise PoolError(self._unscored(fingerprint, segment, candidate, record))
+                yield Scored(candidate, record["score"])
+
+    def _unscored(self, fingerprint: str, segment: Segment, candidate: Candidate, record: object) -> str:
+        problem = "has no score by it" if record is None else f"stands where its scores have {record}"
+        known = ", ".join(f"{name} ({key})" for key, name in self.scorers().items()) or "none"
+        return (
+            f"{self._scores(fingerprint, segment)}: response {candidate.k} to {candidate.asked!r} "
+            f"{problem}: call pool.score(scorer) first. Scorers that have scored here: {known}"
+        )
+
+    def _within(self, round: int | None, iteration: int | None) -> list[Segment]:
+        return [(r, i) for r, i in self.segments() if round in (None, r) and iteration in (None, i)]
+
+    def _candidates(self, segment: Segment) -> Path:
+        return self.folder / "candidates-{:03d}-{:05d}.jsonl".format(*segment)
+
+    def _scores(self, fingerprint: str, segment: Segment) -> Path:
+        return self.folder / "scores" / fingerprint / self._candidates(segment).name
+
+    def _settings(self, segment: Segment) -> dict[Key, tuple[str, float, int]]:
+        """How each candidate of a segment was drawn; read once."""
+        if segment not in self._known:
+            self._known[segment] = {candidate.key: candidate.settings for candidate in self.candidates(*segment)}
+        return self._known[segment]
+
+
+def _chunked(candidates: Iterator[Candidate], size: int) -> Iterator[list[Candidate]]:
+    while some := list(islice(candidates, size)):
+        yield some
+
+
+def _scores_of(scorer: Scorer, candidates: list[Candidate]) -> list[float]:
+    prompts, responses = [c.prompt for c in candidates], [c.response for c in candidates]
+    scores = scorer.score(prompts, responses, [c.finished for c in candidates])
+    return checked(scorer.name, scores, prompts, responses)
+
+
+def _score_record(candidate: Candidate, score: float) -> dict[str, object]:
+    return {
+        "round": candidate.round,
+        "iteration": candidate.iteration,
+        "prompt_key": candidate.prompt_key,
+        "k": candidate.k,
+        "score": score,
+    }

@@ -1,0 +1,241 @@
+"""Which candidates to train on: pure functions from scored candidates to rows that every trainer takes.
+
+    groups = by_prompt(pool.scored(reward_model))
+    rows = best(groups)                      # {prompt, response, score}: SFT, rejection-sampling fine-tuning
+    rows = ranked(groups, 4)                 # {prompt, responses, scores}: RRHF, reward modelling of lists
+    rows = best_worst(groups)                # {prompt, chosen, rejected, score_chosen, score_rejected}: DPO
+    write_rows("selection.jsonl", rows)      # a file that every trainer takes; so is datasets.Dataset.from_list(rows)
+
+Rows come in the order in which their prompts first stand in the pool. Each also has `finished`, a list that says of its
+responses in their order whether they ended with a stop token: training gives the others none, as the policy drew none.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..generation.stopping import UNFINISHED
+from ..utils import jsonl
+from .candidate import Candidate, Scored, prompt_key
+
+Row = dict[str, Any]
+Group = list[Scored]
+"""The candidates of one prompt, best first."""
+Segment = tuple[int, int]
+"""A round and an iteration."""
+
+
+def by_prompt(
+    scored: Iterable[Scored], *, prior_top_n: int | None = None, include_unfinished: bool = False
+) -> list[Group]:
+    """The candidates to select from, those of a prompt together, best first; of equal scores the earliest comes first.
+
+    Left out are responses that the length limit cut off, empty ones, and all but the best-placed of equal texts. A
+    prompt that has nothing left has no group.
+
+    Args:
+        scored: candidates of all rounds, with scores by one scorer.
+        prior_top_n: how many responses to each prompt stay of each iteration before the last one that has candidates
+            (of the highest round its highest iteration): None keeps all, 0 selects from the last iteration alone.
+            Llama 2 (section 3.2.3) found that forgetting earlier iterations loses abilities.
+        include_unfinished: select also from responses that the length limit cut off.
+
+    Raises:
+        ValueError: a negative number.
+    """
+    if prior_top_n is not None and prior_top_n < 0:
+        raise ValueError(f"prior_top_n={prior_top_n} must be at least 0, or None for all")
+    groups: dict[str, dict[Segment, Group]] = {}
+    last = (-1, -1)
+    for one in scored:
+        segment = one.candidate.round, one.candidate.iteration
+        last = max(last, segment)
+        if (include_unfinished or one.candidate.finished) and _text(one.candidate).strip():
+            groups.setdefault(one.candidate.prompt_key, {}).setdefault(segment, []).append(one)
+    joined = (_joined(segments, last, prior_top_n) for segments in groups.values())
+    return [group for group in joined if group]
+
+
+def _joined(segments: dict[Segment, Group], last: Segment, prior_top_n: int | None) -> Group:
+    """The iterations of one prompt as one group; duplicates are left out first, so that the top n are n texts."""
+    tops = (_distinct(group)[: None if segment == last else prior_top_n] for segment, group in segments.items())
+    return _distinct([one for top in tops for one in top])
+
+
+def _distinct(group: Group) -> Group:
+    """Best first, each text once. The key breaks ties by time, whatever order the candidates came in."""
+    ranking = sorted(group, key=lambda one: (-one.score, one.candidate.key))
+    first: dict[str, Scored] = {}
+    for one in ranking:
+        first.setdefault(_text(one.candidate).strip(), one)
+    return list(first.values())
+
+
+def best(groups: Iterable[Group], threshold: float | None = None) -> list[Row]:
+    """The best response to each prompt, if its score is at least `threshold`."""
+    return [_answer(group[0]) for group in groups if _reaches(group[0], threshold)]
+
+
+def above(groups: Iterable[Group], threshold: float) -> list[Row]:
+    """Every response whose score is at least `threshold` (ReST, arXiv:2308.08998), best first within a prompt."""
+    return [_answer(one) for group in groups for one in group if _reaches(one, threshold)]
+
+
+def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | None = None) -> list[Row]:
+    """The best `k` responses to each prompt (None: all), best first, if the best reaches `threshold`.
+
+    A prompt with fewer gives a shorter list, down to 2; one response ranks nothing and gives no row.
+    """
+    if k is not None and k < 2:
+        raise ValueError(f"k={k}: a ranking needs at least 2")
+    tops = [group[:k] for group in groups if len(group) > 1 and _reaches(group[0], threshold)]
+    return [
+        {
+            "prompt": _prompt(top[0]),
+            "responses": [_text(one.candidate) for one in top],
+            "scores": [one.score for one in top],
+            "finished": _finished(*top),
+        }
+        for top in tops
+    ]
+
+
+def best_worst(groups: Iterable[Group], threshold: float | None = None, margin: float = 0.0) -> list[Row]:
+    """The best response to each prompt against the worst.
+
+    A pair's scores differ, and by at least `margin`; the chosen one's is at least `threshold`.
+    """
+    rows = []
+    for group in groups:
+        others = _worse(group, margin)
+        if others and _reaches(group[0], threshold):
+            rows.append(_pair(group[0], others[-1]))
+    return rows
+
+
+def best_random(groups: Iterable[Group], seed: int, threshold: float | None = None, margin: float = 0.0) -> list[Row]:
+    """The best response to each prompt against any of those that `best_worst` could take.
+
+    Which one depends on the seed and the prompt, not on the other prompts.
+    """
+    rows = []
+    for group in groups:
+        others = _worse(group, margin)
+        if others and _reaches(group[0], threshold):
+            chance = random.Random(f"{seed} {group[0].candidate.prompt_key}")
+            rows.append(_pair(group[0], chance.choice(others)))
+    return rows
+
+
+def rows_for(responses: int | None, groups: Iterable[Group], threshold: float | None = None) -> list[Row]:
+    """Rows for an objective that compares so many responses: the best (1), best and worst (2), or all (None)."""
+    if responses == 1:
+        return best(groups, threshold)
+    return best_worst(groups, threshold) if responses == 2 else ranked(groups, None, threshold)
+
+
+def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
+    """Rows as a JSONL file, whole or not at all; its bytes depend on the rows alone.
+
+    Raises:
+        OSError: as on a full disk; the message names the file.
+    """
+    jsonl.replace(Path(path), rows)
+
+
+def _reaches(one: Scored, threshold: float | None) -> bool:
+    return threshold is None or one.score >= threshold
+
+
+def _worse(group: Group, margin: float) -> Group:
+    """Those clearly worse than the best: an equal score says nothing about which is better."""
+    return [one for one in group if one.score < group[0].score and group[0].score - one.score >= margin]
+
+
+def _prompt(one: Scored) -> list[dict[str, str]]:
+    return [{"role": turn["role"], "content": turn["content"]} for turn in one.candidate.prompt]
+
+
+def _text(candidate: Candidate) -> str:
+    """The response, less what the length limit left of a character: the policy never drew the sign shown for it."""
+    if candidate.finish_reason != "length":
+        return candidate.response
+    return candidate.response.rstrip(UNFINISHED).rstrip()
+
+
+def _finished(*responses: Scored) -> list[bool]:
+    """Which of a row's responses ended with a stop token.
+
+    A stop string is not one: it is the caller's, and the policy would have gone on. Nor is a stop token that training
+    would replace by its own. The column is there also where all
+    did: `Dataset.from_list` keeps the columns of the first row alone, so one that only some rows have would be lost
+    without a word, and with it what must not be forgotten.
+    """
+    return [one.candidate.finish_reason == "stop" for one in responses]
+
+
+def _answer(one: Scored) -> Row:
+    return {"prompt": _prompt(one), "response": _text(one.candidate), "score": one.score, "finished": _finished(one)}
+
+
+def _pair(chosen: Scored, rejected: Scored) -> Row:
+    return {
+        "prompt": _prompt(chosen),
+        "chosen": _text(chosen.candidate),
+        "rejected": _text(rejected.candidate),
+        "score_chosen": chosen.score,
+        "score_rejected": rejected.score,
+        "finished": _finished(chosen, rejected),
+    }
+
+
+def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candidate]) -> tuple[list[Row], Counter[str]]:
+    """Pairs without a scorer: a dataset's answers, chosen, against a policy's own responses (SPIN, arXiv:2401.01335).
+
+    Every distinct answer to a prompt makes a pair with every distinct response to it. Left out, and counted, are
+    responses that the length limit cut off, empty ones, and those that say what another or an answer says.
+
+    Args:
+        rows: what `load_sft` returns: `prompt`, `response` and, where known, `finished`.
+
+    Returns:
+        The pairs, and how many responses were left out for which reason.
+    """
+    answers: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        answers.setdefault(prompt_key(row["prompt"]), {}).setdefault(row["response"].strip(), row)
+    rejected: dict[str, dict[str, Candidate]] = {key: {} for key in answers}
+    left_out: Counter[str] = Counter()
+    for one in candidates:
+        if reason := _unfit(one, answers, rejected):
+            left_out[reason] += 1
+        else:
+            rejected[one.prompt_key][one.response.strip()] = one
+    each = ((row, one) for key, own in answers.items() for row in own.values() for one in rejected[key].values())
+    return [_against(row, one) for row, one in each], left_out
+
+
+def _unfit(one: Candidate, answers: Mapping[str, Any], rejected: Mapping[str, Any]) -> str | None:
+    """Why a response makes no pair, in words that go with a count."""
+    key, text = one.prompt_key, one.response.strip()
+    if key not in answers:
+        return "to prompts without an answer"
+    if not one.finished:
+        return "unfinished"
+    if not text:
+        return "empty"
+    if text in answers[key]:
+        return "equal to the dataset's answer"
+    return "repeated" if text in rejected[key] else None
+
+
+def _against(row: Mapping[str, Any], one: Candidate) -> Row:
+    """An answer, which ended with a stop token unless its row says otherwise, and a response."""
+    prompt = [{"role": turn["role"], "content": turn["content"]} for turn in row["prompt"]]
+    ended = (row.get("finished") or [True])[0]
+    sides = {"chosen": row["response"], "rejected": one.response}
+    return {"prompt": prompt, **sides, "finished": [ended, one.finish_reason == "stop"]}

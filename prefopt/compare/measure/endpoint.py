@@ -1,0 +1,252 @@
+"""A language model behind an OpenAI-compatible endpoint, asked which of two responses is better.
+
+Knows the network and the file of answers; not the orders in which responses are shown nor what is made of verdicts.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import re
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx2
+from tqdm.auto import tqdm
+
+from ...utils import jsonl
+from ...utils.fingerprint import digest
+from .asked import Asked
+from .verdict import CHINESE, ENGLISH, SHOWN, Question, check_template, verdict, written
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+PAUSE = 1.0
+"""Seconds before the second attempt; twice as many before each further one."""
+LONGEST = 300.0
+"""Seconds: an endpoint that asks for more is not waited for."""
+AGAIN = {408, 429, *range(500, 600)}
+GIVE_UP = 20
+"""So many questions in a row without an answer: the endpoint is down, or refuses the key, and no more are asked."""
+
+
+class Failed(Exception):
+    """A question was not answered; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Which model to ask, and how.
+
+    Args:
+        endpoint: URL up to and with the version, such as https://api.openai.com/v1.
+        model: the endpoint's name for it.
+        key_env: the environment variable that holds the key; None sends none. The key itself is kept nowhere.
+        template: see `verdict.written`; None is our own, in English or Chinese.
+        concurrency: questions at a time.
+        timeout: seconds without a sign of life.
+        temperature: None leaves it to the endpoint, as some models demand.
+        name: for people; by default the model's.
+    """
+
+    endpoint: str
+    model: str
+    key_env: str | None = None
+    template: str | None = None
+    concurrency: int = 4
+    timeout: float = 60.0
+    temperature: float | None = 0.0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_url(self.endpoint)
+        if self.concurrency < 1 or self.timeout <= 0:
+            raise ValueError(f"concurrency={self.concurrency} and timeout={self.timeout} must be more than 0")
+        if self.template is not None:
+            check_template(self.template)
+        if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
+            raise ValueError(  # which may be the key, so it is not shown
+                "key_env: this is no name of an environment variable (capitals, digits and _): give the name of "
+                "the one that holds the key, such as OPENAI_API_KEY, and not the key"
+            )
+
+    @property
+    def url(self) -> str:
+        return self.endpoint.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that an answer depends on and we know of."""
+        templates = [self.template] if self.template is not None else [ENGLISH, CHINESE]
+        return digest([self.url, self.model, self.temperature, templates])
+
+    def key(self) -> str | None:
+        """Read when there is something to ask, so that it is part of nothing that is shown or written.
+
+        Raises:
+            ValueError: there is none, or one that cannot be sent; the message does not hold it.
+        """
+        if self.key_env is None:
+            return None
+        key = os.environ.get(self.key_env, "").strip()
+        if not re.fullmatch(r"[!-~]+", key):
+            state = "holds spaces or characters that no key has" if key else "is not set or empty"
+            raise ValueError(f"key_env: the environment variable {self.key_env} {state}: put the endpoint's key there")
+        return key
+
+
+def _check_url(endpoint: str) -> None:
+    """What is wrong is said without the URL, as some hold a key."""
+    try:
+        url = httpx2.URL(endpoint)
+    except httpx2.InvalidURL as error:
+        raise ValueError("endpoint: this is no URL: write one such as https://api.openai.com/v1") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("endpoint: give a URL that begins with https:// or http:// and a host")
+    if url.userinfo or url.query or url.fragment:
+        raise ValueError(
+            "endpoint: the URL holds a user, a password or a query, which would end up in logs: leave them out, and "
+            "name by key_env the environment variable that holds the key"
+        )
+
+
+def ask(settings: Endpoint, questions: Sequence[Question], folder: Path, *, progress: bool = False) -> Asked:
+    """Which response is better, of each question in their order; what is known is not asked again.
+
+    Answers with a verdict are appended to a file in `folder` as they come, so that a killed run loses none. Questions
+    that failed are asked again in the next run.
+    """
+    path = folder / f"{settings.fingerprint}.jsonl"
+    texts = [written(question, settings.template) for question in questions]
+    keys = [digest([settings.fingerprint, text]) for text in texts]
+    found = {record["key"]: (float(record["verdict"]), "") for record in jsonl.read(path)}
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+    found |= _asked(settings, missing, path, progress) if missing else {}
+    errors = [found[key][1] for key in keys]
+    if failed := [error for error in errors if error]:
+        logger.warning("%s: %d of %d questions have no verdict: %s", settings.model, len(failed), len(keys), failed[0])
+    return Asked([found[key][0] for key in keys], errors)
+
+
+def _asked(settings: Endpoint, missing: dict[str, str], path: Path, progress: bool) -> dict[str, tuple[float, str]]:
+    key = settings.key()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    pool = ThreadPoolExecutor(settings.concurrency)
+    limits = httpx2.Limits(max_connections=settings.concurrency)
+    with (
+        httpx2.Client(timeout=settings.timeout, headers=headers, limits=limits) as client,
+        tqdm(total=len(missing), desc=f"asking {settings.model}", unit="question", disable=not progress) as bar,
+    ):
+        run = _Run(settings, client, key or "", path)
+        try:
+            futures = {key: pool.submit(run.one, key, text) for key, text in missing.items()}
+            for future in as_completed(futures.values()):
+                future.result()  # raises what is no failure of the judge, such as a full disk
+                bar.update()
+        finally:  # of an interrupt too: what is on its way arrives and is written, the rest is not asked
+            run.stop.set()
+            pool.shutdown(cancel_futures=True)
+    return {key: future.result() for key, future in futures.items()}
+
+
+@dataclass
+class _Run:
+    """What the threads share."""
+
+    settings: Endpoint
+    client: httpx2.Client
+    secret: str = field(repr=False)
+    path: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    in_a_row: int = 0
+    last: str = ""
+
+    def one(self, key: str, text: str) -> tuple[float, str]:
+        """Ask, and write the answer down if it has a verdict."""
+        if self.in_a_row >= GIVE_UP:
+            return math.nan, f"not asked, as {GIVE_UP} questions in a row had no answer: {self.last}"
+        try:
+            answer, cut = self._answer(text)
+        except Failed as error:
+            with self.lock:
+                self.in_a_row, self.last = self.in_a_row + 1, str(error)
+            return math.nan, str(error)
+        found = None if cut else verdict(answer)
+        with self.lock:
+            self.in_a_row = 0
+            if found is not None:
+                jsonl.append(self.path, [{"key": key, "verdict": found, "answer": answer}])
+        if found is None:
+            why = "was cut off" if cut else "ends in no verdict"
+            return math.nan, f"the answer {why}: {answer[:SHOWN]!r}"
+        return found, ""
+
+    def _answer(self, text: str) -> tuple[str, bool]:
+        """The answer, and whether a limit cut it off. Tries again where that may help."""
+        pause, reason = PAUSE, ""
+        for attempt in range(1, ATTEMPTS + 1):
+            response, reason = self._post(text)
+            if response is not None and response.status_code == 200:
+                return self._read(response)
+            if response is not None and response.status_code not in AGAIN:
+                break
+            if attempt < ATTEMPTS:
+                # Threads that were refused together do not come back together.
+                self._wait(_asked_for(response) or pause * random.uniform(1, 1.5), reason)
+                pause *= 2
+        raise Failed(reason if attempt == 1 else f"{reason} ({attempt} times)")
+
+    def _post(self, text: str) -> tuple[httpx2.Response | None, str]:
+        """The endpoint's response, or None, and what is wrong with it."""
+        asked = {"model": self.settings.model, "messages": [{"role": "user", "content": text}]}
+        warmth = self.settings.temperature
+        try:
+            response = self.client.post(
+                self.settings.url, json=asked | ({} if warmth is None else {"temperature": warmth})
+            )
+        except httpx2.RequestError as error:
+            return None, self._seen(f"{type(error).__name__}: {error}")
+        return response, f"HTTP {response.status_code}: {self._seen(response.text)[:SHOWN]}"
+
+    def _wait(self, seconds: float, reason: str) -> None:
+        if seconds > LONGEST:
+            raise Failed(f"{reason} (asks to wait {seconds:.0f} seconds)")
+        if self.stop.wait(seconds):
+            raise Failed(f"{reason} (and the run was stopped)")
+
+    def _read(self, response: httpx2.Response) -> tuple[str, bool]:
+        try:
+            choice = response.json()["choices"][0]
+            answer = choice["message"]["content"]
+        except (ValueError, LookupError, TypeError):
+            answer = None
+        if not isinstance(answer, str):
+            raise Failed(f"no chat completion: {self._seen(response.text)[:SHOWN]}")
+        return self._seen(answer), choice.get("finish_reason") == "length"
+
+    def _seen(self, text: str) -> str:
+        """What came back, as text that a file can hold, and without the key, which an endpoint may repeat."""
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        return clean.replace(self.secret, "[key]") if self.secret else clean
+
+
+def _asked_for(response: httpx2.Response | None) -> float:
+    """Seconds by the header Retry-After, a number or a date; 0 without a usable one."""
+    given = response.headers.get("Retry-After", "") if response is not None else ""
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

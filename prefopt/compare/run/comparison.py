@@ -1,0 +1,132 @@
+"""`compare`: a plan in, a report out. What was done before is not done again."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from ...training.trainers import RewardConfig, SFTConfig
+from ..measure.endpoint import Endpoint
+from ..measure.judges import judge_from
+from ..plan.plan import Plan, PlanError, plan_from, read_plan
+from ..plan.sections import built
+from ..report.findings import Findings
+from ..report.numbers import findings_of
+from ..report.write import write_report
+from .collect import Collected
+from .grid import choose, trials
+from .progress import Progress
+from .schedule import Schedule
+from .tasks import Tasks, check_training
+
+logger = logging.getLogger(__name__)
+
+
+def compare(
+    plan: Plan | Mapping[str, Any] | str | Path,
+    output_dir: str | Path,
+    *,
+    jobs: int | None = None,
+    lang: str = "en",
+    keep_going: bool = False,
+    report_only: bool = False,
+    console: Console | None = None,
+) -> Findings:
+    """Train every method of a plan with every seed, measure all alike, and write the report.
+
+    In `output_dir`, beside a folder for each kind of task, are `plan.yaml` and `report/`. To call it again does what is
+    missing: after a kill, after a failure, or when the plan has more methods, seeds or prompts than before.
+
+    Args:
+        plan: the path of a YAML file, a mapping that such a file could hold, or a `Plan`.
+        jobs: processes at a time; by default one for each GPU, and one without any.
+        lang: of the report: "en" or "zh".
+        keep_going: leave out methods that there are not, instead of refusing the plan, and say so in the report.
+        report_only: of what is done already.
+
+    Raises:
+        PlanError: the plan cannot be carried out; nothing was begun.
+        ValueError: the data cannot be used.
+    """
+    if parent_process() is not None:
+        raise RuntimeError("a process of a comparison began it again: call compare under `if __name__ == '__main__':`")
+    out = Path(output_dir).expanduser().resolve()
+    given = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
+    given, notes = _known(given) if keep_going else (given, [])
+    check_training(given)
+    tried = trials(given, Tasks(given))
+    _check(given, out)
+    out.mkdir(parents=True, exist_ok=True)
+    gpus = torch.cuda.device_count()
+    with _alone(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
+        _keep(given, out)
+        schedule = Schedule(out, jobs or max(1, gpus), progress, gpus)
+        if tried and not report_only:
+            schedule.run([trial.task for trial in tried])
+        chosen = choose(given, tried, out)
+        collected = Collected(chosen, Tasks(chosen), out, tried, notes)
+        if not report_only:
+            schedule.run(collected.all_tasks())
+    findings = findings_of(collected.experiment(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])))
+    write_report(findings, out / "report", lang)
+    return findings
+
+
+def _check(plan: Plan, out: Path) -> None:
+    """Raise what can be known before anything is begun."""
+    for judge in plan.judged_by:
+        judge_from(judge, folder=out)
+        if isinstance(judge, Mapping) and "endpoint" in judge:
+            built(Endpoint, judge, "judges").key()
+    list(Collected(plan, Tasks(plan), out, [], []).all_tasks())
+    for name, kind, settings in _configs(plan):
+        try:
+            kind(output_dir=str(out), use_cpu=True, **settings)
+        except (ValueError, TypeError) as error:
+            raise PlanError(f"{name}: {error}") from error
+
+
+def _configs(plan: Plan) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """The arguments of every training."""
+    for name, kind, given in (("sft", SFTConfig, plan.sft), ("reward", RewardConfig, plan.reward)):
+        if isinstance(given, Mapping):
+            shared = {key: value for key, value in plan.training.items() if key in {each.name for each in fields(kind)}}
+            yield name, kind, {**shared, **given}
+    for way in plan.ways.values():
+        if way.trains and way.trainer is not None:
+            yield f"methods: {way.name}", way.config, dict(way.arguments)
+
+
+def _known(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
+    """The plan with the methods that there are, and a note for each of the others."""
+    plan, wrong = plan.without_unknown()
+    return plan, [
+        {"key": "unknown_method", "values": {"name": name, "hint": hint}, "serious": True}
+        for name, hint in wrong.items()
+    ]
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Raises: ValueError: another run is at work in the folder."""
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"{out}: another run is at work there: wait for it, or take another output_dir") from error
+
+
+def _keep(plan: Plan, out: Path) -> None:
+    (out / "plan.yaml").write_text(yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True), "utf-8")

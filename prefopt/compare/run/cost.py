@@ -1,0 +1,194 @@
+"""What a piece of work takes: FLOPs and tokens by purpose, time, memory and steps. Knows trainers, no method.
+
+    with measured(folder) as spent:
+        trainer.add_callback(spent)
+        trainer.add_callback(Budget(spent.tally, flops=1e15))
+        trainer.train(resume_from_checkpoint=...)
+    spent.cost()
+
+As a callback it puts what was spent so far into every checkpoint, from where a resumed run goes on: what was done
+between a checkpoint and a kill is counted once, when it is done again. Between trainings, which a method that trains
+in iterations has several of, `spent.json` in the folder holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from ...utils.flop_counter import Tally, counting, paused
+from ..report.findings import Cost
+
+logger = logging.getLogger(__name__)
+
+FILE = "spent.json"
+
+
+class Spent(TrainerCallback, ExportableState):
+    """What was spent since `measured` began, before a kill too. Of several processes each has its own."""
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self.tally = Tally()
+        self.steps = 0
+        self.peak_memory: int | None = None
+        self._begins: dict[str, Any] = {}
+        """What was spent when each training began, by its folder."""
+        self._killed: set[str] = set()
+        """Trainings that an earlier process began, and this one has not."""
+        self._began = self._now = _clocks()
+        self._earlier = (0.0, 0.0)
+        """Seconds, and seconds of the CPU, that processes before this one took."""
+        if path is not None and path.is_file():
+            found = json.loads(path.read_text("utf-8"))
+            self._begins, self._killed = found["begins"], set(found["begins"])
+            self._go_on(found["now"])
+
+    def cost(self, shared: Mapping[str, float] | None = None) -> Cost:
+        """shared: FLOPs of stages that several methods use, by name."""
+        return Cost(**self._numbers(), shared=dict(shared or {}))
+
+    def look(self) -> None:
+        """Take time and memory up to now."""
+        self._now, self.peak_memory = _clocks(), _larger(self.peak_memory, _peak_memory())
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside, by one who only watches, is counted neither as compute nor as time."""
+        before = _clocks()
+        with paused():
+            yield
+        now = _clocks()
+        self._began = (self._began[0] + now[0] - before[0], self._began[1] + now[1] - before[1])
+
+    # ---- as a callback ---------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        self.look()
+        return {"args": {}, "attributes": {"spent": self._numbers()}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on from what a checkpoint holds, or from where a training began that begins again.
+
+        Raises:
+            ValueError: transformers would put a callback of its own making in the place of this one.
+        """
+        if args.restore_callback_states_from_checkpoint:
+            raise ValueError(
+                "restore_callback_states_from_checkpoint=True would count in another object than this one: leave it "
+                "off, Spent reads its part of a checkpoint by itself"
+            )
+        name, place = type(self).__name__, str(args.output_dir)
+        if state.global_step and name in state.stateful_callbacks:
+            self._go_on(state.stateful_callbacks[name]["attributes"]["spent"])
+        elif state.global_step:
+            logger.warning("step %d was reached without counting: what it took is not known", state.global_step)
+        elif place in self._killed:
+            self._go_on(self._begins[place])
+        state.stateful_callbacks.setdefault(name, self.state())  # transformers writes only under names that are there
+        self._killed.discard(place)
+        if not state.global_step:
+            self._begins[place] = self._numbers()
+        self._write(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps += 1
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.look()
+        self._write(state)
+
+    # ---- what is kept ----------------------------------------------------------------------------------------------
+
+    def _numbers(self) -> dict[str, Any]:
+        times = zip(self._earlier, self._now, self._began, strict=True)
+        seconds, cpu_seconds = (before + now - began for before, now, began in times)
+        counts = {"flops": dict(self.tally.flops), "tokens": dict(self.tally.tokens), "steps": self.steps}
+        return {**counts, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_memory": self.peak_memory}
+
+    def _write(self, state: Any) -> None:
+        """Whole or not at all."""
+        if self.path is None or not state.is_world_process_zero:
+            return
+        staged = self.path.with_suffix(".staging")
+        staged.write_text(json.dumps({"now": self._numbers(), "begins": self._begins}), "utf-8")
+        staged.replace(self.path)
+
+    def _go_on(self, then: Mapping[str, Any]) -> None:
+        """In the place of what was counted in this process, which that one did too; but time is spent."""
+        self.tally.restore(then["flops"], then["tokens"])
+        self.steps, self.peak_memory = then["steps"], _larger(self.peak_memory, then["peak_memory"])
+        self._earlier = max(self._earlier, (then["seconds"], then["cpu_seconds"]))
+
+
+class Budget(TrainerCallback):
+    """Ends training with the optimizer step in which a tally reaches so many FLOPs, for all purposes together.
+
+    It ends the training that it is passed to: a method that trains in iterations goes on with the next.
+
+    Raises:
+        ValueError: a budget that leaves nothing for training.
+    """
+
+    def __init__(self, tally: Tally, flops: float):
+        if not flops > 0:
+            raise ValueError(f"a budget of {flops:.3g} FLOPs leaves nothing for training: raise it")
+        self.tally, self.flops = tally, flops
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if (total := self.tally.total) >= self.flops:
+            step = state.global_step
+            logger.info("training ends at step %d: %.3g FLOPs of a budget of %.3g are spent", step, total, self.flops)
+            control.should_training_stop = True
+
+
+@contextmanager
+def measured(folder: Path | None = None) -> Iterator[Spent]:
+    """Measure what is done inside. Without a GPU the peak of memory is the whole process's, with what it did before.
+
+    Args:
+        folder: of this work alone. Without it, what was done between trainings does not survive a kill; with it, only
+            responses drawn since the last training are not counted of a process that is killed while it draws.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux forgets the peak so far; elsewhere it is that of all that the process did
+        Path("/proc/self/clear_refs").write_text("5")
+    spent = Spent(None if folder is None else folder / FILE)
+    with counting(spent.tally):
+        try:
+            yield spent
+        finally:
+            spent.look()
+    if spent.path is not None:
+        spent.path.unlink(missing_ok=True)
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
+
+
+def _peak_memory() -> int | None:
+    """Bytes: on the GPU, if anything was there, else of this process."""
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        return allocated
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _larger(a: int | None, b: int | None) -> int | None:
+    return max((each for each in (a, b) if each is not None), default=None)

@@ -1,0 +1,1 @@
+"""What may be claimed: tests, intervals, power and corrections, on numbers alone."""

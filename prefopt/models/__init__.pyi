@@ -1,0 +1,9 @@
+from .critic import critic_of as critic_of
+from .heads import normalize as normalize
+from .heads import set_normalization as set_normalization
+from .load import add_adapter as add_adapter
+from .load import load_policy as load_policy
+from .load import load_scorer as load_scorer
+from .load import load_tokenizer as load_tokenizer
+from .reference import FrozenModel as FrozenModel
+from .reference import Reference as Reference

@@ -1,0 +1,13 @@
+from .base import Loss as Loss
+from .base import Metric as Metric
+from .base import Objective as Objective
+from .base import Term as Term
+from .base import load as load
+from .dpo import DPO as DPO
+from .ppo import PPO as PPO
+from .rejection_sampling import RejectionSampling as RejectionSampling
+from .reward import BradleyTerry as BradleyTerry
+from .rrhf import RRHF as RRHF
+from .sampling_arguments import IterationArguments as IterationArguments
+from .sampling_arguments import SamplingArguments as SamplingArguments
+from .sft import BestOf as BestOf

@@ -1,0 +1,10 @@
+from .combine import CombinedScorer as CombinedScorer
+from .combine import SafetyFirst as SafetyFirst
+from .combine import WeightedSum as WeightedSum
+from .combine import whiten as whiten
+from .load import scorer_from as scorer_from
+from .reward_model import RewardModelScorer as RewardModelScorer
+from .scorer import CallableScorer as CallableScorer
+from .scorer import ScoreError as ScoreError
+from .scorer import Scorer as Scorer
+from .scorer import all_finished as all_finished

@@ -1,0 +1,117 @@
+"""Several scorers as one: weighted, or Llama 2's rule that safety comes first. Knows scorers, not models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ..data.records import Messages
+from ..utils.fingerprint import digest, fingerprint_of
+from .scorer import Scorer, all_finished, checked
+
+THRESHOLD = 0.15
+"""Of R_safe: on Meta's safety test set, below it 89 % are truly unsafe (Llama 2, section 3.2.3)."""
+
+
+class Rule(Protocol):
+    """Turns the scores of named parts into one score per row, row by row."""
+
+    @property
+    def names(self) -> set[str]:
+        """Which parts it needs."""
+        ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __call__(self, prompts: Sequence[Messages], parts: Mapping[str, list[float]]) -> list[float]: ...
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """sum of weight * score over the parts that `weights` names."""
+
+    weights: Mapping[str, float]
+
+    @property
+    def names(self) -> set[str]:
+        return set(self.weights)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(["weighted", dict(self.weights)])
+
+    def __call__(self, prompts: Sequence[Messages], parts: Mapping[str, list[float]]) -> list[float]:
+        return [sum(w * parts[name][i] for name, w in self.weights.items()) for i in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class SafetyFirst:
+    """Llama 2, arXiv:2307.09288, section 3.2.3: logit(R_c) of the parts "helpfulness" and "safety".
+
+    R_c = R_safe if the prompt is a safety prompt or R_safe < threshold, else R_help, where R = sigmoid(score): the
+    parts give the heads' own scores, so a `RewardModelScorer` of a model that stores a normalisation is to be made
+    with `normalized=False`. As logit(sigmoid(x)) = x, this is one of the two scores as it is, however large.
+
+    Whitening, the paper's next step, depends on which rows are whitened together: `whiten` does it where these are
+    known, for a batch of rollouts, and never to scores that are stored.
+    """
+
+    is_safety_prompt: Callable[[Messages], bool]
+    threshold: float = THRESHOLD
+    names = {"helpfulness", "safety"}
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold} is compared with a probability: give one between 0 and 1")
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(["safety first", fingerprint_of(self.is_safety_prompt), self.threshold])
+
+    def __call__(self, prompts: Sequence[Messages], parts: Mapping[str, list[float]]) -> list[float]:
+        lowest = math.log(self.threshold / (1 - self.threshold))
+        rows = zip(prompts, parts["helpfulness"], parts["safety"], strict=True)
+        return [safe if safe < lowest or self.is_safety_prompt(prompt) else helpful for prompt, helpful, safe in rows]
+
+
+class CombinedScorer:
+    """One scorer of several: `CombinedScorer({"helpfulness": a, "safety": b}, SafetyFirst(is_safety_prompt))`."""
+
+    def __init__(self, parts: Mapping[str, Scorer], rule: Rule, name: str | None = None):
+        if set(parts) != rule.names:
+            raise ValueError(f"the parts are {sorted(parts)}, but {type(rule).__name__} combines {sorted(rule.names)}")
+        self.parts, self.rule = dict(parts), rule
+        self.name = name or "+".join(self.parts)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest([{name: part.fingerprint for name, part in self.parts.items()}, self.rule.fingerprint])
+
+    def score(
+        self, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool] | None = None
+    ) -> list[float]:
+        ended = all_finished(prompts, responses, finished)
+        found = {name: self._part(name, prompts, responses, ended) for name in self.parts}
+        return checked(self.name, self.rule(prompts, found), prompts, responses)
+
+    def _part(
+        self, name: str, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool]
+    ) -> list[float]:
+        part = self.parts[name]
+        return checked(part.name, part.score(prompts, responses, finished), prompts, responses)
+
+
+def whiten(scores: Sequence[float]) -> list[float]:
+    """(score - mean) / std over these rows; 0 for each if all are alike. The std is of the rows themselves (1/n)."""
+    values = torch.tensor(scores, dtype=torch.float64)
+    if not len(values):
+        return []
+    std = values.std(correction=0)
+    centred = values - values.mean()
+    # Rows that are alike leave a std of rounding's size, which would be blown up to 1.
+    return (centred / std if std > 1e-12 * values.abs().max() else torch.zeros_like(values)).tolist()

@@ -1,0 +1,286 @@
+"""From what a user passes to a trainer to what training needs: model, tokenizer, reference and encoded rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
+
+from ..data.encode import as_text, encode_dataset, with_mismatched
+from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
+from ..models.layout_choice import choose
+from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
+from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
+from ..models.reference import FrozenModel, Reference, reference_for
+from ..models.shared_critic import SharedCritic, share_critic
+from ..models.unwrap import bare
+from ..objectives.base import Objective, load
+from ..objectives.sampling_arguments import SamplingArguments
+from ..objectives.sft import BestOf
+from ..scoring.combine import CombinedScorer
+from ..scoring.load import scorer_from
+from ..scoring.reward_model import RewardModelScorer
+from ..scoring.scorer import Scorer
+from .config import PreferenceConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `prepare_model` made of a trainer's arguments."""
+
+    objective: Objective
+    model: Any
+    """With the critic, where the objective trains one."""
+    tokenizer: PreTrainedTokenizerBase
+    reference: Reference | None
+    scorer: Scorer | None
+
+
+def prepare_model(
+    model: Any,
+    objective: str | Objective,
+    args: PreferenceConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    ref_model: Any = None,
+    peft_config: PeftConfig | None = None,
+    quantization_config: Any = None,
+    scorer: Any = None,
+    critic: Any = None,
+) -> Setup:
+    """Load what is given by name, add the adapter, and freeze the reference before anything trains."""
+    set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
+    objective = load(objective) if isinstance(objective, str) else objective
+    _check_arguments(objective, args)
+    judge = scorer_for(objective, scorer)
+    tokenizer = tokenizer_for(model, args, tokenizer)
+    loaded = _load(model, objective, args, tokenizer, quantization_config)
+    detach_critic(loaded)  # of an earlier training
+    if is_quantized(loaded):
+        keep_differentiable(loaded)
+    if peft_config is not None:
+        loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
+    make_trainable(loaded)
+    if args.disable_dropout:
+        disable_dropout(loaded)
+    reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
+    if objective.trains == "actor-critic":
+        _add_critic(loaded, objective, args, tokenizer, _critic_source(critic, judge, tokenizer))
+    elif critic is not None:
+        raise ValueError(f"{type(objective).__name__} trains no critic: leave critic out")
+    for each in _models(loaded, reference):
+        choose(bare(each), args.layout)
+    return Setup(objective, loaded, tokenizer, reference, judge)
+
+
+def scorer_for(objective: Objective, scorer: Any) -> Scorer | None:
+    """The scorer that an objective draws with, None where it trains on the rows as they are.
+
+    Raises:
+        ValueError: it needs one that is missing, or has no use for the one that is given.
+    """
+    name = type(objective).__name__
+    if scorer is not None and not isinstance(objective, SamplingArguments):
+        raise ValueError(f"{name} draws no responses: leave scorer out, or take rejection-sampling, rrhf or ppo-max")
+    if scorer is None and "scorer" in objective.needs:
+        raise ValueError(
+            f"{name} draws responses and has none to judge them: pass scorer=, a reward model (path, hub id or model) "
+            "or a function of (prompts, responses)"
+        )
+    return None if scorer is None else scorer_from(scorer)
+
+
+def _models(model: Any, reference: Reference | None) -> Iterator[Any]:
+    """All that have a backbone of their own."""
+    yield model
+    critic = critic_of(model)
+    if critic is not None and not isinstance(critic, SharedCritic):
+        yield critic
+    if isinstance(reference, FrozenModel):
+        yield reference.model
+
+
+def reward_models(scorer: Scorer | None) -> Iterator[RewardModelScorer]:
+    """Those that a scorer is or is made of."""
+    if isinstance(scorer, RewardModelScorer):
+        yield scorer
+    elif isinstance(scorer, CombinedScorer):
+        for part in scorer.parts.values():
+            yield from reward_models(part)
+
+
+def _critic_source(critic: Any, scorer: Scorer | None, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What a critic starts from: what was given, the scorer's reward model if it reads the policy's ids, or nothing."""
+    if critic is not None or scorer is None:
+        return critic
+    if isinstance(scorer, RewardModelScorer) and scorer.reads(tokenizer):
+        return scorer.model
+    why = "has another tokenizer than the policy" if isinstance(scorer, RewardModelScorer) else "is no reward model"
+    logger.warning(
+        "scorer %r %s: the critic starts from the policy and says 0; pass critic= to start it from a reward model",
+        scorer.name,
+        why,
+    )
+    return None
+
+
+def _add_critic(
+    model: Any, objective: Objective, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase, source: Any
+) -> None:
+    """Put a critic beside the policy, or on its backbone."""
+    if getattr(objective, "share_critic", False):
+        share_critic(model, scorer=source)
+    else:
+        kwargs = args.init_kwargs if isinstance(source, str) else {}
+        attach_critic(model, new_critic(source, model, tokenizer, **kwargs), tokenizer)
+    if args.disable_dropout:
+        disable_dropout(model)
+
+
+def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
+    """Refuse arguments that would be taken and then have no effect."""
+    own: set[str] = {field.name for field in fields(objective)} if is_dataclass(objective) else set()
+    knobs = own & {field.name for field in fields(args)}
+    asked = type(objective)(**{name: getattr(args, name) for name in knobs}) if knobs else objective
+    differ = [name for name in sorted(knobs) if getattr(asked, name) != getattr(objective, name)]
+    if differ:
+        raise ValueError(
+            f"{type(args).__name__} has its own {', '.join(differ)}, and the objective differs: use the trainer that "
+            "belongs to these arguments, or pass a PreferenceConfig"
+        )
+    if objective.on_policy and args.precompute_ref_log_probs:
+        raise ValueError("precompute_ref_log_probs=True, but responses are drawn as training goes: leave it off")
+    for name in ("precompute_ref_log_probs", "sync_ref_model"):
+        if getattr(args, name) and "reference" not in objective.needs:
+            raise ValueError(f"{name}=True, but {objective!r} uses no reference")
+    if args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor smooths tokens in transformers' own losses: use label_smoothing")
+
+
+def prepare_dataset(dataset: Any, setup: Setup, args: PreferenceConfig) -> Any:
+    """Raw rows -> encoded rows that the objective can use; a dict of datasets is prepared one by one."""
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        return {name: prepare_dataset(part, setup, args) for name, part in dataset.items()}
+    generation = _generation_config(setup.model)
+    encoded = encode_dataset(dataset, setup.tokenizer, args.encoding, args.dataset_num_proc, generation)
+    encoded = _with_responses(encoded, setup.objective)
+    return with_mismatched(encoded, args.max_length) if "mismatched" in setup.objective.needs else encoded
+
+
+def prepare_demonstrations(dataset: Any, rows: Any, setup: Setup, args: PreferenceConfig) -> Any:
+    """Encoded rows of good answers, where the objective mixes them in: of `dataset`, or else of the training rows.
+
+    Raises:
+        ValueError: there are none, or nothing would be done with them.
+    """
+    weight = getattr(setup.objective, "ptx_coef", 0.0)
+    if not weight:
+        if dataset is not None:
+            raise ValueError(f"ptx_dataset is mixed in with ptx_coef, which {setup.objective!r} has not above 0")
+        return None
+    found = prepare_dataset(rows if dataset is None else dataset, replace(setup, objective=BestOf()), args)
+    if found is not None and not all(any(row) for row in found["response_ids"]):
+        raise ValueError("ptx_coef needs answers to learn, and these rows are prompts: pass ptx_dataset with answers")
+    return found
+
+
+def as_rows(dataset: Any) -> Any:
+    """Raw rows -> rows of text, for a trainer that draws; a dict of datasets is prepared one by one."""
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        return {name: as_rows(part) for name, part in dataset.items()}
+    if "prompt_ids" in getattr(dataset, "column_names", ()):
+        raise ValueError("these rows are encoded, and drawing responses needs their text: pass the rows of text")
+    return as_text(dataset)
+
+
+def _generation_config(model: Any) -> Any:
+    """What sampling from this model may stop on; a reward model's is that of the policy it came from."""
+    own = getattr(model, "generation_config", None)
+    folder = Path(model.config._name_or_path or ".")
+    if own is not None or not (folder / "generation_config.json").is_file():
+        return own
+    return GenerationConfig.from_pretrained(folder)
+
+
+def tokenizer_for(
+    model: Any, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase | None = None
+) -> PreTrainedTokenizerBase:
+    """The one given, or the model's own, with the template and the tokens that the arguments ask for."""
+    if tokenizer is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        if not name:
+            raise ValueError("this model has no name to load a tokenizer from: pass processing_class=tokenizer")
+        shared = {key: args.init_kwargs[key] for key in ("trust_remote_code", "revision") if key in args.init_kwargs}
+        tokenizer = load_tokenizer(name, **shared)
+    if args.chat_template_path:
+        path = Path(args.chat_template_path)
+        tokenizer.chat_template = path.read_text() if path.is_file() else load_tokenizer(str(path)).chat_template
+    for kind in ("eos_token", "pad_token"):
+        _set_token(tokenizer, kind, getattr(args, kind))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _set_token(tokenizer: PreTrainedTokenizerBase, kind: str, token: str | None) -> None:
+    if token is None:
+        return
+    if token not in tokenizer.get_vocab():
+        raise ValueError(f"{kind}={token!r} is not in the vocabulary of this tokenizer")
+    setattr(tokenizer, kind, token)
+
+
+def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: Any, quantization_config: Any) -> Any:
+    kwargs = args.init_kwargs if isinstance(model, str) else {}
+    if objective.trains != "scorer":
+        return load_policy(model, quantization_config=quantization_config, **kwargs)
+    lm_head = "logps" in objective.outputs
+    return load_scorer(model, tokenizer, quantization_config=quantization_config, lm_head=lm_head, **kwargs)
+
+
+def _reference(
+    model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, *, fresh: bool
+) -> Reference | None:
+    """Only what the objective needs: SimPO and its like never hold a second model."""
+    if "reference" not in objective.needs:
+        if ref_model is not None:
+            raise ValueError(f"{objective!r} uses no reference: leave ref_model out")
+        return None
+    if isinstance(ref_model, str):
+        ref_model = load_policy(ref_model, **args.init_kwargs)
+    once = args.precompute_ref_log_probs
+    reference = reference_for(model, ref_model, fresh_adapter=fresh, once=once)
+    if args.sync_ref_model:
+        reference.blend(model, 0.0)  # if it cannot, it raises now rather than after ref_model_sync_steps
+    return reference
+
+
+def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
+    """Check that each row has as many responses as the objective compares; one means the best, so the rest go."""
+    wanted = objective.responses
+    if wanted == 1:
+        columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
+        return dataset.map(lambda row: {name: row[name][:1] for name in columns}, desc="Keeping the best response")
+    counts = [len(row) for row in dataset["response_ids"]]
+    right = (lambda count: count == wanted) if wanted else (lambda count: count >= objective.fewest)
+    wrong = next((i for i, count in enumerate(counts) if not right(count)), None)
+    if wrong is not None:
+        compares = wanted or f"at least {objective.fewest}"
+        lists = "" if wanted else " or lists (query, responses, scores)"
+        raise ValueError(
+            f"row {wrong} has {counts[wrong]} responses and {type(objective).__name__} compares {compares}: give it "
+            f"pairs (prompt, chosen, rejected){lists}"
+        )
+    return dataset

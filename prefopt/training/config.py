@@ -1,0 +1,146 @@
+"""What every training run can be told, whatever its objective: transformers' arguments plus data, model and reference.
+
+A method's own knobs stand beside its loss (`objectives/`) and are added to these in `trainers.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+
+from ..data.encode import Encoding
+from ..models.layout_choice import LAYOUTS
+
+
+@dataclass
+class PreferenceConfig(TrainingArguments):
+    """transformers' `TrainingArguments` with the defaults of preference optimization, and what it lacks for it."""
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "The initial learning rate."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many updates; below 1, a share of them."})
+    gradient_checkpointing: bool | None = field(
+        default=True, metadata={"help": "Recompute activations in the backward pass: less memory, about 20%% slower."}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Mixed precision in bfloat16; on where it can be. Losses stay in float32."},
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: rows carry what the loss needs."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Must stay off: it hides a broken loss. See max_skipped_steps."}
+    )
+
+    max_length: int | None = field(
+        default=1024, metadata={"help": "Longest prompt plus response, in tokens; None never truncates."}
+    )
+    max_prompt_length: int | None = field(
+        default=None, metadata={"help": "How much of a prompt survives truncation; None is half of max_length."}
+    )
+    truncation_mode: str | None = field(
+        default=None,
+        metadata={
+            "help": "None cuts the prompt first, keeping its end, then the response (the original DPO code); "
+            "`keep_start` and `keep_end` cut the whole sequence."
+        },
+    )
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments for from_pretrained when the model is given by name."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "A Jinja chat template file, or a model whose template to use."}
+    )
+    eos_token: str | None = field(default=None, metadata={"help": "Use this token as the end of a response."})
+    pad_token: str | None = field(default=None, metadata={"help": "Use this token as padding."})
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes for tokenising the dataset."})
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of per_device_train_batch_size rows, which is then ignored, a training batch on a device "
+            "holds as many rows of similar length as fit in so many tokens, prompts counted once. Also for "
+            "precompute_ref_log_probs. A longer row is a batch of its own."
+        },
+    )
+    pad_to_multiple_of: int | None = field(
+        default=None, metadata={"help": "Round padded lengths up to a multiple of it."}
+    )
+    layout: str = field(
+        default="auto",
+        metadata={
+            "help": "How responses lie in the model's input: auto packs them without padding, each prompt once, if a "
+            "trial on the model shows that it may; padded always works; segments and dense force a packed attention.",
+            "choices": list(LAYOUTS),
+        },
+    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Set the dropout of policy and reference to zero."})
+    precompute_ref_log_probs: bool = field(
+        default=False, metadata={"help": "Run the reference once over the data before training, and cache the result."}
+    )
+    precompute_ref_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Batch size of that pass; None is max_tokens_per_batch if given, else the evaluation's."},
+    )
+    sync_ref_model: bool = field(
+        default=False, metadata={"help": "Let the reference follow the policy (TR-DPO, arXiv:2404.09656)."}
+    )
+    ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "Weight of the policy at each such step."})
+    ref_model_sync_steps: int = field(default=512, metadata={"help": "Optimizer steps between them."})
+    max_skipped_steps: int = field(
+        default=3,
+        metadata={"help": "A step whose gradient is not finite is skipped; so many in a row stop the run."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None:  # transformers refuses bf16 on a machine that has no GPU for it and was not told so
+            self.bf16 = not self.fp16 and (self.use_cpu or is_torch_bf16_gpu_available())
+        if self.bf16_full_eval or self.fp16_full_eval:
+            raise ValueError(
+                "full half-precision evaluation rounds log-probs beyond use: leave it off, bf16=True is enough"
+            )
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns=True would drop the columns that losses need: leave it off")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            given = self.train_sampling_strategy
+            raise ValueError(f"train_sampling_strategy={given!r}: rows are drawn in `random` or `sequential` order")
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: a batch holds at least one token")
+        if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size changes a number of rows, which max_tokens_per_batch ignores: drop one"
+            )
+        if self.sync_ref_model and self.precompute_ref_log_probs:
+            raise ValueError(
+                "sync_ref_model changes the reference during training, so its log-probs cannot be precomputed"
+            )
+        with warnings.catch_warnings():
+            # transformers deprecates the name that its own older versions, and TRL, still need.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+            super().__post_init__()
+
+    @property
+    def encoding(self) -> Encoding:
+        """The truncation rule that these arguments ask for."""
+        return Encoding(
+            max_length=self.max_length,
+            max_prompt_length=self.max_prompt_length,
+            truncation_mode=self.truncation_mode,
+        )
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """What goes to `from_pretrained`, with old names replaced."""
+        kwargs = {"trust_remote_code": self.trust_remote_code, **(self.model_init_kwargs or {})}  # type: ignore[dict-item]
+        if "torch_dtype" in kwargs:
+            warnings.warn("model_init_kwargs: `torch_dtype` is now `dtype`", FutureWarning, stacklevel=3)
+            kwargs["dtype"] = kwargs.pop("torch_dtype")
+        return kwargs

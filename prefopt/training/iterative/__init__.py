@@ -1,0 +1,1 @@
+"""Methods whose rows the policy makes: sample, score, select, train, evaluate, and again."""

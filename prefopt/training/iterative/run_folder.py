@@ -1,0 +1,67 @@
+"""What a run of iterations has on disk beside its pool: which iterations are done, and what each came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...candidates.report import Report, write_rewards
+from ...candidates.selection import write_rows
+from ...data.records import DataError
+from ...utils import jsonl
+from .. import checkpoint
+
+Row = dict[str, Any]
+
+
+class RunFolder:
+    """The folder of a run; an iteration is done once its policy is there, whole."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def place(self, number: int) -> Path:
+        return self.folder / f"iteration-{number:03d}"
+
+    def policy(self, number: int) -> Path:
+        return self.place(number) / "policy"
+
+    def done(self, iterations: int) -> int:
+        """How many iterations are done, of so many."""
+        whole = (number for number in range(iterations) if checkpoint.problem_with(self.policy(number)) is not None)
+        return next(whole, iterations)
+
+    def newest_checkpoint(self, number: int) -> str | None:
+        """What a kill left of an iteration's training."""
+        try:
+            return str(checkpoint.newest(self.place(number)))
+        except FileNotFoundError:
+            return None
+
+    def keep_rows(self, number: int, rows: Sequence[Row]) -> None:
+        """Write the rows that an iteration trains on, or make sure that it goes on with the same.
+
+        Raises:
+            ValueError: others are there.
+        """
+        path = self.place(number) / "selection.jsonl"
+        if list(jsonl.read(path)) not in ([], rows):
+            raise DataError(
+                f"{path} was selected from other candidates or scores, and this iteration may have trained on it: give "
+                f"the scorer that it was selected by, or delete {path.parent} to train it again"
+            )
+        write_rows(path, rows)
+
+    def reports(self, count: int) -> list[Report]:
+        return [report for i in range(count) for report in jsonl.read(self.place(i) / "report.json")]
+
+    def keep_report(self, report: Report) -> None:
+        """Write an iteration's report, and draw the rewards of all until then."""
+        number = report["iteration"]
+        jsonl.replace(self.place(number) / "report.json", [report])
+        write_rewards(self.folder / "rewards.png", self.reports(number + 1))
+
+    def publish(self, number: int, staged: Path) -> None:
+        """A saved policy as the iteration's, which is done with it."""
+        checkpoint.publish(staged, self.policy(number), {"iteration": number})

@@ -1,0 +1,64 @@
+"""Sums and counts of what is logged, over micro-batches and ranks. Never a mean of means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..objectives.base import Loss, Metric
+
+_FOLD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": torch.add,
+    "min": torch.minimum,
+    "max": torch.maximum,
+}
+
+
+class Meter:
+    """Collects metrics until `read`, which reduces them over ranks and starts anew."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Metric] = {}
+
+    def add(self, metrics: Mapping[str, Metric]) -> None:
+        """Fold in the metrics of one micro-batch, in float64 so that the order of batches does not matter."""
+        for name, metric in metrics.items():
+            new = Metric(exact(metric.total), exact(metric.count), metric.reduce)
+            held = self._held.get(name)
+            self._held[name] = new if held is None else _fold(held, new)
+
+    def read(self) -> dict[str, float]:
+        """Every metric over all ranks; one that nothing was counted for is left out. All ranks must call it."""
+        from accelerate.utils import gather_object
+
+        parts = gather_object([{name: (m.total.item(), m.count.item(), m.reduce) for name, m in self._held.items()}])
+        self._held = {}
+        whole: dict[str, Metric] = {}
+        for part in parts:
+            for name, (total, count, reduce) in part.items():
+                new = Metric(exact(total), exact(count), reduce)
+                whole[name] = new if name not in whole else _fold(whole[name], new)
+        return {name: _value(metric) for name, metric in whole.items() if metric.count > 0}
+
+
+def term_metrics(loss: Loss, units: Mapping[str, Tensor]) -> dict[str, Metric]:
+    """Each term of a loss as a metric, so that `Meter` gives its mean over the units it is counted in."""
+    return {name: Metric(term.total.detach(), units[term.unit]) for name, term in loss.terms.items()}
+
+
+def exact(x: Any) -> Tensor:
+    """`x` detached and in float64, or in float32 on a device that has nothing wider."""
+    wide = torch.float32 if isinstance(x, Tensor) and x.device.type == "mps" else torch.float64
+    return torch.as_tensor(x, dtype=wide).detach()
+
+
+def _fold(a: Metric, b: Metric) -> Metric:
+    return Metric(_FOLD[a.reduce](a.total, b.total), a.count + b.count, a.reduce)
+
+
+def _value(metric: Metric) -> float:
+    total = metric.total / metric.count if metric.reduce == "mean" else metric.total
+    return total.item()

@@ -1,0 +1,328 @@
+"""The field's names for the trainers and their configs. Names and arguments only: the loop is `PreferenceTrainer`'s."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, TypeVar
+
+from datasets import Dataset
+from peft import PeftConfig
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from ..models.heads import clear_normalization, set_normalization
+from ..objectives.base import Objective
+from ..objectives.dpo import DPO, DPOArguments
+from ..objectives.ppo import NAMES, PPO
+from ..objectives.ppo_arguments import PPOArguments
+from ..objectives.rejection_sampling import RejectionSampling
+from ..objectives.reward import BradleyTerry, RewardArguments
+from ..objectives.rrhf import RRHF, RRHFArguments
+from ..objectives.sampling_arguments import IterationArguments
+from ..objectives.sft import BestOf
+from .config import PreferenceConfig
+from .iterative.trainer import check_unscored
+from .trainer import PreferenceTrainer
+
+Kind = TypeVar("Kind", bound=Objective)
+
+
+def objective_from(config: Any, kind: type[Kind]) -> Kind:
+    """The objective whose knobs a config carries."""
+    return kind(**{knob.name: getattr(config, knob.name) for knob in fields(kind)})  # type: ignore[arg-type]
+
+
+@dataclass
+class DPOConfig(DPOArguments, PreferenceConfig):
+    """Arguments of `DPOTrainer`, named as in TRL."""
+
+    reference_free: bool | None = field(default=None, metadata={"help": "Old name: use --loss_type cpo --cpo_alpha 0."})
+    rpo_alpha: float | None = field(
+        default=None, metadata={"help": "Old name: use --loss_type sigmoid sft with --loss_weights."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.rpo_alpha is not None:
+            warnings.warn(
+                "rpo_alpha=a is now loss_type=['sigmoid', 'sft'], loss_weights=[1, a]", FutureWarning, stacklevel=3
+            )
+            self.loss_type, self.loss_weights = ["sigmoid", "sft"], [1.0, self.rpo_alpha]
+        if self.reference_free:
+            warnings.warn("reference_free=True is now loss_type=['cpo'], cpo_alpha=0", FutureWarning, stacklevel=3)
+            self.loss_type, self.cpo_alpha = ["cpo"], 0.0
+        super().__post_init__()
+
+
+@dataclass
+class RewardConfig(RewardArguments, PreferenceConfig):
+    """Arguments of `RewardTrainer`, named as in TRL."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate."})
+    normalize_scores: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, store the mean and standard deviation of the training scores in the model's "
+            "config, for `prefopt.models.heads.normalize` and for whoever scores with this model."
+        },
+    )
+
+
+@dataclass
+class RejectionSamplingConfig(IterationArguments, PreferenceConfig):
+    """Arguments of `RejectionSamplingTrainer`: those of an offline run are each iteration's."""
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate of each iteration."})
+
+
+@dataclass
+class RRHFConfig(RRHFArguments, PreferenceConfig):
+    """Arguments of `RRHFTrainer`."""
+
+    # Learning rate as in the paper and its scripts.
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
+
+
+@dataclass
+class PPOConfig(PPOArguments, PreferenceConfig):
+    """Arguments of `PPOTrainer`, named as in TRL's removed one. The defaults are PPO-max's: see `from_preset`."""
+
+    # Optimizer and schedule as in MOSS-RLHF, with the paper's learning rates (arXiv:2307.04964, section 5.1).
+    learning_rate: float = field(default=5e-7, metadata={"help": "The initial learning rate of the policy."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "The beta2 for the Adam optimizer."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "The epsilon for the Adam optimizer."})
+    lr_scheduler_type: str = field(default="inverse_sqrt", metadata={"help": "The schedule of both learning rates."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up; below 1, a share of them."})
+    response_length: int | None = field(default=None, metadata={"help": "Old name: use --max_new_tokens."})
+    total_episodes: int | None = field(
+        default=None, metadata={"help": "Prompts to answer in all, rounded up to whole rollouts; sets max_steps."}
+    )
+    local_rollout_forward_batch_size: int | None = field(
+        default=None, metadata={"help": "Old name: use --per_device_eval_batch_size."}
+    )
+    whiten_rewards: bool = field(default=False, metadata={"help": "Old name: use --reward_norm."})
+    stop_token: str | None = field(
+        default=None, metadata={"help": "Accepted for compatibility: `eos`, where responses end anyway."}
+    )
+    num_sample_generations: int = field(
+        default=10, metadata={"help": "Accepted for compatibility: every rollout has samples in rollouts.jsonl."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.response_length is not None:
+            warnings.warn("`response_length` is now `max_new_tokens`", FutureWarning, stacklevel=3)
+            self.max_new_tokens = self.response_length
+        if self.local_rollout_forward_batch_size is not None:
+            warnings.warn(
+                "`local_rollout_forward_batch_size` is now `per_device_eval_batch_size`", FutureWarning, stacklevel=3
+            )
+            self.per_device_eval_batch_size = self.local_rollout_forward_batch_size
+        if self.whiten_rewards:
+            raise ValueError(
+                "whiten_rewards=True whitened rewards token by token: use reward_norm, for whole responses"
+            )
+        if self.stop_token not in (None, "eos"):
+            raise ValueError(f"stop_token={self.stop_token!r}: responses end with eos, or with one of stop_strings")
+        super().__post_init__()
+        if self.total_episodes is not None:
+            if self.total_episodes < 1:
+                raise ValueError(f"total_episodes={self.total_episodes} must be at least 1")
+            per_step = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+            rollouts = -(-self.total_episodes // (per_step * self.num_mini_batches))
+            self.max_steps = rollouts * self.num_mini_batches * self.num_ppo_epochs
+
+    @classmethod
+    def from_preset(cls, name: str, **given: Any) -> PPOConfig:
+        """The arguments that a preset has (`ppo-max`, `ppo`, `ppo-moss`), and those given instead.
+
+        Raises:
+            ValueError: no such preset.
+        """
+        if name not in PPO_PRESETS:
+            raise ValueError(f"preset {name!r}: choose one of {', '.join(PPO_PRESETS)}")
+        return cls(**{**PPO_PRESETS[name], **given})
+
+
+PPO_PRESETS: dict[str, dict[str, Any]] = {
+    name: {
+        knob.name: value for knob in fields(PPO) if (value := getattr(preset, knob.name)) != getattr(PPO(), knob.name)
+    }
+    for name, preset in NAMES.items()
+}
+"""What each preset has other than PPO-max."""
+
+
+@dataclass
+class SFTConfig(PreferenceConfig):
+    """Arguments of `SFTTrainer`, named as in TRL."""
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
+    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds bare text."})
+    completion_only_loss: bool | None = field(
+        default=None, metadata={"help": "Only answers are trained on. False would train on prompts too: not offered."}
+    )
+    assistant_only_loss: bool = field(default=True, metadata={"help": "Only assistant turns are trained on."})
+    packing: bool = field(default=False, metadata={"help": "Accepted for compatibility: rows are not packed."})
+
+    def __post_init__(self) -> None:
+        if self.completion_only_loss is False:
+            raise ValueError("completion_only_loss=False (train on prompts too) is not offered: put the text in `text`")
+        if not self.assistant_only_loss:
+            warnings.warn(
+                "conversations train on assistant turns only, whatever assistant_only_loss says", stacklevel=3
+            )
+        if self.packing:
+            warnings.warn("packing changes nothing here: a step stays per_device_train_batch_size rows", stacklevel=3)
+        super().__post_init__()
+
+
+class _Named(PreferenceTrainer):
+    """What the named trainers share: TRL's arguments, old names included."""
+
+    config: type[PreferenceConfig]
+    objective_type: type[Objective]
+    presets: Mapping[str, Mapping[str, Any]] = {}
+    """Name -> other defaults of the config."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: PreferenceConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics: Callable[..., dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+        *,
+        ref_model: Any = None,
+        scorer: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **more: Any,
+    ):
+        if data_collator is not None:
+            raise ValueError(
+                "rows are collated into prefopt's own Batch: change the rows (or `encode_dataset`) instead"
+            )
+        if tokenizer is not None:
+            warnings.warn("`tokenizer` is now `processing_class`", FutureWarning, stacklevel=3)
+        args = args or self.config(output_dir=f"{type(self).__name__.removesuffix('Trainer').lower()}-output")
+        if not isinstance(args, self.config):
+            raise TypeError(
+                f"{type(self).__name__} takes args of type {self.config.__name__}, not {type(args).__name__}"
+            )
+        objective = objective_from(args, self.objective_type)
+        if scorer is None:
+            check_unscored(objective)
+        super().__init__(
+            model,
+            objective,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class or tokenizer,
+            ref_model=ref_model,
+            scorer=scorer,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            **more,
+        )
+
+
+class DPOTrainer(_Named):
+    """Direct preference optimization and its family; `DPOConfig.loss_type` chooses."""
+
+    config, objective_type = DPOConfig, DPO
+
+    def __init__(self, model: Any, ref_model: Any = None, args: DPOConfig | None = None, *rest: Any, **kwargs: Any):
+        super().__init__(model, args, *rest, ref_model=ref_model, **kwargs)
+
+
+class RewardTrainer(_Named):
+    """A reward model from pairs; saved as a plain transformers classification model with one label."""
+
+    config, objective_type = RewardConfig, BradleyTerry
+    args: RewardConfig
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        clear_normalization(self.accelerator.unwrap_model(self.model))  # of an earlier training
+        result = super().train(*args, **kwargs)
+        if self.args.normalize_scores:
+            _, scores = self.predict(self.train_dataset).predictions  # type: ignore[misc]
+            set_normalization(self.accelerator.unwrap_model(self.model), scores.mean(), scores.std())
+        return result
+
+
+class RejectionSamplingTrainer(_Named):
+    """Llama 2's rejection-sampling fine-tuning: in iterations, the best of all responses that the policy has drawn."""
+
+    config, objective_type = RejectionSamplingConfig, RejectionSampling
+
+
+class RRHFTrainer(_Named):
+    """RRHF, arXiv:2304.05302: the policy ranks K responses as their scores do, and imitates the best.
+
+    With a `scorer` it draws responses to rank beside the dataset's own; without one, it ranks these.
+    """
+
+    config, objective_type = RRHFConfig, RRHF
+
+
+class PPOTrainer(_Named):
+    """PPO-max, and the vanilla PPO that it is measured against (`PPOConfig.from_preset`).
+
+    Secrets of RLHF part I, arXiv:2307.04964. `trainer.model` is the policy; what is saved is two models, `policy` and
+    `critic`.
+
+    Args:
+        reward_model, value_model: TRL's names of `scorer` and `critic`.
+    """
+
+    config, objective_type, presets = PPOConfig, PPO, PPO_PRESETS
+
+    def __init__(self, *args: Any, reward_model: Any = None, value_model: Any = None, **kwargs: Any):
+        for old, new, value in (("reward_model", "scorer", reward_model), ("value_model", "critic", value_model)):
+            if value is not None and kwargs.setdefault(new, value) is not value:
+                raise ValueError(f"{old} is {new} under another name: pass one of them")
+        super().__init__(*args, **kwargs)
+
+
+class SFTTrainer(_Named):
+    """Supervised fine-tuning on answers (prompt-only tokens are never trained on)."""
+
+    config, objective_type = SFTConfig, BestOf
+
+    def __init__(
+        self,
+        model: Any,
+        args: SFTConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        *rest: Any,
+        formatting_func: Any = None,
+        **kwargs: Any,
+    ):
+        args = args or SFTConfig(output_dir="sft-output")
+        text = partial(_as_text, formatting_func=formatting_func, text_field=args.dataset_text_field)
+        super().__init__(model, args, data_collator, text(train_dataset), text(eval_dataset), *rest, **kwargs)
+
+
+def _as_text(dataset: Any, formatting_func: Any, text_field: str) -> Any:
+    """Rows of bare text, where the user's function makes it or another column holds it."""
+    if isinstance(dataset, dict):
+        return {name: _as_text(part, formatting_func, text_field) for name, part in dataset.items()}
+    if formatting_func is not None and dataset is not None:
+        if not isinstance(dataset, Dataset):
+            raise ValueError(f"formatting_func works on a datasets.Dataset, not on {dataset!r}: load it first")
+        return dataset.map(lambda row: {"text": formatting_func(row)}, remove_columns=dataset.column_names)
+    if text_field != "text" and text_field in getattr(dataset, "column_names", ()):
+        return dataset.select_columns([text_field]).rename_column(text_field, "text")
+    return dataset

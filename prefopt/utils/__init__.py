@@ -1,0 +1,1 @@
+"""Tools that know nothing of preferences: processes, files, fingerprints, counters, small tensor operations."""
