@@ -13,8 +13,7 @@ from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.compare import read_plan
 from prefopt.compare.plan.method_spec import way_of
 from prefopt.objectives.base import load
-
-from .conftest import quiet, ragged_pairs, tiny_llama
+from tests.conftest import quiet, ragged_pairs, tiny_llama
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

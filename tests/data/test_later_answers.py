@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from prefopt.data import encode_dataset
 from prefopt.data.check import check
-
-from .conftest import CHATML, make_tokenizer
+from tests.data.conftest import CHATML, make_tokenizer
 
 TRIMMING = make_tokenizer(CHATML.replace("m['content']", "m['content'] | trim"), eos="<|im_end|>")  # Llama 3, Gemma
 VERBATIM = make_tokenizer(CHATML, eos="<|im_end|>")

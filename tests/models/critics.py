@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from prefopt.batch import Batch
 from prefopt.models.forward import forward
 from prefopt.models.heads import scorer_from_policy
-
-from .families import ragged, tiny
+from tests.models.families import ragged, tiny
 
 BOTH = frozenset({"logps", "values"})
 LOGPS, VALUES = frozenset({"logps"}), frozenset({"values"})

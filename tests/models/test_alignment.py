@@ -14,9 +14,8 @@ from prefopt import SFTConfig, SFTTrainer
 from prefopt.data.collate import collate
 from prefopt.models.forward import forward
 from prefopt.models.heads import scorer_from_policy
-
-from ..conftest import quiet, tiny_llama
-from .families import tiny
+from tests.conftest import quiet, tiny_llama
+from tests.models.families import tiny
 
 BOTH = frozenset({"values", "scores"})
 

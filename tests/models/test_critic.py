@@ -32,8 +32,7 @@ from prefopt.models.load import load_policy, load_scorer
 from prefopt.models.modes import disable_dropout, evaluating, without_dropout
 from prefopt.models.reference import AdapterCopy, AdapterOff, copy_adapter, version_of
 from prefopt.models.unwrap import bare
-
-from .critics import (
+from tests.models.critics import (
     BOTH,
     CHECKPOINTS,
     apart,
@@ -48,7 +47,7 @@ from .critics import (
     state_of,
     values_of,
 )
-from .families import ragged, tiny
+from tests.models.families import ragged, tiny
 
 ADAPTERS = pytest.mark.parametrize("adapters", [(False, False), (True, False), (False, True), (True, True)], ids=str)
 

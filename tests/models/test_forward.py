@@ -14,8 +14,7 @@ from prefopt.batch import Batch, fill_rows
 from prefopt.data.collate import collate
 from prefopt.models.forward import FROM_LOGITS, forward
 from prefopt.models.heads import attach_lm_head, scorer_from_policy
-
-from .families import FAMILIES, alone, by_hand, ragged, tiny
+from tests.models.families import FAMILIES, alone, by_hand, ragged, tiny
 
 DIFFERENTIABLE = ("logps", "entropy", "log_sum_sq")
 

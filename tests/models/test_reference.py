@@ -32,8 +32,7 @@ from prefopt.models.reference import (
     reference_for,
     write_cache,
 )
-
-from ..conftest import quiet, ragged_pairs, tiny_llama
+from tests.conftest import quiet, ragged_pairs, tiny_llama
 
 ROWS = ragged_pairs(8)
 LOGPS = frozenset({"logps"})
@@ -323,7 +322,7 @@ def test_modes_are_restored_module_by_module() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "phi", "gpt_neox", "bloom"])
 def test_no_dropout_makes_training_mode_deterministic(family: str) -> None:
-    from .families import FAMILIES, ragged, tiny
+    from tests.models.families import FAMILIES, ragged, tiny
 
     rates = {
         "attention_dropout": 0.4, "hidden_dropout": 0.4, "dropout": 0.4, "layerdrop": 0.6,

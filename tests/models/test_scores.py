@@ -20,9 +20,8 @@ from prefopt.data.collate import collate
 from prefopt.models.forward import forward
 from prefopt.models.heads import LM_HEAD, normalize, reward_head_of
 from prefopt.models.load import load_scorer
-
-from ..conftest import quiet, ragged_pairs, tiny_llama
-from .families import tiny
+from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.models.families import tiny
 
 ROWS = ragged_pairs(8, seed=2)
 SCORES = frozenset({"scores"})

@@ -28,9 +28,8 @@ from prefopt.models.peft_adapters import BESIDE, COPY, active, copy_adapter, sam
 from prefopt.models.reference import AdapterCopy, AdapterOff
 from prefopt.models.shared_critic import SharedCritic, share_critic
 from prefopt.models.unwrap import bare
-
-from ..conftest import quiet, ragged_pairs, tiny_llama
-from .critics import (
+from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.models.critics import (
     BOTH,
     CHECKPOINTS,
     apart,
@@ -46,7 +45,7 @@ from .critics import (
     state_of,
     values_of,
 )
-from .families import ragged, tiny
+from tests.models.families import ragged, tiny
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
 OTHER = {"r": 2, "target_modules": ["o_proj", "v_proj"], "lora_alpha": 3}

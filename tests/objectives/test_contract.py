@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives.base import Loss, Objective, load, registry
-
-from .factory import asked, coupled, declared_only, loss_of, make, mapped, numbers, rows
+from tests.objectives.factory import asked, coupled, declared_only, loss_of, make, mapped, numbers, rows
 
 REGISTRY = registry()
 every = pytest.mark.parametrize("objective", REGISTRY.values(), ids=REGISTRY.keys())

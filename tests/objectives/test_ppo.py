@@ -18,9 +18,8 @@ from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives.base import Loss
 from prefopt.objectives.ppo import NAMES, PPO
 from prefopt.objectives.ppo_arguments import PPOArguments
-
-from . import test_contract as contract
-from .factory import coupled, make, mapped, numbers, rows
+from tests.objectives import test_contract as contract
+from tests.objectives.factory import coupled, make, mapped, numbers, rows
 
 PLAIN: dict[str, Any] = {"kl_coef": 0.0, "reward_norm": "none", "reward_clip": None}
 

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from prefopt.compare.report.findings import Value
 from prefopt.compare.report.terminal import print_summary, wrapped
-
-from .example import example_findings
+from tests.compare.report.example import example_findings
 
 
 def printed(findings: object, lang: str) -> list[str]:

@@ -13,8 +13,7 @@ from prefopt.compare.records import Cell, Experiment
 from prefopt.compare.report.findings import Findings, Warning
 from prefopt.compare.report.numbers import findings_of
 from prefopt.compare.report.words import Words
-
-from .experiment import COST, changed, column, experiment, judgements, pair_table
+from tests.compare.report.experiment import COST, changed, column, experiment, judgements, pair_table
 
 SCORED = {**COST, "shared": {"sft": 5e11, "reward model": 1e11}}
 

@@ -1,0 +1,136 @@
+"""What a trainer refuses at its door, because it would train something else than was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from prefopt import (
+    DPOConfig,
+    DPOTrainer,
+    PreferenceConfig,
+    PreferenceTrainer,
+    RRHFConfig,
+    RRHFTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+from prefopt.data.batching import Order
+from prefopt.models.load import load_scorer
+from prefopt.objectives.dpo import DPO
+from tests.conftest import quiet, ragged_pairs, tiny_llama
+
+ROWS = ragged_pairs(12)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A LoRA folder beside the base it belongs to."""
+    tiny_llama().save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def dpo(model: Any, tmp_path: Path, tokenizer: Any, **args: Any) -> DPOTrainer:
+    return DPOTrainer(model, None, DPOConfig(**quiet(tmp_path, **args)), train_dataset=ROWS, processing_class=tokenizer)
+
+
+def test_an_adapter_that_transformers_loaded(adapter: Path, tmp_path: Path, tokenizer: Any) -> None:
+    """It would train the whole base and then save the adapter alone."""
+    with pytest.raises(ValueError, match="PeftModel.from_pretrained"):
+        dpo(AutoModelForCausalLM.from_pretrained(adapter), tmp_path, tokenizer)
+
+
+def test_a_frozen_adapter(adapter: Path, tmp_path: Path, tokenizer: Any) -> None:
+    model = PeftModel.from_pretrained(tiny_llama(), adapter)
+    with pytest.raises(ValueError, match="is_trainable=True"):
+        dpo(model, tmp_path, tokenizer)
+
+
+def test_knobs_that_disagree_with_the_objective(tmp_path: Path, tokenizer: Any) -> None:
+    args = DPOConfig(**quiet(tmp_path, beta=0.5, loss_type=["ipo"]))
+    with pytest.raises(ValueError, match="DPOConfig has its own beta"):
+        PreferenceTrainer(tiny_llama(), "dpo", args, ROWS, processing_class=tokenizer)
+    same = PreferenceTrainer(tiny_llama(), DPO(beta=0.5, loss_type="ipo"), args, ROWS, processing_class=tokenizer)
+    assert same.objective == DPO(beta=0.5, loss_type=["ipo"])
+
+
+@pytest.mark.parametrize("name", ["precompute_ref_log_probs", "sync_ref_model"])
+def test_reference_arguments_without_a_reference(name: str, tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}=True, but .* uses no reference"):
+        dpo(tiny_llama(), tmp_path, tokenizer, loss_type=["simpo"], **{name: True})
+
+
+def test_arguments_of_other_trainers(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="label_smoothing"):
+        dpo(tiny_llama(), tmp_path, tokenizer, label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match="random"):
+        PreferenceConfig(**quiet(tmp_path, train_sampling_strategy="group_by_length"))
+
+
+@pytest.mark.parametrize("change", [{"data_seed": 7}, {"train_sampling_strategy": "sequential"}, {"model": 4}])
+def test_resuming_what_would_go_on_differently(change: dict[str, Any], tmp_path: Path, tokenizer: Any) -> None:
+    """Another row order repeats and skips rows; another starting model makes another reference."""
+    steps = {"max_steps": 4, "save_steps": 2, "save_strategy": "steps", "per_device_train_batch_size": 4}
+    dpo(tiny_llama(), tmp_path, tokenizer, **steps).train()
+    model = tiny_llama(seed=change.pop("model", 0))
+    with pytest.raises(ValueError, match="belongs to another run"):
+        dpo(model, tmp_path, tokenizer, **steps | change).train(resume_from_checkpoint=True)
+
+
+def test_rows_that_are_prepared_are_not_prepared_again(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = dpo(tiny_llama(), tmp_path, tokenizer, loss_type=["kto"])
+    assert len(trainer.train_dataset[0]["response_ids"]) == 3
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
+
+
+def test_a_row_that_has_nothing_to_rank(tmp_path: Path, tokenizer: Any) -> None:
+    rows = Dataset.from_list([{"prompt_ids": [5], "response_ids": [[6, 1]] * count} for count in (3, 2, 1)])
+    with pytest.raises(ValueError, match="row 2 has 1 responses and RRHF compares at least 2"):
+        RRHFTrainer(tiny_llama(), RRHFConfig(**quiet(tmp_path)), train_dataset=rows, processing_class=tokenizer)
+
+
+def test_lists_where_pairs_are_wanted(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="row 0 has 3 responses and DPO compares 2: give it pairs"):
+        DPOTrainer(
+            tiny_llama(),
+            args=DPOConfig(**quiet(tmp_path)),
+            train_dataset=ragged_pairs(2, k=3),
+            processing_class=tokenizer,
+        )
+
+
+def test_sft_takes_its_arguments_in_order(tmp_path: Path, tokenizer: Any) -> None:
+    rows = Dataset.from_list([{"body": "one two three"}] * 4)
+    args = SFTConfig(**quiet(tmp_path, max_steps=1))
+    trainer = SFTTrainer(tiny_llama(), args, None, rows, None, tokenizer, formatting_func=lambda row: row["body"])
+    assert len(trainer.train_dataset) == 4
+    with pytest.raises(ValueError, match="load it first"):
+        SFTTrainer(tiny_llama(), args, None, "rows.jsonl", None, tokenizer, formatting_func=lambda row: row["body"])
+
+
+def test_the_order_of_rows() -> None:
+    assert sorted(Order(13, seed=0)) == list(range(13))
+    assert list(Order(13, seed=0)) != list(Order(13, seed=0, epoch=lambda: 1))
+    assert sorted(Order(13, multiple=8, seed=0)) == [-1, -1, -1, *range(13)]
+    dropped = list(Order(13, multiple=8, drop=True, seed=0))
+    assert len(dropped) == len(set(dropped)) == 8 and -1 not in dropped
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_reward_model_from_a_policy_with_an_adapter(by_name: bool, adapter: Path, tokenizer: Any) -> None:
+    """`prefopt sft --use_peft` and then `prefopt reward`: the reward model starts from what the adapter learnt."""
+    policy = PeftModel.from_pretrained(tiny_llama(), adapter)
+    torch.nn.init.constant_(policy.get_base_model().model.layers[0].self_attn.q_proj.lora_B["default"].weight, 0.1)
+    policy.save_pretrained(adapter)
+    scorer = load_scorer(str(adapter) if by_name else policy, tokenizer)
+    merged = policy.merge_and_unload()
+    torch.testing.assert_close(scorer.model.state_dict(), merged.model.state_dict())
+    assert scorer.score.out_features == 1 and not isinstance(scorer, PeftModel)
