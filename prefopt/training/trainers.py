@@ -23,7 +23,7 @@ from ..objectives.rrhf import RRHF, RRHFArguments
 from ..objectives.sampling_arguments import IterationArguments
 from ..objectives.sft import BestOf
 from .config import PreferenceConfig
-from .iterative.trainer import check_unscored
+from .generating import check_unscored
 from .trainer import PreferenceTrainer
 
 Kind = TypeVar("Kind", bound=Objective)

@@ -142,12 +142,12 @@ def test_a_resumed_run_equals_one_that_went_through(case: str, tmp_path: Path) -
     assert resumed.state.global_step == whole.state.global_step > step
     assert_equal(weights(resumed), weights(whole))
     assert len(logs(whole, step)) >= 2 and logs(resumed) == logs(whole)
-    assert_equal(resumed.objective_state, whole.objective_state)
+    assert_equal(resumed.step.state, whole.step.state)
     if case == "moving reference":
         assert_equal(dict(resumed.reference.model.state_dict()), dict(whole.reference.model.state_dict()))
         assert not torch.equal(resumed.reference.model.lm_head.weight, tiny_llama().lm_head.weight)
     if "state" in case:
-        assert any(tensor.abs().max() > 0 for tensor in whole.objective_state.values())
+        assert any(tensor.abs().max() > 0 for tensor in whole.step.state.values())
     assert (case == "continued adapter") == isinstance(whole.reference, AdapterCopy)
 
 
@@ -175,7 +175,7 @@ def test_orders_of_rows_depend_on_seed_and_epoch_only(tmp_path: Path) -> None:
 
 def test_skipped_steps_are_still_counted_after_a_resume(tmp_path: Path) -> None:
     trainer = build(tmp_path)
-    trainer.guard.skipped = 2
+    trainer.step.guard.skipped = 2
     trainer.train()
     resumed = build(tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
@@ -316,7 +316,7 @@ def on_ranks(folder: Path) -> None:
         whole.train()
         resumed.train(resume_from_checkpoint=str(folder / kind / "whole" / "run" / f"checkpoint-{step}"))
         assert_equal(weights(resumed), weights(whole))
-        assert_equal(resumed.objective_state, whole.objective_state)
+        assert_equal(resumed.step.state, whole.step.state)
         assert logs(resumed) == logs(whole) and len(logs(whole)) == 6
     (folder / f"rank-{whole.args.process_index}-of-{whole.args.world_size}").touch()
 

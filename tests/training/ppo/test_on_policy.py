@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from prefopt import PPO, Batch, PPOConfig, PPOTrainer, PreferenceConfig, PreferenceTrainer
+from prefopt.candidates.dataset_answers import Given
 from prefopt.data.collate import collate
 from prefopt.generation import sample
 from prefopt.models.critic import critic_of, parameter_groups
@@ -32,7 +33,7 @@ from prefopt.models.load import load_policy, load_scorer
 from prefopt.objectives.base import registry
 from prefopt.scoring import CombinedScorer, RewardModelScorer, ScoreError, WeightedSum
 from prefopt.testbed import preference_rows
-from prefopt.training.ppo.collect import Experience
+from prefopt.training.ppo.collect import RolloutCollector
 from prefopt.training.ppo.log import Trace
 from tests.conftest import quiet
 from tests.training.iterative.test_iterations import untrained, vowels
@@ -139,7 +140,7 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
             if state.global_step == 2:
-                prompts, size = trainer.experience.prompts, trainer.experience.loader.size
+                prompts, size = Given(trainer.train_dataset).prompts, trainer.source.loop.minibatches.size
                 from prefopt.utils.shuffle import turns
 
                 places = range(size, 2 * size)
@@ -238,7 +239,7 @@ def test_the_critic_learns_alone_at_first(tmp_path, tokenizer, pairs) -> None:
 def test_a_critic_that_explains_enough_need_not_learn_alone(tmp_path, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs, critic_pretrain_steps=100, critic_pretrain_until=-1e9)
     trainer.train()
-    assert float(trainer.objective_state["policy_start"]) == 0
+    assert float(trainer.step.state["policy_start"]) == 0
 
 
 @pytest.mark.parametrize(("kind", "option"), [("cosine_with_min_lr", "min_lr"), ("polynomial", "lr_end")])
@@ -406,7 +407,7 @@ def test_the_weight_of_the_kl_adapts(tmp_path, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs, target_kl=100.0, kl_horizon=10.0, max_steps=6)
     trainer.train()
     # The KL is far below its target, so after each of three rollouts of 8 responses: 1 - .2 * 8 / 10.
-    assert float(trainer.objective_state["next_kl_coef"]) == pytest.approx(0.05 * 0.84**3)
+    assert float(trainer.step.state["next_kl_coef"]) == pytest.approx(0.05 * 0.84**3)
 
 
 # ---- collapse ------------------------------------------------------------------------------------------------------
@@ -415,7 +416,7 @@ def test_the_weight_of_the_kl_adapts(tmp_path, tokenizer, pairs) -> None:
 @pytest.fixture
 def alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that finds fault with rollout 2."""
-    import prefopt.training.ppo.collect as module
+    import prefopt.training.ppo.source as module
     from prefopt.training.ppo.collapse import Suspicion
 
     def suspicion(records: Any, **_: Any) -> Any:
@@ -503,7 +504,7 @@ def test_a_resumed_run_is_the_run(changes: dict[str, Any], tmp_path, tokenizer, 
     resumed.train(resume_from_checkpoint=True)
     for name, group in weights(whole.model).items():
         assert same(group, weights(resumed.model)[name])
-    assert all(torch.equal(value, resumed.objective_state[name]) for name, value in whole.objective_state.items())
+    assert all(torch.equal(value, resumed.step.state[name]) for name, value in whole.step.state.items())
     traces = [(tmp_path / each / "run" / "rollouts.jsonl").read_text() for each in ("whole", "killed")]
     assert traces[0] == traces[1]
     own = [[entry for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
@@ -575,11 +576,11 @@ def test_prompts_longer_than_max_length_are_told_of(tmp_path, tokenizer, pairs, 
 
 def test_demonstrations_go_where_the_rollout_is(tokenizer, pairs) -> None:
     """On a device without numbers, which every computer has."""
-    args = SimpleNamespace(device=torch.device("meta"), seed=0, output_dir="x", per_device_train_batch_size=4)
-    args.gradient_accumulation_steps = 1
-    trainer: Any = SimpleNamespace(args=args, objective=PPO(ptx_coef=1.0), processing_class=tokenizer)
+    accelerator = SimpleNamespace(device=torch.device("meta"))
+    step: Any = SimpleNamespace(objective=PPO(ptx_coef=1.0), accelerator=accelerator)
     rows = Dataset.from_list([{"prompt_ids": [5, 6], "response_ids": [[7, 1]]}] * 3)
-    (batch,) = Experience(trainer, cast(Any, None), [[]] * 3, rows)._mixed_in(0, Batch())
+    none = cast(Any, None)
+    (batch,) = RolloutCollector(step, none, tokenizer, none, [[]] * 3, 16, 0, 4, rows)._mixed_in(0, Batch())
     assert {column.device.type for column in batch.values()} == {"meta"} and len(batch.index) == 16
 
 
