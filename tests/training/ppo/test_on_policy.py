@@ -514,7 +514,7 @@ def test_a_resumed_run_is_the_run(changes: dict[str, Any], tmp_path, tokenizer, 
 def test_an_other_scorer_or_setting_is_another_run(tmp_path, tokenizer, pairs) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2}
     trainer_of(tmp_path, tokenizer, pairs, **saving).train()
-    with pytest.raises(ValueError, match="belongs to another run: objective was"):
+    with pytest.raises(ValueError, match="belongs to another run: objective."):
         trainer_of(tmp_path, tokenizer, pairs, kl_coef=0.1, **saving).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="belongs to another run: scorer was"):
         trainer_of(tmp_path, tokenizer, pairs, scorer=vowels, **saving).train(resume_from_checkpoint=True)
