@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from prefopt.models.load import load_scorer
-from prefopt.training.ppo.log import Trace
+from prefopt.training.ppo.log import RolloutLog
 from tests.cli.test_cli import _same_logging, error_of, run, written  # noqa: F401
 from tests.cli.test_cli_drawing import TRAINED, _here, asked  # noqa: F401
 from tests.cli.test_cli_drawing import world as world
@@ -41,7 +41,7 @@ def test_a_run_writes_policy_critic_and_what_it_measured(tmp_path: Path, capsys:
     load_scorer(str(out / "critic"))
     longer = asked("ppo", out, *JUDGED, *QUICK, "--save_steps", "2", "--max_steps", "6", "--eval_ratio", "0.25")
     assert run(*longer, "--resume_from_checkpoint", "true") == 0
-    assert [record.rollout for record in Trace(out / "rollouts.jsonl").read()] == [0, 1, 2]
+    assert [record.rollout for record in RolloutLog(out / "rollouts.jsonl").read()] == [0, 1, 2]
 
 
 def test_prompts_alone_are_enough(tmp_path: Path) -> None:

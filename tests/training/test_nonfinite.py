@@ -27,7 +27,7 @@ from prefopt.batch import Batch, Outputs
 from prefopt.objectives.base import Loss, Objective, Term
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
-from prefopt.training.nonfinite import StepGuard
+from prefopt.training.nonfinite import NonFiniteGuard
 from tests.conftest import quiet, ragged_pairs, tiny_llama
 
 PLAIN = ragged_pairs(12)
@@ -240,7 +240,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not(tmp_path: Path) -> None:
 
 
 def test_absent_rows_are_not_named() -> None:
-    guard = StepGuard(limit=2)
+    guard = NonFiniteGuard(limit=2)
     guard.suspects = [-1, 0, -1]
     assert guard.rejects(math.nan, 1, searching=False)
     guard.suspects = [-1, 7]

@@ -34,7 +34,7 @@ from prefopt.objectives.base import registry
 from prefopt.scoring import CombinedScorer, RewardModelScorer, ScoreError, WeightedSum
 from prefopt.testbed import preference_rows
 from prefopt.training.ppo.collect import RolloutCollector
-from prefopt.training.ppo.log import Trace
+from prefopt.training.ppo.log import RolloutLog
 from tests.conftest import quiet
 from tests.training.iterative.test_iterations import untrained, vowels
 
@@ -149,7 +149,7 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
 
     trainer.add_callback(Watch())
     trainer.train()
-    record = Trace(tmp_path / "run" / "rollouts.jsonl").read()[1]
+    record = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()[1]
     assert record.step == 2
     assert [one["response"] for one in record.samples] == [row[0].text for row in seen[: len(record.samples)]]
 
@@ -232,7 +232,7 @@ def test_the_critic_learns_alone_at_first(tmp_path, tokenizer, pairs) -> None:
     assert [rates["critic"] for rates in seen.rates] == pytest.approx([1e-3 * (8 - step) / 8 for step in range(8)])
     assert logs(trainer, "critic_learning_rate") == [rates["critic"] for rates in seen.rates]
     assert logs(trainer, "learning_rate") == pytest.approx([rates["policy"] for rates in seen.rates])
-    alone = [record.critic_alone for record in Trace(tmp_path / "run" / "rollouts.jsonl").read()]
+    alone = [record.critic_alone for record in RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()]
     assert alone == [True, True, False, False]
 
 
@@ -354,7 +354,7 @@ def test_helpful_and_safe_are_judged_together(tmp_path, tokenizer, pairs) -> Non
 def test_what_was_measured_is_recorded_logged_and_drawn(tmp_path, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs, eval_dataset=pairs, missing_eos_penalty=2.0)
     trainer.train()
-    records = Trace(tmp_path / "run" / "rollouts.jsonl").read()
+    records = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()
     assert [(record.rollout, record.step, len(record.scores)) for record in records] == [(0, 0, 8), (1, 2, 8)]
     names = {"objective/kl", "objective/scores", "objective/entropy", "lengths/response", "val/num_eos_tokens"}
     names |= {"ppl/policy", "ppl/reference", "val/explained_variance", "distinct_1", "distinct_2", "degenerate"}
@@ -417,12 +417,12 @@ def test_the_weight_of_the_kl_adapts(tmp_path, tokenizer, pairs) -> None:
 def alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that finds fault with rollout 2."""
     import prefopt.training.ppo.source as module
-    from prefopt.training.ppo.collapse import Suspicion
+    from prefopt.training.ppo.collapse import Alarm
 
-    def suspicion(records: Any, **_: Any) -> Any:
-        return Suspicion({"kl": "KL went from 1 to 9"}, (1, 2), 1) if len(records) > 2 else None
+    def alarm_of(records: Any, **_: Any) -> Any:
+        return Alarm({"kl": "KL went from 1 to 9"}, (1, 2), 1) if len(records) > 2 else None
 
-    monkeypatch.setattr(module, "suspicion", suspicion)
+    monkeypatch.setattr(module, "alarm_of", alarm_of)
 
 
 @pytest.mark.parametrize(("action", "last"), [("warn", 8), ("stop", 4), ("restore", 4)])
@@ -604,7 +604,7 @@ def test_generations_that_never_end_are_cut_counted_and_punished(tmp_path, token
         trainer.train()
     assert logs(trainer, "val/num_eos_tokens") == [0.0, 0.0]
     assert logs(trainer, "lengths/response") == [10.0, 10.0]
-    record = Trace(tmp_path / "run" / "rollouts.jsonl").read()[0]
+    record = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()[0]
     assert record.metrics["objective/rlhf_reward"] == pytest.approx(record.metrics["objective/scores"] - 1.0, abs=1e-4)
     assert caplog.text.count("none of the responses ended by itself") == 1
     assert all(p.isfinite().all() for p in trainer.model.parameters())
