@@ -38,7 +38,7 @@ def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:
         raise ValueError(f"--{given[0]} means nothing without --{switch}: add it, or leave --{given[0]} out")
 
 
-def load_for_drawing(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:
+def load_for_sampling(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:
     """The policy on its device, and its tokenizer."""
     from ..models.load import load_policy, load_tokenizer
     from ..models.modes import freeze, is_quantized

@@ -5,16 +5,17 @@ Rank Responses to Align Language Models with Human Feedback without tears, arXiv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch, Outputs
+from ..utils.options import changed, option
 from ..utils.tensors import masked_sum, wide, wins
 from .base import Loss, Metric, Objective, Term, mean_of
-from .sampling_arguments import IterationArguments, changed
+from .sampling_arguments import IterationArguments
 
 MODES = ("paper", "mean", "code")
 
@@ -62,22 +63,18 @@ class RRHFArguments(IterationArguments):
     prior_top_n: int | None = changed(IterationArguments, "prior_top_n", 0)
     dataset_responses: bool = changed(IterationArguments, "dataset_responses", True)
 
-    rrhf_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "Weight of the ranking loss beside the likelihood of the best response. The paper and its scripts "
-            "have 1 (there, 10 and 100 did worse), though the released code's own default is 100."
-        },
+    rrhf_weight: float = option(
+        1.0,
+        "Weight of the ranking loss beside the likelihood of the best response. The paper and its scripts "
+        "have 1 (there, 10 and 100 did worse), though the released code's own default is 100.",
     )
-    mode: str = field(
-        default="paper",
-        metadata={
-            "help": "`paper` ranks by log-prob per token and adds up the best response's tokens; `mean` averages over "
-            "them instead, which leaves the ranking about as many times more weight as a response has tokens; `code` "
-            "divides by the tokens of the prompt and its longest response, as the released code does, which ranks "
-            "responses by their sums.",
-            "choices": list(MODES),
-        },
+    mode: str = option(
+        "paper",
+        "`paper` ranks by log-prob per token and adds up the best response's tokens; `mean` averages over "
+        "them instead, which leaves the ranking about as many times more weight as a response has tokens; `code` "
+        "divides by the tokens of the prompt and its longest response, as the released code does, which ranks "
+        "responses by their sums.",
+        choices=list(MODES),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ..utils.options import option
 
 if TYPE_CHECKING:
     import datasets
@@ -12,12 +14,6 @@ if TYPE_CHECKING:
 
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-
-
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field with its help text, for HfArgumentParser."""
-    source = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**source, metadata={"help": help, **metadata})
 
 
 @dataclass
