@@ -101,6 +101,6 @@ def _nothing(sampled: Sampled, report: dict[str, Any], args: BestOfNArguments) -
     threshold = args.score_threshold
     wanted = "" if threshold is None else f", and --score_threshold {threshold:g} may leave out the others"
     return (
-        f"none of {report['responses']} responses gives a row: {report['unfinished']:.0%} were cut off at "
+        f"none of {report['responses']} responses gives a row: {report['unfinished']:.0%} were truncated at "
         f"--max_new_tokens {args.max_new_tokens}{wanted}; they and their scores are in {sampled.pool.folder}"
     )

@@ -10,6 +10,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
+from transformers import TrainingArguments
+
 from ..objectives.sampling_arguments import IterationArguments
 from ..training.arguments import ModelConfig, ScorerArguments, ScriptArguments
 from ..training.config import PreferenceConfig
@@ -105,7 +107,7 @@ class Pages:
 
     def _sections(self, title: str, groups: Mapping[str, Sequence[str]], whole: bool) -> tuple[Section, ...]:
         """What is needed, where it goes, the most important own settings, the groups; each option once, as early."""
-        groups = {"Needed": self.needed, "Output": OUTPUT, title: self.command.settings, **groups}
+        groups = {"Required": self.needed, "Output": OUTPUT, title: self.command.settings, **groups}
         left = dict(self.options)
         old = [left.pop(name) for name in list(left) if left[name].help.startswith(OLD)]
         sections: dict[str, list[Entry]] = {}
@@ -119,15 +121,15 @@ class Pages:
         return titled(*sections.items())
 
     def _page(self, sections: tuple[Section, ...], general: tuple[Entry, ...], more: str = "") -> Page:
-        long = len(self.prog) > len("prefopt reward")
+        long = len(self.prog) > len("prefopt dpo")
         usage = f"--model_name_or_path MODEL{chr(10) + ' ' * 11 if long else ' '}--dataset_name DATA [option ...]"
         example = f"--model_name_or_path Qwen/Qwen3-0.6B \\\n      --dataset_name {self.data}{self.more}\n"
         return Page(self.prog, usage, self.command.summary, (*sections, Section("General", general)), example, more)
 
 
 def training_groups(config: type, options: Mapping[str, Option], title: str) -> dict[str, list[str]]:
-    """Of a training command: sampling, model, data, training; then what is seldom wanted, the method's own last."""
-    shared = set(names_of(PreferenceConfig))
+    """The groups of a training command: sampling, model, data, training; then rarer settings, the method's own last."""
+    shared, transformers = set(names_of(PreferenceConfig)), set(names_of(TrainingArguments))
     sampling = [*names_of(ScorerArguments), *names_of(IterationArguments)] if "scorer" in options else []
     own = [name for name in names_of(config) if name not in shared]
     groups = {
@@ -136,7 +138,9 @@ def training_groups(config: type, options: Mapping[str, Option], title: str) -> 
         "Data": [*names_of(ScriptArguments), *DATA],
         "Training": list(TRAINING),
     }
-    return {**groups, "More of training": [name for name in options if name not in own], f"More of {title}": own}
+    groups["More of training"] = [name for name in names_of(PreferenceConfig) if name not in transformers]
+    groups["More of training, transformers' own"] = [name for name in options if name not in own]
+    return {**groups, f"More of {title}": own}
 
 
 def short_pages() -> dict[str, Page]:

@@ -1,4 +1,4 @@
-"""The scorer that `--scorer` names: a reward model, or a function in somebody's module."""
+"""The scorer that `--scorer` names: a reward model, or a function of a user's module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHAT = "a reward model (a folder or a hub id), or a function of (prompts, respon
 
 
 def check_scorer(arguments: ScorerArguments, needed: bool = True) -> None:
-    """Refuse one that is missing or not there, before anything slow."""
+    """Refuse a scorer that is missing or does not exist, before anything slow."""
     name = named("scorer", arguments.scorer, WHAT) if needed else arguments.scorer or ""
     if not name:
         check_without("scorer", arguments, ["scorer_dtype"])

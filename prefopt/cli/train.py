@@ -60,7 +60,7 @@ def help_page(command: Command, prog: str, whole: bool) -> Page:
     options, title = _parser(trainer_type, prog).options, trainer_type.config.__name__.removesuffix("Config")
     scored = _needs_scorer(trainer_type)
     needed = (*NEEDED, "scorer") if scored else NEEDED
-    more = " --scorer reward-model --output_dir out" if scored else " --output_dir out --use_peft --lora_r 32"
+    more = " --scorer reward-model --output_dir out" if scored else " --output_dir out --use_peft"
     pages = Pages(command, prog, options, needed, _declared(command).data, more, trainer_type.presets)
     return (
         pages.all(title, training_groups(trainer_type.config, options, title)) if whole else pages.short(title, SHORT)
@@ -83,8 +83,8 @@ def _parser(trainer_type: Any, prog: str) -> TrlParser:
     parser.describe(
         "output_dir", "Folder for the model, the checkpoints and the metrics.", f"{prog.split()[-1]}-output"
     )
-    more = "; where responses are sampled, true goes on with the run in output_dir" if iterates else ""
-    parser.describe("resume_from_checkpoint", f"A checkpoint, or true for the newest one in output_dir{more}.", None)
+    more = " Where responses are sampled, true goes on with the run there." if iterates else ""
+    parser.describe("resume_from_checkpoint", f"A checkpoint, or true for the newest one in output_dir.{more}", None)
     return parser
 
 

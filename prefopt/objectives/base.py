@@ -77,10 +77,10 @@ class Objective(ABC):
     trains: Literal["policy", "scorer", "actor-critic"] = "policy"
     """What it trains: a model with log-probs, one with a reward head, or a policy and a critic that says values."""
     on_policy: bool = False
-    """It learns only from what the policy has just drawn: a trainer calls its `experience` before `loss`, see `PPO`."""
+    """It learns only from responses just sampled: a trainer calls its `experience` before `loss`, see `PPO`."""
     needs: frozenset[str] = frozenset()
     """What the trainer must provide: "reference" (adds `ref_logps`), "mismatched" (adds one response to each row: the
-    answer to another row's prompt), "scorer" (judges the responses that the policy draws)."""
+    answer to another row's prompt), "scorer" (scores the responses sampled from the policy)."""
     wants: frozenset[str] = frozenset()
     """Outputs beyond the log-probs or scores that `trains` implies, by their names in `Outputs`."""
     couples: bool = False

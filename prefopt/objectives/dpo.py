@@ -1,7 +1,6 @@
 """DPO and its family: every method whose loss is a function of a pair's log-probs, and of their ratios to a reference.
 
-The losses themselves are in `pair_losses.py`, what they read in `pairs.py`; here they get their knobs, their units and
-their names.
+The losses themselves are in `pair_losses.py`, what they read in `pairs.py`; here they get settings, units and names.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .pairs import COUPLINGS, Coupling, Pairs
 
 @dataclass(kw_only=True)
 class DPOArguments:
-    """The knobs of the DPO family, shared by the objective and `DPOConfig`; named as in TRL where TRL has them."""
+    """The hyperparameters of the DPO family, shared by the objective and `DPOConfig`; TRL's names."""
 
     loss_type: list[str] | str = option(
         lambda: ["sigmoid"], f"Loss, or several to add up with `loss_weights`. Any of: {', '.join(LOSSES)}."
@@ -38,7 +37,7 @@ class DPOArguments:
     )
     label_smoothing: float = option(
         0.0,
-        "Probability that a label is flipped, in [0, 0.5): cDPO under `sigmoid`, `sigmoid_norm`, `aot`, "
+        "Probability that a label is flipped, in [0, 0.5). It is cDPO under `sigmoid`, `sigmoid_norm`, `aot`, "
         "`aot_unpaired`, `simpo` and `cpo`; the noise rate of `robust`; epsilon of `exo_pair` (1e-3 in its paper).",
     )
     f_divergence_type: str = option(

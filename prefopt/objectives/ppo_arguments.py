@@ -1,4 +1,4 @@
-"""The knobs of PPO, each with its help text and its range: values, and nothing that computes."""
+"""The hyperparameters of PPO, each with its help text and its range. Computes nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COLLAPSE_ACTIONS = ("warn", "stop", "restore")
 
 @dataclass(kw_only=True)
 class PPOArguments(SamplingArguments):
-    """The knobs of PPO, shared by the objective and `PPOConfig`. MOSS-RLHF's names stand in the help.
+    """The hyperparameters of PPO, shared by the objective and `PPOConfig`. MOSS-RLHF's names stand in the help.
 
     Ours are those of TRL's removed `PPOConfig` where it had them; for its whiten_rewards, see reward_norm. Policy and
     critic start from the models that the trainer is given (MOSS: policy_model_path, critic_model_path).
     """
 
     responses_per_prompt: int = changed(SamplingArguments, "responses_per_prompt", 1)
-    max_new_tokens: int = option(128, "Longest response, in tokens: see missing_eos_penalty. MOSS: maxlen_res.")
+    max_new_tokens: int = option(128, "Longest response, in tokens. See missing_eos_penalty. MOSS: maxlen_res.")
 
     # What is rewarded.
     kl_coef: float = option(0.05, "Weight eta of the penalty for leaving the reference. MOSS: kl_penalty_weight, .02.")
@@ -45,7 +45,7 @@ class PPOArguments(SamplingArguments):
         0.8, "Clip scores to this on both sides, after reward_norm. MOSS: use_reward_clip, reward_clip, 10."
     )
     missing_eos_penalty: float | None = option(
-        None, "What an unfinished response loses of its score, in the scorer's units."
+        None, "What a truncated response loses of its score, in the scorer's units."
     )
 
     # How advantages follow from rewards.
@@ -118,7 +118,7 @@ class PPOArguments(SamplingArguments):
 
 
 def _rules(ppo: PPOArguments) -> dict[str, tuple[bool, str]]:
-    """Whether each knob is as it must be, and how that is."""
+    """Whether each hyperparameter is in its range, and what the range is."""
     above = ("cliprange", "kl_horizon")
     optional = ("target_kl", "reward_clip", "advantage_clip", "cliprange_value")
     at_least_0 = ("vf_coef", "entropy_coef", "ptx_coef", "critic_pretrain_steps")
@@ -141,6 +141,6 @@ def _rules(ppo: PPOArguments) -> dict[str, tuple[bool, str]]:
             "must be above 0, or None to follow learning_rate",
         ),
         "collapse_action": (ppo.collapse_action in COLLAPSE_ACTIONS, f"must be one of {', '.join(COLLAPSE_ACTIONS)}"),
-        "source": (ppo.source == "sampling", "must be sampling: PPO learns from what the policy drew by chance"),
-        "temperature": (ppo.temperature > 0, "must be above 0: PPO learns from what the policy drew by chance"),
+        "source": (ppo.source == "sampling", "must be sampling: PPO learns from what the policy sampled"),
+        "temperature": (ppo.temperature > 0, "must be above 0: PPO learns from what the policy sampled"),
     }

@@ -41,11 +41,11 @@ def centering_loss(scores: Tensor) -> Tensor:
 
 @dataclass(kw_only=True)
 class RewardArguments:
-    """The knobs of a reward model, shared by the objective and `RewardConfig`."""
+    """The hyperparameters of a reward model, shared by the objective and `RewardConfig`."""
 
     margin: str = option(
         "auto",
-        "Required gap between the scores of a pair: `column` takes the dataset's `margin`, `small` and "
+        "Required gap between the scores of a pair. `column` takes the dataset's `margin`, `small` and "
         "`large` are Llama 2's tables for the `grade` column, `none` asks for no gap, `auto` takes what the "
         "dataset has: the margin column, else the small table, else none.",
         choices=["auto", "column", "small", "large", "none"],

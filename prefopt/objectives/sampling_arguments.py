@@ -1,4 +1,4 @@
-"""Settings of methods whose responses the policy draws itself: values with their help texts, and nothing that draws."""
+"""Settings of methods that train on responses sampled from the policy: values, help texts, ranges. Samples nothing."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 @dataclass(kw_only=True)
 class SamplingArguments:
-    """How responses are drawn. The names are those of `rollout.sample`, which says what each does."""
+    """How responses are sampled. The names are those of `generation.sample`, which says what each does."""
 
-    responses_per_prompt: int = option(8, "How many responses are drawn to each prompt: K of the best of K.")
+    responses_per_prompt: int = option(8, "How many responses are sampled to each prompt: K of the best of K.")
     temperature: float = option(1.0, "Divides the logits before sampling; 0 takes the likeliest token.")
-    top_p: float = option(1.0, "Draw from the fewest likeliest tokens that together reach this probability.")
-    top_k: int = option(0, "Draw from so many likeliest tokens; 0 draws from all.")
+    top_p: float = option(1.0, "Sample from the fewest likeliest tokens that together reach this probability.")
+    top_k: int = option(0, "Sample from this many likeliest tokens; 0 samples from all.")
     repetition_penalty: float = option(1.0, "Makes tokens that the prompt or response has less likely; 1 does not.")
-    max_new_tokens: int = option(128, "Longest response, in tokens. One that reaches it is not trained on.")
+    max_new_tokens: int = option(128, "Longest response, in tokens. One that is truncated there is not trained on.")
     stop_strings: list[str] | None = option(None, "A response also ends with the first of these texts.")
     source: str = option(
         "sampling",
@@ -44,7 +44,7 @@ class SamplingArguments:
         choices=list(SOURCES),
     )
     diversity_penalty: float = option(1.0, "How much less likely a token is for each group that has just taken it.")
-    sampling_batch_size: int = option(128, "Responses drawn at a time: more are faster and need more memory.")
+    sampling_batch_size: int = option(128, "Responses generated at a time: more are faster and need more memory.")
 
     def check_sampling(self) -> None:
         """Raise ValueError for a setting outside its range."""
@@ -78,24 +78,24 @@ class SamplingArguments:
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What ends responses, and how many are drawn at a time, as every source takes it."""
+        """What ends responses, and how many are generated at a time, as every source takes it."""
         ends = {"max_new_tokens": self.max_new_tokens, "stop_strings": self.stop_strings or ()}
         return {**ends, "batch_size": self.sampling_batch_size}
 
 
 @dataclass(kw_only=True)
 class IterationArguments(SamplingArguments):
-    """How often responses are drawn, scored, selected and trained on. In effect where a scorer is given."""
+    """How often responses are sampled, scored, selected and trained on. In effect where a scorer is given."""
 
-    iterations: int = option(3, "How often responses are drawn, scored, selected and trained on.")
+    iterations: int = option(3, "How often responses are sampled, scored, selected and trained on.")
     init: str = option(
         "base",
         "Where the training of an iteration starts: `base` is the model as it was given, `previous` the last "
-        "iteration's. Responses are always drawn from the last iteration's.",
+        "iteration's. Responses are always sampled from the last iteration's.",
         choices=list(STARTS),
     )
     prompts_per_iteration: int | None = option(
-        None, "Prompts that an iteration draws responses to, others in each until all had their turn; None is all."
+        None, "Prompts that an iteration samples responses to, others in each until all had their turn; None is all."
     )
     prior_top_n: int | None = option(
         None, "How many responses to a prompt stay of each earlier iteration: None keeps all, 0 none."
@@ -107,8 +107,8 @@ class IterationArguments(SamplingArguments):
     )
     search_budget: int | None = option(
         None,
-        "The most responses that such a search draws, by successive halving; None draws 2 K to every prompt at every "
-        "temperature.",
+        "The most responses that such a search samples, by successive halving; None samples 2 K to every prompt at "
+        "every temperature.",
     )
 
     def check_iterations(self) -> None:

@@ -71,12 +71,12 @@ class ModelConfig(LoadingArguments):
 
 @dataclass
 class ScorerArguments:
-    """What judges responses that a policy draws."""
+    """What scores the responses sampled from a policy."""
 
     scorer: str | None = option(
         None,
-        "What judges the responses: a reward model (a folder, an adapter's folder or a hub id), or a Python function "
-        "of (prompts, responses) as module:name, found from the current folder too.",
+        "What scores the responses: a reward model (a folder, an adapter's folder or a hub id), or a function of "
+        "(prompts, responses) as module:name, found from the current folder too.",
     )
     scorer_dtype: str = option("float32", "Data type of a reward model's weights.", choices=list(DTYPES))
 

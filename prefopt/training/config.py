@@ -1,6 +1,6 @@
 """What every training run can be told, whatever its objective: transformers' arguments plus data, model and reference.
 
-A method's own knobs stand beside its loss (`objectives/`) and are added to these in `trainers.py`.
+A method's own hyperparameters stand beside its loss (`objectives/`) and are added to these in `trainers.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from ..data.encode import Encoding
 from ..models.layout_choice import LAYOUTS
-from ..utils.options import option
+from ..utils.options import option, worded
 
 
 @dataclass
@@ -22,6 +22,21 @@ class PreferenceConfig(TrainingArguments):
     """transformers' `TrainingArguments` with the defaults of preference optimization, and what it lacks for it."""
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+
+    # transformers' settings whose help texts are said shorter here; their defaults are transformers'.
+    num_train_epochs: float = worded(TrainingArguments, "num_train_epochs", "How often each row is trained on.")
+    max_steps: int = worded(TrainingArguments, "max_steps", "Optimizer steps in all, instead of num_train_epochs.")
+    per_device_train_batch_size: int = worded(
+        TrainingArguments, "per_device_train_batch_size", "Rows that a device processes at a time."
+    )
+    gradient_accumulation_steps: int = worded(
+        TrainingArguments,
+        "gradient_accumulation_steps",
+        "Batches of each device that one optimizer step adds up.",
+    )
+    save_steps: float = worded(
+        TrainingArguments, "save_steps", "Write a checkpoint every so many steps; below 1, a share of them."
+    )
 
     learning_rate: float = option(1e-6, "The initial learning rate.")
     logging_steps: float = option(10, "Log every so many updates; below 1, a share of them.")
@@ -86,8 +101,8 @@ class PreferenceConfig(TrainingArguments):
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the columns that losses need: leave it off")
         if self.train_sampling_strategy not in ("random", "sequential"):
-            given = self.train_sampling_strategy
-            raise ValueError(f"train_sampling_strategy={given!r}: rows are drawn in `random` or `sequential` order")
+            order = self.train_sampling_strategy
+            raise ValueError(f"train_sampling_strategy={order!r}: rows are read in `random` or `sequential` order")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:

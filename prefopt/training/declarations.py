@@ -108,7 +108,7 @@ declare(
     ),
     Declaration(
         command="ppo",
-        summary="PPO-max: sample responses, score them, and learn from them at once.",
+        summary="PPO-max: sample, score, and learn from it at once.",
         trainer=f"{HERE}:PPOTrainer",
         config=f"{HERE}:PPOConfig",
         purpose="any",

@@ -31,8 +31,8 @@ Kind = TypeVar("Kind", bound=Objective)
 
 
 def objective_from(config: Any, kind: type[Kind]) -> Kind:
-    """The objective whose knobs a config carries."""
-    return kind(**{knob.name: getattr(config, knob.name) for knob in fields(kind)})  # type: ignore[arg-type]
+    """The objective whose hyperparameters a config carries."""
+    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -62,7 +62,7 @@ class RewardConfig(RewardArguments, PreferenceConfig):
     normalize_scores: bool = option(
         False,
         "After training, store the mean and standard deviation of the training scores in the model's "
-        "config, for `prefopt.models.heads.normalize` and for whoever scores with this model.",
+        "config. They are for `prefopt.models.heads.normalize` and for scoring with this model.",
     )
 
 
@@ -135,7 +135,9 @@ class PPOConfig(PPOArguments, PreferenceConfig):
 
 PPO_PRESETS: dict[str, dict[str, Any]] = {
     name: {
-        knob.name: value for knob in fields(PPO) if (value := getattr(preset, knob.name)) != getattr(PPO(), knob.name)
+        field.name: value
+        for field in fields(PPO)
+        if (value := getattr(preset, field.name)) != getattr(PPO(), field.name)
     }
     for name, preset in NAMES.items()
 }
@@ -166,8 +168,8 @@ class SFTConfig(PreferenceConfig):
         super().__post_init__()
 
 
-class _Named(PreferenceTrainer):
-    """What the named trainers share: TRL's arguments, old names included."""
+class NamedTrainer(PreferenceTrainer):
+    """What the named trainers share: TRL's arguments, old names included. `declarations.py` lists them."""
 
     config: type[PreferenceConfig]
     objective_type: type[Objective]
@@ -225,7 +227,7 @@ class _Named(PreferenceTrainer):
         )
 
 
-class DPOTrainer(_Named):
+class DPOTrainer(NamedTrainer):
     """Direct preference optimization and its family; `DPOConfig.loss_type` chooses."""
 
     config, objective_type = DPOConfig, DPO
@@ -234,7 +236,7 @@ class DPOTrainer(_Named):
         super().__init__(model, args, *rest, ref_model=ref_model, **kwargs)
 
 
-class RewardTrainer(_Named):
+class RewardTrainer(NamedTrainer):
     """A reward model from pairs; saved as a plain transformers classification model with one label."""
 
     config, objective_type = RewardConfig, BradleyTerry
@@ -249,22 +251,22 @@ class RewardTrainer(_Named):
         return result
 
 
-class RejectionSamplingTrainer(_Named):
-    """Llama 2's rejection-sampling fine-tuning: in iterations, the best of all responses that the policy has drawn."""
+class RejectionSamplingTrainer(NamedTrainer):
+    """Llama 2's rejection-sampling fine-tuning: in iterations, the best of all responses sampled so far."""
 
     config, objective_type = RejectionSamplingConfig, RejectionSampling
 
 
-class RRHFTrainer(_Named):
+class RRHFTrainer(NamedTrainer):
     """RRHF, arXiv:2304.05302: the policy ranks K responses as their scores do, and imitates the best.
 
-    With a `scorer` it draws responses to rank beside the dataset's own; without one, it ranks these.
+    With a `scorer` it samples responses to rank beside the dataset's own; without one, it ranks these.
     """
 
     config, objective_type = RRHFConfig, RRHF
 
 
-class PPOTrainer(_Named):
+class PPOTrainer(NamedTrainer):
     """PPO-max, and the vanilla PPO that it is measured against (`PPOConfig.from_preset`).
 
     Secrets of RLHF part I, arXiv:2307.04964. `trainer.model` is the policy; what is saved is two models, `policy` and
@@ -283,7 +285,7 @@ class PPOTrainer(_Named):
         super().__init__(*args, **kwargs)
 
 
-class SFTTrainer(_Named):
+class SFTTrainer(NamedTrainer):
     """Supervised fine-tuning on answers (prompt-only tokens are never trained on)."""
 
     config, objective_type = SFTConfig, BestOf
