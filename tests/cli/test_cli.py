@@ -1,10 +1,8 @@
 """The command line, from flags and YAML to files on disk, exit codes and messages."""
 
-import json
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,12 +10,13 @@ import yaml
 
 import prefopt
 from prefopt import testbed
-from prefopt.cli import COMMANDS, main
+from prefopt.cli import COMMANDS
 from prefopt.cli.rows import hold_out
 from prefopt.cli.values import read
 from prefopt.data import load_preferences
 from prefopt.testbed.model import build_policy, build_tokenizer
 from prefopt.training.arguments import DatasetMixtureConfig, ModelConfig, ScriptArguments
+from tests.helpers.commands import error_of, run, written
 
 QUICK = ["--bf16", "false", "--disable_tqdm", "true", "--per_device_train_batch_size", "4", "--max_length", "128"]
 
@@ -36,33 +35,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lists = map(testbed.rrhf, testbed.candidate_rows(size, 0, split))
         testbed.write_jsonl(folder / f"lists/{split}.jsonl", lists)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _same_logging() -> Iterator[None]:
-    logger = logging.getLogger("prefopt")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-
-
-def run(*argv: object) -> int:
-    """The exit code of a command, however it ends."""
-    try:
-        return main([str(word) for word in argv])
-    except SystemExit as ending:
-        return int(ending.code or 0)
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """What a command that fails says."""
-    capsys.readouterr()
-    assert run(*argv) == 2
-    return capsys.readouterr().err
-
-
-def written(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 # ---- what the program says of itself -------------------------------------------------------------------------------

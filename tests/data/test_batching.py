@@ -18,7 +18,9 @@ from torch import Tensor
 from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.data import batching as order
 from prefopt.data.batching import Order, TokenBudget, cut, shard_by_tokens, token_counts
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 
 def log_normal(n: int, seed: int = 0) -> Tensor:
@@ -44,7 +46,7 @@ def flat(batches: list[list[int]]) -> list[int]:
     seed=st.none() | st.integers(0, 3),
     window=st.sampled_from([1, 2, 64]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_the_lengths(
     costs: list[int], budget: int, world: int, drop: bool, seed: int | None, window: int
 ) -> None:

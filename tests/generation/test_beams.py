@@ -17,8 +17,7 @@ from transformers import GenerationConfig, LlamaForCausalLM, MambaConfig, MambaF
 from prefopt.data.encode import encode_prompt
 from prefopt.generation import Sample, sample
 from prefopt.generation.beams import beam_search
-from tests.conftest import tiny_llama
-from tests.models.families import tiny
+from tests.helpers.models import tiny, tiny_llama
 
 beam = importlib.import_module("prefopt.generation.beams")
 EOS = 1

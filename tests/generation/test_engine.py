@@ -25,8 +25,7 @@ from prefopt.generation.stopping import Ends, Row
 from prefopt.generation.token_sampling import Distribution
 from prefopt.models.forward import forward
 from prefopt.models.unwrap import bare
-from tests.conftest import tiny_llama
-from tests.models.families import COMMON, FAMILIES, VOCAB, tiny
+from tests.helpers.models import COMMON, FAMILIES, VOCAB, tiny, tiny_llama
 
 FALLS_BACK = ("bloom", "opt")
 FAST = [family for family in FAMILIES if family not in FALLS_BACK]

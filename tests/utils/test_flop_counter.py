@@ -39,9 +39,8 @@ from prefopt.models.reference import reference_for
 from prefopt.models.shared_critic import share_critic
 from prefopt.scoring import RewardModelScorer
 from prefopt.utils.flop_counter import Tally, add, counting, listening, paused, purpose
-from tests.conftest import tiny_llama
-from tests.generation.test_vllm import LLM, SamplingParams
-from tests.models.families import FAMILIES, tiny
+from tests.helpers.models import FAMILIES, tiny, tiny_llama
+from tests.helpers.vllm import LLM, SamplingParams
 
 LOGPS, SCORES, VALUES = (frozenset({name}) for name in ("logps", "scores", "values"))
 ROWS = [{"prompt_ids": [7, 8, 9], "response_ids": [[4, 5], [6, 7, 8, 9]]}]

@@ -25,7 +25,7 @@ from prefopt.compare.measure import endpoint as module
 from prefopt.compare.measure.endpoint import Endpoint, ask
 from prefopt.compare.measure.judges import judge_from
 from prefopt.compare.measure.verdict import Question, check_template, verdict, written
-from tests.compare.measure.tables import responses
+from tests.helpers.response_tables import responses
 
 Answer = Callable[[str, int], "str | tuple[int, dict[str, str], str] | None"]
 KEY = "sk-very-secret-0123456789"

@@ -33,7 +33,7 @@ from prefopt.compare.report.findings import (
     Value,
 )
 from prefopt.compare.report.metrics import METRICS
-from tests.compare.report.example import GOLD, KL, NAMES, SEEDS, TRAINED, example_findings
+from tests.helpers.comparison_findings import GOLD, KL, NAMES, SEEDS, TRAINED, example_findings
 
 pytest.importorskip("matplotlib")
 EXAMPLE = example_findings()

@@ -16,7 +16,7 @@ from prefopt.testbed import prompt_rows
 from prefopt.training.ppo.loader import RolloutLoader
 from prefopt.training.ppo.rollout import rollout
 from prefopt.utils.shuffle import turns
-from tests.conftest import tiny_llama
+from tests.helpers.models import tiny_llama
 
 PROMPTS = [row["prompt"] for row in prompt_rows(5, seed=0, unique=True)]
 SETTINGS = SamplingArguments(responses_per_prompt=2, max_new_tokens=7, temperature=0.8)
