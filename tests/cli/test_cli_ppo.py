@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM
 
 from prefopt.models.load import load_scorer
 from prefopt.training.ppo.log import RolloutLog
-from tests.cli.test_cli import _same_logging, error_of, run, written  # noqa: F401
-from tests.cli.test_cli_sampling import TRAINED, _here, asked  # noqa: F401
-from tests.cli.test_cli_sampling import world as world
+from tests.helpers.commands import TRAINED, asked, error_of, run, written
 
 QUICK = ["--max_new_tokens", "10", "--num_mini_batches", "2", "--max_steps", "4", "--learning_rate", "1e-4", *TRAINED]
 JUDGED = ["--scorer", "judges:vowels"]
+
+pytestmark = pytest.mark.usefixtures("in_sampling_folder")
 
 
 def test_help_begins_with_what_is_required_and_the_presets_in_80_columns(
@@ -61,10 +61,10 @@ def test_prompts_alone_are_enough(tmp_path: Path) -> None:
 def test_a_preset_stands_behind_the_file_and_the_flags(
     flags: list[str],
     expected: tuple[str, float],
-    world: Path,  # noqa: F811
+    sampling_folder: Path,
     tmp_path: Path,
 ) -> None:
-    (world / "vanilla.yaml").write_text("preset: ppo\nreward_norm: scale\n")
+    (sampling_folder / "vanilla.yaml").write_text("preset: ppo\nreward_norm: scale\n")
     few = [*QUICK, "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
     assert run(*asked("ppo", tmp_path / "out", *JUDGED, *few, *flags)) == 0
     said = json.loads((tmp_path / "out" / "checkpoint-2" / "prefopt_manifest.json").read_text())["run"]["objective"]

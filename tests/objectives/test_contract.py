@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives import DPO
 from prefopt.objectives.base import Loss, Objective, Term, checked_loss, load, registry
-from tests.objectives.factory import asked, coupled, declared_only, loss_of, make, mapped, numbers, rows
+from prefopt.objectives.ppo import PPO
+from tests.helpers.objectives import asked, coupled, declared_only, loss_of, make, mapped, numbers, rows
 
-REGISTRY = registry()
-every = pytest.mark.parametrize("objective", REGISTRY.values(), ids=REGISTRY.keys())
+EVERY_SWITCH = PPO(advantage_norm=True, advantage_clip=1.0, entropy_coef=0.01, ptx_coef=1.0, target_kl=6.0)
+OBJECTIVES = registry() | {"ppo-max, every switch": EVERY_SWITCH}
+every = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 exactly = {"rel": 1e-9, "abs": 1e-9}
 MAIN = {"logps", "scores", "values"}
 
@@ -88,7 +90,7 @@ def test_what_stands_under_the_masks_is_not_read(objective: Objective):
 
 @every
 @given(seed=st.integers(0, 2**16))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_order_of_prompts_changes_nothing(objective: Objective, seed: int):
     batch, out = make(objective, seed=seed)
     order = torch.randperm(len(batch.index), generator=torch.Generator().manual_seed(seed))
@@ -110,7 +112,7 @@ def test_absent_rows_change_nothing(objective: Objective):
 
 @every
 @given(cuts=st.lists(st.integers(1, 5), max_size=3, unique=True).map(sorted), seed=st.integers(0, 2**16))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_parts_add_up_to_the_whole(objective: Objective, cuts: list[int], seed: int):
     batch, out = make(objective, seed=seed)
     batch = coupled(objective, batch, out)

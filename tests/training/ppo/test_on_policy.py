@@ -7,7 +7,6 @@ import math
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,49 +27,23 @@ from prefopt.data.collate import collate
 from prefopt.generation import sample
 from prefopt.models.critic import critic_of, parameter_groups
 from prefopt.models.forward import forward
-from prefopt.models.heads import scorer_from_policy
 from prefopt.models.load import load_policy, load_scorer
 from prefopt.objectives.base import registry
 from prefopt.scoring import CombinedScorer, RewardModelScorer, ScoreError, WeightedSum
 from prefopt.testbed import preference_rows
 from prefopt.training.ppo.collect import RolloutCollector
 from prefopt.training.ppo.log import RolloutLog
-from tests.conftest import quiet
-from tests.training.iterative.test_iterations import untrained, vowels
+from tests.helpers.iterations import vowels
+from tests.helpers.models import untrained
+from tests.helpers.ppo import config, logs, reward_model, trainer_of
+from tests.helpers.training import quiet
 
-QUICK: dict[str, Any] = {"max_new_tokens": 10, "num_mini_batches": 2, "critic_pretrain_steps": 0, "learning_rate": 1e-4}
-OWN = ("peft_config", "quantization_config", "eval_dataset", "critic", "ptx_dataset", "ref_model", "callbacks")
 ROWS = 12
 
 
 @pytest.fixture(scope="module")
 def pairs() -> Dataset:
     return Dataset.from_list(preference_rows(ROWS, seed=3))
-
-
-def reward_model(tokenizer: Any, seed: int = 5) -> Any:
-    """One with a random head, which says other things of other responses."""
-    scorer = scorer_from_policy(untrained(tokenizer))
-    torch.manual_seed(seed)
-    torch.nn.init.normal_(scorer.score.weight, std=0.3)
-    return scorer
-
-
-def config(tmp_path: Path, **changes: Any) -> PPOConfig:
-    given = {"per_device_train_batch_size": 4, "max_steps": 4, **QUICK, **changes}
-    return PPOConfig(**quiet(tmp_path, **given))
-
-
-def trainer_of(tmp_path: Path, tokenizer: Any, pairs: Any, policy: Any = None, **changes: Any) -> PPOTrainer:
-    own = {name: changes.pop(name) for name in list(changes) if name in OWN}
-    scorer = changes.pop("scorer", None) or RewardModelScorer(reward_model(tokenizer), tokenizer)
-    policy = untrained(tokenizer) if policy is None else policy
-    args = config(tmp_path, **changes)
-    return PPOTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=scorer, **own)
-
-
-def logs(trainer: Any, name: str) -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 def weights(model: Any) -> dict[str, list[torch.Tensor]]:
