@@ -15,7 +15,7 @@ import prefopt.training
 from prefopt.cli.commands import all_commands
 from prefopt.compare.plan.method_spec import trainer_of, way_of
 from prefopt.training.declarations import DECLARATIONS, Declaration, named_trainers, public_names
-from tests.cli.test_cli import error_of, run
+from tests.helpers.commands import error_of, run
 
 MODULE = """
 from dataclasses import dataclass
