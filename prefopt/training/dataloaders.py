@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from ..data.batching import Order, TokenBudget, shard, token_counts
+from ..data.batching import RowSampler, TokenBudget, shard, token_counts
 from ..data.collate import Rows
 from .config import PreferenceConfig
 
@@ -42,7 +42,7 @@ class Loading(Trainer):
         """Batches of a fixed number of rows, as `DataLoader` is told of them."""
         together = self._train_batch_size * self.args.world_size
         whole = self.args.world_size > 1 or self.args.dataloader_drop_last
-        order = Order(len(self.train_dataset), multiple=together if whole else 1, **drawn)
+        order = RowSampler(len(self.train_dataset), multiple=together if whole else 1, **drawn)
         return {"sampler": order, "batch_size": self._train_batch_size}
 
     def _by_tokens(self, **drawn: Any) -> dict[str, Any]:
