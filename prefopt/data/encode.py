@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .loading import Source, parse, to_dataset
+from .loading import Source, load
 from .records import DataError, Turn
 from .row_encoder import NOTES, Encoder
 from .template import stop_token_ids as stop_token_ids
@@ -81,12 +81,7 @@ def as_text(dataset: Source) -> "datasets.Dataset":
 
     if isinstance(dataset, datasets.Dataset) and _is_loaded(dataset):
         return dataset
-    records, adapter, report = parse(dataset)
-    for line in report.lines() if report.dropped or report.repaired else []:
-        log.warning("%s", line)
-    if not records:
-        raise DataError("no row could be used\n" + "\n".join(report.lines()))
-    return to_dataset([candidates for _, candidates in records], adapter.kind)
+    return load(dataset, "any")[0]
 
 
 def _is_loaded(dataset: "datasets.Dataset") -> bool:

@@ -5,6 +5,7 @@ Here stand the types that the rest of prefopt speaks of: `Candidates`, `Turn`, `
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation, or a prompt: each turn has a `role` and a `content`."""
@@ -58,6 +59,13 @@ class Candidates:
     grade: str | None = None
     finished: tuple[bool, ...] | None = None
     repairs: tuple[str, ...] = ()
+
+
+def responses_of(row: Mapping[str, Any]) -> list[str]:
+    """The responses of a row of text, as the load functions give it: of a list, a pair or a single one; or none."""
+    if "responses" in row:
+        return list(row["responses"])
+    return [row[name] for name in ("chosen", "rejected", "response") if name in row]
 
 
 def texts(candidates: Candidates) -> Iterator[str]:

@@ -12,7 +12,7 @@ has no template at all, bare prompts and documents, as they may bring their auth
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .records import DataError
+from .records import DataError, responses_of
 from .special_tokens import Piece, SpecialTokens
 from .template import Message, Renderer, Rendering, Segment, is_bare
 from .truncation import Encoding, truncate
@@ -210,11 +210,8 @@ def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
 
 def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
     """Each response of a row as turns: an answer, and the later turns where there are any."""
-    if "responses" in row:
-        answers = row["responses"]
-    else:
-        answers = [row[name] for name in ("chosen", "rejected", "response") if name in row]
-    return [[{"role": "assistant", "content": answer}, *row.get("later_turns", [])] for answer in answers]
+    later = row.get("later_turns", [])
+    return [[{"role": "assistant", "content": response}, *later] for response in responses_of(row)]
 
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:

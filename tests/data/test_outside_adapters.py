@@ -1,5 +1,6 @@
 """Adapters from outside of prefopt: by module:name, by registration, and what is said of one that is wrong."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefopt.cli.data_check import main as data_check
-from prefopt.data import Adapter, Candidates, DataError, Turn, load, load_preferences, load_prompts, load_sft, register
+from prefopt.data import Candidates, DataError, Turn, load, load_preferences, load_prompts, load_sft, register
 from prefopt.data.adapters import REGISTRY
 
 ROWS = [{"ask": f"Question {i}?", "good": f"Answer {i}.", "bad": "No."} for i in range(3)]
@@ -218,5 +219,9 @@ def test_the_check_of_data_takes_it_too(
     assert "has no my_rowss; did you mean my_rows?" in capsys.readouterr().err
 
 
-def test_what_is_published_is_enough_to_write_one() -> None:
-    assert isinstance(REGISTRY["trl"], Adapter)
+@pytest.mark.parametrize("file", ["README.md", "prefopt/data/adapters/base.py"])
+def test_the_documented_one_reads_rows(file: str, module: Module) -> None:
+    text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
+    (code,) = re.findall(r"( *from prefopt\.data import Candidates, .*?def my_rows.*?return [^\n]*\n)", text, re.S)
+    rows = [{"title": "Which?", "better": "This.", "worse": "That."}]
+    assert load_preferences(rows, f"{module(code)}:my_rows")["chosen"][:] == ["This."]

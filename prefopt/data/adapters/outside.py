@@ -25,27 +25,27 @@ def from_outside(path: str, sample: Iterable[tuple[str, Row]]) -> Adapter:
         DataError: no such module or name, something that is no adapter, or a function that fails on the sample.
     """
     try:
-        found = load_named(path, "adapter")
+        named = load_named(path, "adapter")
     except ValueError as error:
         raise DataError(str(error)) from error
-    if isinstance(found, type):
-        found = _made(found, path)
-    if isinstance(found, Adapter):
-        return found
-    registered = next((adapter for adapter in REGISTRY.values() if adapter.read is found), None)
+    if isinstance(named, type):
+        named = _made(named, path)
+    if isinstance(named, Adapter):
+        return named
+    registered = next((adapter for adapter in REGISTRY.values() if adapter.read is named), None)
     if registered is not None:
         return registered
-    if not callable(found):
+    if not callable(named):
         raise DataError(
-            f"adapter {path} is {found!r}, which reads no rows: give a function that takes a row and returns "
+            f"adapter {path} is {named!r}, which reads no rows: give a function that takes a row and returns "
             "prefopt.data.Candidates, or a prefopt.data.Adapter"
         )
-    return Adapter(path, _kind(path, found, sample), "rows of your own format", never, found)
+    return Adapter(path, _kind(path, named, sample), "rows of your own format", never, named)
 
 
-def _made(found: type, path: str) -> Any:
+def _made(named: type, path: str) -> Any:
     try:
-        return found()
+        return named()
     except TypeError as error:
         raise DataError(f"adapter {path} is a class that cannot be made without arguments: {error}") from error
 
