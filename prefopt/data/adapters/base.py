@@ -81,13 +81,15 @@ class Adapter:
             DataError: the adapter is wrong, or the row contradicts itself.
         """
         candidates = called(self.name, self.read, row)
-        if not holds(self.kind, len(candidates.responses)):
+        count = len(candidates.responses)
+        if not holds(self.kind, count):
             raise DataError(
-                f"adapter {self.name!r} is of the kind {self.kind!r} and returned {len(candidates.responses)} responses"
+                f"adapter {self.name!r} is of the kind {self.kind!r} and returned {count} responses: register it with "
+                "the kind that fits, or raise Drop for this row"
             )
         candidates = check(candidates, self.kind)
         columns = _extras(row) if self.kind == "pair" and any(name in row for name in EXTRAS) else {}
-        if self.finish_columns and (finished := terminated(row, len(candidates.responses))) is not None:
+        if self.finish_columns and (finished := terminated(row, count)) is not None:
             columns["finished"] = finished
         return replace(candidates, **columns) if columns else candidates
 
@@ -178,6 +180,8 @@ def called(name: str, read: Read, row: Row) -> Candidates:
         raise DataError(f"adapter {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(candidates, Candidates):
         raise DataError(f"adapter {name!r} returned {kind_of(candidates)}, expected prefopt.data.Candidates")
+    if _is_in_form(candidates):
+        return candidates
     try:
         prompt, responses = _turns(candidates.prompt), tuple(map(_response, _sequence(candidates.responses)))
     except TypeError as error:
@@ -186,6 +190,14 @@ def called(name: str, read: Read, row: Row) -> Candidates:
             "is text or a tuple of Turn"
         ) from error
     return replace(candidates, prompt=prompt, responses=responses)
+
+
+def _is_in_form(candidates: Candidates) -> bool:
+    """Whether nothing need be mended; every row is asked this, so only the usual case is looked at."""
+    prompt, responses = candidates.prompt, candidates.responses
+    if not (type(prompt) is type(responses) is tuple):
+        return False
+    return {*map(type, prompt)} <= {Turn} and {*map(type, responses)} <= {str}
 
 
 def _sequence(value: Any) -> Any:
