@@ -55,6 +55,7 @@ MOVED = {
     "coupling": "training.cross_batch",
     "data.doctor": "data.check",
     "data.doctor_cli": "cli.data_check",
+    "data.encoder": "data.row_encoder",
     "data.order": "data.batching",
     "data.specials": "data.special_tokens",
     "drawing": "training.iterative.source",

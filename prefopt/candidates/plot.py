@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..utils import files
 from .order_statistics import STATISTICS, Estimate
 
 logger = logging.getLogger(__name__)
@@ -182,14 +182,8 @@ def _dress(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> bool:
-    """Whole or not at all, and the same bytes for the same numbers."""
+    """Write a figure as PNG, whole or not at all, and with the same bytes for the same numbers."""
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f"{path.name}.staging")
-    try:
-        staged.write_bytes(data.getvalue())
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    files.replace(path, data.getvalue())
     return True

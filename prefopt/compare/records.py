@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..utils import files
+
 RESPONSES = {
     "prompt_key": "str",  # `rollout.prompt_key`, one row for each prompt and k, in the order of the test prompts
     "k": "int64",  # which of the responses to this prompt, from 0
@@ -125,11 +127,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.D
 
 
 def write(path: Path, frame: pd.DataFrame) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(".staging")
-    frame.to_parquet(staged, index=False)
-    staged.replace(path)
+    """Write a table as parquet, whole or not at all."""
+    files.replace(path, lambda staged: frame.to_parquet(staged, index=False))
 
 
 def read(path: Path) -> pd.DataFrame | None:

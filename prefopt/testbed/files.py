@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..utils import files
 from .recipe import Recipe
 from .rows import Row, candidate_rows, preference_rows, prompt_rows, sft_rows
 from .world import Message, find_prompt
@@ -52,9 +53,7 @@ def of_language(rows: Iterable[Row], language: str) -> list[Row]:
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> Path:
     """One row a line; the folder is made when it is missing."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files.replace(path, ((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8") for row in rows))
     return path
 
 

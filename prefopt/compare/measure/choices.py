@@ -18,10 +18,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ...data.batching import cut
-from ...data.encoder import Encoder, Encoding
+from ...data.batching import split_by_tokens
 from ...data.records import DataError
+from ...data.row_encoder import Encoder
 from ...data.template import Message
+from ...data.truncation import Encoding
 from ...utils.tensors import masked_sum
 from ..records import CHOICES, table
 from .questions import Question
@@ -169,7 +170,7 @@ def _found(question: Question, picked: int) -> Row:
 def _batches(rows: Sequence[Row], budget: int) -> Iterator[list[int]]:
     """Numbers of rows, the longest first; counted as if each option brought its prompt, as padded ones do."""
     costs = torch.tensor([sum(len(row["prompt_ids"]) + len(ids) for ids in row["response_ids"]) for row in rows])
-    yield from cut(torch.argsort(costs, descending=True, stable=True).tolist(), costs, budget)
+    yield from split_by_tokens(torch.argsort(costs, descending=True, stable=True).tolist(), costs, budget)
 
 
 class Asker:

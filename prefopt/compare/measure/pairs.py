@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from ...data.batching import cut, token_counts
+from ...data.batching import split_by_tokens, token_counts
 from ...scoring.scorer import Scorer
 from ...utils.tensors import masked_sum
 from ..records import PAIRS, table
@@ -68,7 +68,7 @@ def pair_logps(model: Any, encoded: Dataset) -> np.ndarray:
     found = np.zeros((len(encoded), 2))
     counts = token_counts(encoded)
     order: Sequence[int] = torch.argsort(counts, descending=True, stable=True).tolist()
-    for numbers in cut(order, counts, TOKENS):
+    for numbers in split_by_tokens(order, counts, TOKENS):
         logps, mask = token_logps(model, [encoded[number] for number in numbers])
         found[numbers] = masked_sum(logps, mask).cpu().numpy()
     return found

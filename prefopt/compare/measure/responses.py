@@ -24,7 +24,7 @@ from ...batch import Batch
 from ...candidates.best_response import best_of
 from ...candidates.candidate import prompt_key
 from ...candidates.diversity import degenerate
-from ...data.batching import cut
+from ...data.batching import split_by_tokens
 from ...data.collate import collate
 from ...data.records import Messages
 from ...generation.sampling import Sample, sample
@@ -154,7 +154,7 @@ def divergences(policy: Any, reference: Any, drawn: Sequence[Sequence[Sample]]) 
     ]
     found = {name: np.zeros((len(rows), len(drawn[0]))) for name in ("kl", "kl_k2", "kl_k3", "perplexity")}
     sizes = torch.tensor([len(row["prompt_ids"]) + sum(map(len, row["response_ids"])) for row in rows])
-    for numbers in cut(torch.argsort(sizes, descending=True, stable=True).tolist(), sizes, TOKENS):
+    for numbers in split_by_tokens(torch.argsort(sizes, descending=True, stable=True).tolist(), sizes, TOKENS):
         batch = [rows[number] for number in numbers]
         ours, mask = token_logps(policy, batch)
         theirs, _ = token_logps(reference, batch)

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...utils import files
+
 FILE = "report.json"
 
 
@@ -337,9 +339,6 @@ class Findings:
     def write(self, folder: Path) -> Path:
         """Into report.json, whole or not at all."""
         path = folder / FILE
-        folder.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(".staging")
         text = json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-        staged.write_bytes(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair is \ud800 in JSON too
-        staged.replace(path)
+        files.replace(path, text.encode("utf-8", "backslashreplace"))  # half a surrogate pair is \ud800 in JSON too
         return path

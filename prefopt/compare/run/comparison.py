@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from ...training.trainers import RewardConfig, SFTConfig
+from ...utils import files
 from ..measure.endpoint import Endpoint
 from ..measure.judges import judge_from
 from ..plan.plan import Plan, PlanError, plan_from, read_plan
@@ -129,4 +130,4 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _keep(plan: Plan, out: Path) -> None:
-    (out / "plan.yaml").write_text(yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True), "utf-8")
+    files.replace(out / "plan.yaml", yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True))

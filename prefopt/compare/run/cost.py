@@ -26,6 +26,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ...utils import files
 from ...utils.flop_counter import Tally, counting, paused
 from ..report.findings import Cost
 
@@ -117,12 +118,10 @@ class Spent(TrainerCallback, ExportableState):
         return {**counts, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_memory": self.peak_memory}
 
     def _write(self, state: Any) -> None:
-        """Whole or not at all."""
+        """Keep what was counted, for a run that goes on after a kill."""
         if self.path is None or not state.is_world_process_zero:
             return
-        staged = self.path.with_suffix(".staging")
-        staged.write_text(json.dumps({"now": self._numbers(), "begins": self._begins}), "utf-8")
-        staged.replace(self.path)
+        files.replace(self.path, json.dumps({"now": self._numbers(), "begins": self._begins}))
 
     def _go_on(self, then: Mapping[str, Any]) -> None:
         """In the place of what was counted in this process, which that one did too; but time is spent."""

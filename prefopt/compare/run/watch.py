@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from ...candidates.evaluate import standard_error
 from ...data.records import Messages
-from ...utils import jsonl
+from ...utils import files, jsonl
 from ..measure.responses import Measure
 from .cost import Spent
 
@@ -88,6 +88,4 @@ class Report(TrainerCallback):
         share = (Watch._iteration(args) + state.global_step / max(1, state.max_steps)) / self.iterations
         if share - self._said >= 0.01 or share >= 1:
             self._said = share
-            staged = self.path.with_suffix(".staging")
-            staged.write_text(f"{share:.4f}")
-            staged.replace(self.path)
+            files.replace(self.path, f"{share:.4f}")
