@@ -193,7 +193,7 @@ def chosen_wins(trainer: PreferenceTrainer, rows: Dataset) -> float:
     """Share of rows whose chosen side has the higher score, or log-prob per token."""
     batch = collate([Rows(rows)[i] for i in range(len(rows))])
     with torch.no_grad():
-        out = trainer.run(trainer.model.eval(), batch)
+        out = trainer.step.outputs(trainer.model.eval(), batch)
     sides = out.scores if out.logps is None else out.logps.sum(-1) / batch.lengths
     assert sides is not None
     return (sides[:, 0] > sides[:, 1]).float().mean().item()

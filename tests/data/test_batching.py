@@ -217,13 +217,13 @@ def run(tmp_path: Path, tokenizer: Any, **args: Any) -> tuple[PreferenceTrainer,
     config = PreferenceConfig(**quiet(tmp_path, max_tokens_per_batch=80, **args))
     trainer = PreferenceTrainer(tiny_llama(), "simpo", config, ragged_pairs(40), processing_class=tokenizer)
     seen: list[list[int]] = []
-    real = trainer.units
+    real = trainer.step.count
 
     def spy(batches: list[Any]) -> Any:
         seen.extend(batch.index.tolist() for batch in batches)
         return real(batches)
 
-    with mock.patch.object(trainer, "units", spy):
+    with mock.patch.object(trainer.step, "count", spy):
         trainer.train()
     return trainer, seen
 
