@@ -62,7 +62,7 @@ MOVED = {
     "data.doctor_cli": "cli.data_check",
     "data.order": "data.batching",
     "data.specials": "data.special_tokens",
-    "drawing": "training.iterative.trainer",
+    "drawing": "training.iterative.source",
     "evaluation": "training.evaluation",
     "experience": "training.ppo.collect",
     "guard": "training.nonfinite",
@@ -77,8 +77,8 @@ MOVED = {
     "models.wrapped": "models.unwrap",
     "objectives.actor_critic": "objectives.ppo_losses",
     "objectives.best_of": "objectives.sft",
-    "on_policy": "training.ppo.trainer",
-    "optimization": "training.optimizers",
+    "on_policy": "training.ppo.source",
+    "optimization": "training.ppo.two_models",
     "persistence": "training.checkpointing",
     "precompute": "training.reference_logps",
     "rollout.beam": "generation.beams",
@@ -99,7 +99,7 @@ MOVED = {
     "rollout.identity": "utils.fingerprint",
     "rollout.jsonl": "utils.jsonl",
     "rollout.judge": "candidates.evaluate",
-    "rollout.loader": "training.ppo.loader",
+    "rollout.loader": "training.ppo.minibatches",
     "rollout.picture": "candidates.plot",
     "rollout.pool": "candidates.pool",
     "rollout.prompts": "generation.prompts",
@@ -192,6 +192,10 @@ class _Alias(ModuleType):
 
 
 def install() -> None:
-    """Let Python find the old paths, after it has looked for real modules."""
+    """Let Python find the old paths, before it looks for real modules.
+
+    An old package is the new one under another name, in whose folder Python would find the new one's modules: it would
+    load `prefopt.compare.evaluation.judges` a second time, from the file of `prefopt.compare.measure.judges`.
+    """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())

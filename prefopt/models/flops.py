@@ -184,7 +184,15 @@ def _windows(config: Any) -> Counter[float]:
 # ---- telling who counts --------------------------------------------------------------------------------------------
 
 
-def count_forward(inner: Any, positions: Tensor, language: int, reward: int, reward_head: nn.Module | None) -> None:
+def count_forward(
+    inner: Any,
+    positions: Tensor,
+    language: int,
+    reward: int,
+    reward_head: nn.Module | None,
+    *,
+    kept: int = KEPT,
+) -> None:
     """One call of the backbone, with its backward pass if it keeps what one needs.
 
     Attention is counted by what a token may see, though a kernel that masks computes the rest too.
@@ -192,9 +200,10 @@ def count_forward(inner: Any, positions: Tensor, language: int, reward: int, rew
     Args:
         positions: of all tokens that were fed; padding has the position of a token beside it.
         language, reward: at how many of them the heads were applied.
+        kept: logits beyond which they are computed again for the backward pass.
     """
     config = inner.config.get_text_config()
-    again = language * config.vocab_size > KEPT or bool(getattr(config, "final_logit_softcapping", None))
+    again = language * config.vocab_size > kept or bool(getattr(config, "final_logit_softcapping", None))
     work = work_of(inner, reward_head=reward_head, grad=torch.is_grad_enabled(), again=again)
     seen = positions + 1
 

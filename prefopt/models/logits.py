@@ -43,7 +43,16 @@ Head = DenseHead | Callable[[Tensor], Tensor]
 """[n, H] -> [n, V]. A callable is called chunk by chunk, twice if there is not the memory to keep its logits."""
 
 
-def token_outputs(head: Head, hidden: Tensor, tokens: Tensor, vocab: int, wants: frozenset[str]) -> dict[str, Tensor]:
+def token_outputs(
+    head: Head,
+    hidden: Tensor,
+    tokens: Tensor,
+    vocab: int,
+    wants: frozenset[str],
+    *,
+    chunk: int = CHUNK,
+    kept: int = KEPT,
+) -> dict[str, Tensor]:
     """Outputs of each token from the hidden state that predicts it, in at least float32.
 
     Args:
@@ -52,24 +61,26 @@ def token_outputs(head: Head, hidden: Tensor, tokens: Tensor, vocab: int, wants:
         tokens: [N]
         vocab: how many logits the head gives.
         wants: a subset of `FROM_LOGITS`.
+        chunk: logits computed at a time.
+        kept: so many logits are kept for the backward pass, and where there are more they are computed again.
 
     Returns:
         [N] each; all but top1 are differentiable.
     """
     if isinstance(head, DenseHead):
-        keep = torch.is_grad_enabled() and head.cap is None and len(tokens) * vocab <= KEPT
-        found = _Dense.apply(hidden, head.weight, head.bias, tokens, head, wants, keep)
+        keep = torch.is_grad_enabled() and head.cap is None and len(tokens) * vocab <= kept
+        found = _Dense.apply(hidden, head.weight, head.bias, tokens, head, wants, keep, chunk)
         return dict(zip(sorted(wants), found, strict=True))
     run: Callable[..., dict[str, Tensor]] = _of_chunk
-    if torch.is_grad_enabled() and len(tokens) * vocab > KEPT:
+    if torch.is_grad_enabled() and len(tokens) * vocab > kept:
         run = lambda *args: checkpoint(_of_chunk, *args, use_reentrant=False)  # type: ignore[return-value] # noqa: E731
-    parts = [run(head, hidden[s], tokens[s], wants) for s in _chunks(len(tokens), vocab)]
+    parts = [run(head, hidden[s], tokens[s], wants) for s in _chunks(len(tokens), vocab, chunk)]
     return {name: torch.cat([part[name] for part in parts]) for name in sorted(wants)}
 
 
-def _chunks(count: int, vocab: int) -> list[slice]:
+def _chunks(count: int, vocab: int, chunk: int) -> list[slice]:
     """Of equal size, and at least one: weights that nothing was computed from still get a gradient of zero."""
-    pieces = max(1, -(-count * vocab // CHUNK))
+    pieces = max(1, -(-count * vocab // chunk))
     step = max(1, -(-count // pieces))
     return [slice(start, start + step) for start in range(0, max(count, 1), step)]
 
@@ -114,11 +125,12 @@ class _Dense(torch.autograd.Function):
         head: DenseHead,
         wants: frozenset[str],
         keep: bool,
+        chunk: int,
     ) -> tuple[Tensor, ...]:
         device = hidden.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         ctx.head, ctx.low, ctx.names, ctx.kept = head, low, sorted(wants), []
-        ctx.chunks = _chunks(len(tokens), len(weight))
+        ctx.chunks = _chunks(len(tokens), len(weight), chunk)
         parts = []
         with torch.autocast(device, enabled=False):
             shown = weight.to(low)
@@ -149,7 +161,7 @@ class _Dense(torch.autograd.Function):
             slopes = slopes if bend is None else slopes.mul_(bend)
             slopes = slopes if ctx.head.scale == 1.0 else slopes.mul_(ctx.head.scale)
             totals.add(s, slopes.to(ctx.low), inputs)
-        return *totals.gradients(), None, None, None, None
+        return *totals.gradients(), None, None, None, None, None
 
 
 class _Totals:

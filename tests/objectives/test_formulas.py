@@ -14,7 +14,7 @@ from prefopt.batch import Batch, Outputs
 from prefopt.objectives import pair_losses
 from prefopt.objectives.dpo import DPO, NAMES, DPOArguments
 from prefopt.objectives.pair_losses import LOSSES
-from tests.objectives.factory import coupled, loss_of
+from tests.helpers.objectives import coupled, loss_of
 
 # Two pairs, all tokens counted. Sums of log-probs, and lengths:
 #            chosen             rejected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from math import nan
 from typing import Any
 
@@ -18,8 +17,7 @@ from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives.base import Loss
 from prefopt.objectives.ppo import NAMES, PPO
 from prefopt.objectives.ppo_arguments import PPOArguments
-from tests.objectives import test_contract as contract
-from tests.objectives.factory import coupled, make, mapped, numbers, rows
+from tests.helpers.objectives import coupled, make, mapped, numbers, rows
 
 PLAIN: dict[str, Any] = {"kl_coef": 0.0, "reward_norm": "none", "reward_clip": None}
 
@@ -361,17 +359,6 @@ def test_half_precision_log_probs_and_values_are_used_in_float32():
     found, _ = rewarded(PPO(), low.with_columns(finished=low.present), PPO().init_state())
     assert found.advantages.dtype == found.returns.dtype == torch.float32
     assert {term.total.dtype for term in PPO().loss(half, found).terms.values()} == {torch.float32}
-
-
-EVERYTHING = PPO(advantage_norm=True, advantage_clip=1.0, entropy_coef=0.01, ptx_coef=1.0, target_kl=6.0)
-ALONE = [
-    f for n, f in vars(contract).items() if n[:4] == "test" and [*inspect.signature(f).parameters] == ["objective"]
-]
-
-
-@pytest.mark.parametrize("promise", ALONE, ids=lambda promise: promise.__name__)
-def test_with_every_switch_on_it_keeps_what_all_objectives_promise(promise: Any):
-    promise(objective=EVERYTHING)
 
 
 # ---- the switches --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from prefopt.batch import Batch, Outputs
 from prefopt.models.forward import forward
 from prefopt.objectives.dpo import DPO
 from prefopt.utils.tensors import masked_mean, masked_sum
-from tests.objectives.factory import coupled
+from tests.helpers.objectives import coupled
 
 trl = pytest.importorskip("trl", reason="parity needs TRL, which the test extra installs")
 

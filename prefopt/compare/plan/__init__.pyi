@@ -5,7 +5,6 @@ from .dataset_sources import make_dataset_source as make_dataset_source
 from .method_spec import BASELINE as BASELINE
 from .method_spec import BEST_OF_N as BEST_OF_N
 from .method_spec import REWARD_MODEL as REWARD_MODEL
-from .method_spec import TRAINERS as TRAINERS
 from .method_spec import MethodSpec as MethodSpec
 from .method_spec import check_settings as check_settings
 from .method_spec import make_method_spec as make_method_spec
@@ -21,4 +20,3 @@ from .plan import plan_from as plan_from
 from .plan import read_plan as read_plan
 from .sections import PlanError as PlanError
 from .sections import built as built
-from .sections import nearest as nearest

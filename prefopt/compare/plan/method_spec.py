@@ -15,24 +15,17 @@ from typing import Any
 
 from ...objectives.base import Objective, load, registry
 from ...objectives.sampling_arguments import IterationArguments, SamplingArguments
-from ...training import trainers
 from ...training.config import PreferenceConfig
+from ...training.declarations import named_trainers
+from ...training.setting_names import ALIASES
 from ...training.trainer import PreferenceTrainer
 from ...utils.fingerprint import digest
-from .sections import PlanError, nearest
+from ...utils.names import hint
+from .sections import PlanError
 
 PACKAGE = Path(__file__).resolve().parents[2]
 BASELINE = "sft"
 BEST_OF_N = "best-of-n"
-TRAINERS = (
-    trainers.DPOTrainer,
-    trainers.RewardTrainer,
-    trainers.RejectionSamplingTrainer,
-    trainers.RRHFTrainer,
-    trainers.PPOTrainer,
-    trainers.SFTTrainer,
-)
-"""The trainers with a name of their own; any other objective is trained by `PreferenceTrainer`."""
 PLAN_SETTINGS = {"method", "scorer"}
 """Settings of a method that the plan itself reads; all others are arguments of the trainer."""
 FIXED_SETTINGS = {
@@ -108,7 +101,8 @@ class MethodSpec:
 
 
 def trainer_of(objective: Objective) -> Any:
-    return next((trainer for trainer in TRAINERS if trainer.objective_type is type(objective)), None)
+    """The named trainer of this kind of objective, None where there is none."""
+    return next((trainer for trainer in named_trainers() if trainer.objective_type is type(objective)), None)
 
 
 def make_method_spec(name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> MethodSpec:
@@ -153,7 +147,8 @@ def check_settings(where: str, settings: Iterable[str], known: set[str]) -> None
         if key in FIXED_SETTINGS:
             raise PlanError(f"{where}: {key} is decided by the comparison, alike for all methods: leave it out")
         if key not in known:
-            raise PlanError(f"{where}: there is no setting {key!r}{nearest(str(key), sorted(known - FIXED_SETTINGS))}")
+            meant = hint(str(key), sorted(known - FIXED_SETTINGS), ALIASES)
+            raise PlanError(f"{where}: there is no setting {key!r}{meant}")
 
 
 def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> MethodSpec:
@@ -173,8 +168,8 @@ def _objective(method: str, name: str) -> Objective:
         objective = load(method)
     except (ValueError, ImportError) as error:
         known = [BASELINE, BEST_OF_N, *sorted(registry())]
-        hint = nearest(method, known) if "unknown objective" in str(error) else f": {error}"
-        raise PlanError(f"methods: {name}: there is no method {method!r}{hint}") from error
+        meant = hint(method, known) if "unknown objective" in str(error) else f": {error}"
+        raise PlanError(f"methods: {name}: there is no method {method!r}{meant}") from error
     if objective.trains == "scorer":
         raise PlanError(f"methods: {name}: {method} trains a reward model, which is a stage: write its settings there")
     return objective

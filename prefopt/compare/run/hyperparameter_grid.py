@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..plan import MethodSpec, Plan, PlanError, make_method_spec, nearest
+from ...utils.names import hint
+from ..plan import MethodSpec, Plan, PlanError, make_method_spec
 from .tasks import Task, Tasks
 
 Settings = dict[str, Any]
@@ -39,7 +40,7 @@ def trials(plan: Plan, tasks: Tasks) -> list[Trial]:
     all_trials = []
     for name, values in plan.grid.methods.items():
         if name not in plan.methods:
-            raise PlanError(f"grid: methods: {name!r} is none of the plan's{nearest(name, plan.methods)}")
+            raise PlanError(f"grid: methods: {name!r} is none of the plan's{hint(name, plan.methods)}")
         if not make_method_spec(name, plan.methods[name] or {}, plan.training).trains:
             raise PlanError(f"grid: methods: {name} trains nothing: there are no settings to choose")
         for settings in _combinations(name, values, plan.grid.trials):

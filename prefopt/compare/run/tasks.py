@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...training.config import PreferenceConfig
+from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
 from ...utils import jsonl
 from ...utils.extensions import is_named
@@ -25,7 +26,6 @@ from ..plan import (
     BEST_OF_N,
     REWARD_MODEL,
     TESTBED,
-    TRAINERS,
     MethodSpec,
     Plan,
     PlanError,
@@ -337,7 +337,7 @@ def check_training(plan: Plan) -> None:
     """
     kinds = [
         PreferenceConfig,
-        *(trainer.config for trainer in TRAINERS),
+        *(trainer.config for trainer in named_trainers()),
         *(spec.config for spec in plan.method_specs.values() if spec.trains),
     ]
     check_settings("training", plan.training, {field.name for kind in kinds for field in fields(kind)})

@@ -1,4 +1,4 @@
-"""Rollouts dealt out in micro-batches, each rollout made when its first one is asked for. Knows batches, no model."""
+"""How rollouts are dealt out in micro-batches. Knows batches and numbers of steps, no model."""
 
 from __future__ import annotations
 
@@ -13,20 +13,14 @@ from ...utils.distributed import rank, world_size
 
 
 @dataclass(frozen=True)
-class RolloutLoader:
-    """What a training loop iterates over, on policy: micro-batches of rollouts, one optimizer step after the other.
-
-    A rollout is made when the step that needs it asks for it, so that it is drawn from the policy as it is then, and
-    neither a step earlier nor twice: accelerate must not wrap this loader, since it fetches one batch ahead. Going
-    through it once is one pass over the prompts, whose last rollout begins the next. Where it begins is decided at each
-    start: a resumed run skips no batches, it begins at another rollout.
+class Minibatches:
+    """Which rollouts are left to collect, and the micro-batches of each, one optimizer step after the other.
 
     Every process holds whole rollouts and deals out its own share of each step, so that the rows of a step are the
     same however many processes and micro-batches it is split into.
 
     Args:
-        make: the number of a rollout, from 0 -> all its rows; or several batches of as many rows, which go together.
-        prompts: how many there are to have their turn.
+        prompts: how many there are; in a pass each has its turn, and the pass's last rollout begins the next.
         done: how many optimizer steps there were.
         epochs: how often each rollout is gone through.
         mini_batches: into how many optimizer steps each time.
@@ -35,7 +29,6 @@ class RolloutLoader:
         seed: of the order of rows, another one in each epoch of each rollout.
     """
 
-    make: Callable[[int], Sequence[Batch]]
     prompts: int
     done: Callable[[], int]
     epochs: int
@@ -80,13 +73,20 @@ class RolloutLoader:
         """Micro-batches of a pass, in one process."""
         return self.rollouts * self.steps * self.accumulation
 
-    def __iter__(self) -> Iterator[Batch]:
+    def remaining(self) -> range:
+        """The numbers of the rollouts that are left of this pass; a resumed run begins at another one."""
         first = self.first
-        for number in range(first, (first // self.rollouts + 1) * self.rollouts):
-            parts = self.make(number)
-            for epoch in range(self.epochs):
-                for rows in self._shares(number, epoch):
-                    yield join([part.rows(rows).trimmed() for part in parts])
+        return range(first, (first // self.rollouts + 1) * self.rollouts)
+
+    def of(self, number: int, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """This process's micro-batches of a rollout.
+
+        Args:
+            batches: all its rows; of several batches those with the same number go together.
+        """
+        for epoch in range(self.epochs):
+            for rows in self._shares(number, epoch):
+                yield join([batch.rows(rows).trimmed() for batch in batches])
 
     def _shares(self, number: int, epoch: int) -> Iterator[torch.Tensor]:
         """Row numbers of each of this process's micro-batches."""

@@ -17,8 +17,8 @@ from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.checkpoint import problem_with
-from tests.training.iterative.test_iterations import untrained
-from tests.training.ppo.test_on_policy import logs, reward_model, trainer_of
+from tests.helpers.models import untrained
+from tests.helpers.ppo import logs, reward_model, trainer_of
 
 CHANGES: dict[str, Any] = {
     "max_steps": 12,
@@ -50,7 +50,7 @@ def run(folder: Path) -> dict[str, Any]:
         "resumed": begun,
         "weights": {name: [group.sum().item(), group.abs().sum().item()] for name, group in weights.items()},
         "bits": {name: hashlib.md5(group.detach().numpy().tobytes()).hexdigest() for name, group in weights.items()},
-        "state": {name: float(value) for name, value in trainer.objective_state.items()},
+        "state": {name: float(value) for name, value in trainer.step.state.items()},
         "trace": [json.loads(line) for line in (folder / "run" / "rollouts.jsonl").read_text().splitlines()],
         "logs": {name: logs(trainer, name) for name in ("loss", "objective/kl", "loss/value_avg", "learning_rate")},
     }

@@ -1,10 +1,11 @@
-"""Policy and critic under one optimizer: learning rates, schedules and gradient norms of each. Knows no loss."""
+"""Policy and critic under one optimizer: learning rates, schedules, gradient norms and folders of each."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,15 +13,18 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import TrainingArguments, get_scheduler
 
-from ..models.critic import critic_of, parameter_groups
-from ..models.shared_critic import SharedCritic
-from ..objectives.base import Metric, Objective
-from .metrics import Meter
+from ...models.critic import critic_of, load_critic, parameter_groups, save_critic
+from ...models.shared_critic import SharedCritic
+from ...objectives.base import Metric
+from ..config import PreferenceConfig
+from ..one_model import OneModel
+from ..step import StepRunner
 
 logger = logging.getLogger(__name__)
 
+POLICY_FOLDER, CRITIC_FOLDER = "policy", "critic"
 FULL = 1.65e-6
 FASTER = FULL / 5e-7
 """The critic's learning rate, and by the policy's, in arXiv:2307.04964."""
@@ -103,28 +107,29 @@ def refresh(schedule: LambdaLR) -> None:
     schedule._last_lr = [group["lr"] for group in groups]
 
 
-class TwoModels(Trainer):
-    """Trains policy and critic at rates of their own, where there is a critic; else as the trainer does without it."""
+class PolicyAndCritic(OneModel):
+    """Policy and critic: rates, schedules and clipping of their own, under one optimizer; each in a folder of its own.
 
-    args: Any
-    model: Any
-    meter: Meter
-    objective: Objective
-    objective_state: dict[str, Tensor]
-    _rates: dict[str, float] = {}
-    """Learning rates of the step that is logged."""
+    Args:
+        step: of whose objective the settings and the policy's first step are.
+    """
 
-    def create_optimizer(self, model: Any = None) -> Any:
-        begun = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
-        if critic_of(self.model) is not None and not begun:
-            rates = {"policy": self.args.learning_rate, "critic": self._critic_rate()}
-            split(optimizer, parameter_groups(self.model), rates)
-        return optimizer
+    loads_alone = False
+
+    def __init__(self, model: Callable[[], Any], args: PreferenceConfig, step: StepRunner):
+        super().__init__(model, args)
+        self.step = step
+        self.objective: Any = step.objective
+        self._rates: dict[str, float] = {}
+        """Learning rates of the step that is logged."""
+
+    def group(self, optimizer: Optimizer) -> None:
+        rates = {"policy": self.args.learning_rate, "critic": self._critic_rate()}
+        split(optimizer, parameter_groups(self.model), rates)
 
     def _critic_rate(self) -> float:
-        own = self.objective.critic_learning_rate  # type: ignore[attr-defined]
-        adapted = [isinstance(each, PeftModel | SharedCritic) for each in (self.model, critic_of(self.model))]
+        own = self.objective.critic_learning_rate
+        adapted = [isinstance(model, PeftModel | SharedCritic) for model in (self.model, critic_of(self.model))]
         if own is None and adapted == [True, False]:
             logger.warning(
                 "the policy trains by an adapter and the critic in full: its learning rate is %g unless you give "
@@ -134,32 +139,35 @@ class TwoModels(Trainer):
             return FULL
         return FASTER * self.args.learning_rate if own is None else own
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if critic_of(self.model) is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        optimizer = self.optimizer if optimizer is None else optimizer
-        self.lr_scheduler = schedules(optimizer, self.args, num_training_steps, self._policy_start)
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
+    def schedule(self, optimizer: Optimizer, steps: int) -> LambdaLR:
+        return schedules(optimizer, self.args, steps, self._policy_start)
 
     def _policy_start(self) -> int | None:
-        start = int(self.objective_state["policy_start"])
+        start = int(self.step.state["policy_start"])
         return None if start < 0 else start
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        if critic_of(self.model) is not None:  # of the step that is about to be taken, as Trainer logs the policy's
-            self._rates = {group["model"]: group["lr"] for group in cast(Any, self.optimizer).param_groups}
-        return super()._get_grad_norm(model, grad_norm)
+    def note_rates(self, optimizer: Any) -> None:
+        self._rates = {group["model"]: group["lr"] for group in optimizer.param_groups}
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        if critic_of(self.model) is None:
-            return super()._clip_grad_norm(model)
-        self.accelerator.unscale_gradients()
+    def clip(self) -> Tensor:
+        self.step.accelerator.unscale_gradients()
         norms = clip(parameter_groups(self.model), self.args.max_grad_norm)
-        self.meter.add({f"{name}/grad_norm": Metric(norm, ONE) for name, norm in norms.items() if norm.isfinite()})
+        finite = {f"{name}/grad_norm": Metric(norm, ONE) for name, norm in norms.items() if norm.isfinite()}
+        self.step.metrics.add(finite)
         return together(norms)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def complete(self, logs: MutableMapping[str, float]) -> None:
         if "learning_rate" in logs and "critic" in self._rates:
             logs["critic_learning_rate"] = self._rates["critic"]
-        super().log(logs, start_time)
+
+    # ---- on disk ---------------------------------------------------------------------------------------------------
+
+    def policy_folder(self, folder: Path) -> Path:
+        return folder / POLICY_FOLDER
+
+    def save_beside(self, folder: Path, tokenizer: Any) -> None:
+        save_critic(self.model, folder / CRITIC_FOLDER)
+        tokenizer.save_pretrained(folder / CRITIC_FOLDER)
+
+    def load_beside(self, folder: Path) -> None:
+        load_critic(self.model, folder / CRITIC_FOLDER)
