@@ -1,6 +1,6 @@
 """Pictures of what K responses are worth, as PNG files. Knows numbers and axes, not where the numbers are from.
 
-Needs matplotlib, which `pip install prefopt[report]` brings; without it one line in the log says so, and there is no
+Needs matplotlib, which the extra `prefopt[report]` brings; without it one line in the log says so, and there is no
 picture.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils import files
+from ..utils.extras import install
 from .order_statistics import STATISTICS, Estimate
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def new_figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        logger.warning("no picture is drawn, since matplotlib is missing: pip install prefopt[report]")
+        logger.warning("no picture is drawn, since matplotlib is missing: %s", install("report"))
         return None
     return Figure(figsize=SIZE, dpi=DPI, layout="constrained")
 

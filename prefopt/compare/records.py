@@ -1,6 +1,6 @@
-"""What a cell of a comparison leaves behind, per example: tables as parquet files, and how they are read again.
+"""The per-example results of a comparison's cells: their tables, as parquet files, and the columns of these.
 
-A cell is one method with one seed. Knows columns and files, neither how a number came about nor what is made of it.
+A cell is one method with one seed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESPONSES = {
     "finished": "bool",  # it ended by itself
     "length": "int64",  # tokens
     "score": "float64",  # by the reward model of the seed; NaN without one
-    "gold": "float64",  # by the world's own reward; NaN where it is not known
+    "gold": "float64",  # the gold reward of the synthetic task; NaN where it is not known
     "kl": "float64",  # log pi - log pi_ref of the response (k1); of best-of-n the bound log n - (n - 1) / n
     "kl_k2": "float64",  # (log-ratio)^2 / 2: biased, of the shape of a square; NaN of best-of-n
     "kl_k3": "float64",  # sum over tokens of r - 1 - log r with r = pi_ref / pi; NaN of best-of-n

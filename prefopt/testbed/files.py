@@ -1,16 +1,13 @@
-"""Writes the small world's rows as files in the published formats: JSON lines, UTF-8, characters unescaped.
-
-It knows the formats and nothing of how the rows are made.
-"""
+"""Writes the task's rows as files in published formats: JSON lines, UTF-8, characters unescaped."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..utils import files
+from .prompts import Message, find_prompt
 from .recipe import Recipe
 from .rows import Row, candidate_rows, preference_rows, prompt_rows, sft_rows
-from .world import Message, find_prompt
 
 TAGS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
 

@@ -1,6 +1,6 @@
 """What a comparison came to, as plain values: all that any form of the report reads, and what `report.json` holds.
 
-Knows neither how the numbers were made nor how they are shown. Every text in it is either the user's, a model's, or a
+Every text in it is either the user's, a model's, or a
 key of `words.py`, so that one `Findings` can be read in any language.
 """
 

@@ -18,7 +18,7 @@ from ...utils import files
 from . import tables
 from .findings import Answer, Failure, Findings, Sample
 from .metrics import METRICS
-from .numerals import number
+from .number_format import number
 from .page import ORDER, Figures, sound
 from .summary import verdict_lines, warning_lines
 from .tables import Table
