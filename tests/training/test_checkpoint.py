@@ -28,7 +28,7 @@ from prefopt.objectives.sft import BestOf
 from prefopt.training import checkpoint
 from tests.helpers.checkpoints import LORA, ROWS, assert_equal, build, by_tokens, logs, saved, weights
 from tests.helpers.models import tiny_llama
-from tests.helpers.processes import completed
+from tests.helpers.processes import TIMEOUT_S, completed
 from tests.helpers.programs.dying_runs import MOMENTS, RANDOM, many_saves
 
 # ---- exact resume --------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         root.mkdir()
     except FileExistsError:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + TIMEOUT_S
         while not (root / "outcome").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
     else:

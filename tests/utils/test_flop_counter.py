@@ -108,10 +108,10 @@ def test_nothing_is_computed_for_a_count_that_nobody_takes(monkeypatch: pytest.M
     beam_search(model, tokenizer, PROMPTS, max_new_tokens=3)
     with counting(), pytest.raises(AssertionError, match="for nobody"):
         forward(model, batch(), LOGPS)
-    began = time.perf_counter()
+    began = time.thread_time()  # of this thread's own work, however busy the computer is
     for _ in range(10_000):
         listening()
-    assert (time.perf_counter() - began) / 10_000 < 1e-5  # a look-up: about 50 ns
+    assert (time.thread_time() - began) / 10_000 < 1e-5  # a look-up: about 50 ns
 
 
 def test_counting_changes_no_result(tokenizer: Any) -> None:
