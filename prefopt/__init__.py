@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pkgutil import resolve_name
 from typing import Any
 
 import lazy_loader
 
 from . import _moved
+from .training.declarations import public_names
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,8 @@ _moved.install()
 def __getattr__(name: str) -> Any:
     if name in _INSTEAD:
         raise ImportError(f"prefopt has no {name}: use {_INSTEAD[name]}")
-    if name not in _names:
-        raise AttributeError(f"module 'prefopt' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return _public(name)
+    if name in _names:
+        return _public(name)
+    if path := public_names().get(name):
+        return resolve_name(path)
+    raise AttributeError(f"module 'prefopt' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,4 +1,4 @@
-"""`prefopt data check`: reads the arguments and prints what the doctor found; finds nothing itself."""
+"""`prefopt data check`: reads the arguments and prints what the check found; finds nothing itself."""
 
 import argparse
 import json

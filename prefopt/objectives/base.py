@@ -11,13 +11,15 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass, field
-from difflib import get_close_matches
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
+from ..utils.extensions import load_module
+from ..utils.names import did_you_mean
 
 
 class Term(NamedTuple):
@@ -75,10 +77,10 @@ class Objective(ABC):
     trains: Literal["policy", "scorer", "actor-critic"] = "policy"
     """What it trains: a model with log-probs, one with a reward head, or a policy and a critic that says values."""
     on_policy: bool = False
-    """It learns only from what the policy has just drawn: a trainer calls its `experience` before `loss`, see `PPO`."""
+    """It learns only from responses just sampled: a trainer calls its `experience` before `loss`, see `PPO`."""
     needs: frozenset[str] = frozenset()
     """What the trainer must provide: "reference" (adds `ref_logps`), "mismatched" (adds one response to each row: the
-    answer to another row's prompt), "scorer" (judges the responses that the policy draws)."""
+    answer to another row's prompt), "scorer" (scores the responses sampled from the policy)."""
     wants: frozenset[str] = frozenset()
     """Outputs beyond the log-probs or scores that `trains` implies, by their names in `Outputs`."""
     couples: bool = False
@@ -155,14 +157,19 @@ def registry() -> dict[str, Objective]:
     """Every name that the files of this folder answer to, with the objective it stands for."""
     package = importlib.import_module(__package__)
     files = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "base"]
-    return {name: objective for file in files for name, objective in _names(f"{__package__}.{file}").items()}
+    return {
+        name: objective
+        for file in files
+        for name, objective in _names(importlib.import_module(f"{__package__}.{file}")).items()
+    }
 
 
 def load(name: str) -> Objective:
     """The objective with this name, or the one that a module at this dotted path declares.
 
-    A module declares `NAMES = {"my-method": MyMethod()}`; "module:my-method" loads it, wherever the module is, and
-    "package.module" is enough where it declares only one.
+    A module declares `NAMES = {"my-method": MyMethod()}`; "module:my-method" loads it, wherever the module is, the
+    current folder included, and "package.module" is enough where it declares only one. "module:MyMethod" is the object
+    or class of that name.
 
     Raises:
         ValueError: unknown name (with the nearest known ones), or a module that declares none or several.
@@ -172,20 +179,55 @@ def load(name: str) -> Objective:
         return known[name]
     path, _, wanted = name.partition(":")
     if "." not in path and not wanted:
-        near = get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"unknown objective {name!r}: {hint}known are {', '.join(sorted(known))}")
-    return _foreign(path, wanted)
+        meant = f" {did_you_mean(name, known, most=3)}".rstrip()
+        raise ValueError(f"unknown objective {name!r}:{meant} known are {', '.join(sorted(known))}")
+    return _from_outside(path, wanted)
 
 
-def _names(module: str) -> dict[str, Objective]:
-    return getattr(importlib.import_module(module), "NAMES", {})
+def checked_loss(objective: Objective, value: Any) -> Loss:
+    """What an objective's `loss` returned, if it is a `Loss` whose terms can be added up.
+
+    Raises:
+        TypeError: it is something else, such as the tensor that a training loop of one's own would want; the message
+            says how to write it.
+    """
+    name = type(objective).__name__
+    if not isinstance(value, Loss):
+        raise TypeError(
+            f"{name}.loss returned {_described(value)}, not a Loss: return Loss({{'{name.lower()}': Term(total, "
+            "'prompts')}), where total is the SUM over rows and 'prompts' says what it sums over"
+        )
+    for key, term in value.terms.items():
+        if not isinstance(term, Term) or not isinstance(term.total, Tensor) or term.total.numel() != 1:
+            given = _described(term.total if isinstance(term, Term) else term)
+            raise TypeError(
+                f"{name}.loss: the term {key!r} is {given}: give Term(total, unit), where total is a tensor with one "
+                "number, the SUM over rows"
+            )
+    return value
 
 
-def _foreign(path: str, wanted: str) -> Objective:
-    declared = _names(path)
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _names(module: ModuleType) -> dict[str, Objective]:
+    return getattr(module, "NAMES", {})
+
+
+def _from_outside(path: str, wanted: str) -> Objective:
+    """The objective of a user's module: the one that NAMES calls so, an object of that name, or the only one."""
+    module = load_module(path, f"objective {path}:{wanted}".rstrip(":"))
+    declared = _names(module)
     if wanted in declared:
         return declared[wanted]
     if not wanted and len(declared) == 1:
         return next(iter(declared.values()))
-    raise ValueError(f"{path} declares NAMES {sorted(declared)}: name one as {path}:NAME")
+    found = getattr(module, wanted, None)
+    found = found() if isinstance(found, type) and issubclass(found, Objective) else found
+    if isinstance(found, Objective):
+        return found
+    meant = f" {did_you_mean(wanted, declared)}".rstrip()
+    raise ValueError(f"{path} declares NAMES {sorted(declared)}:{meant} name one as {path}:NAME")

@@ -1,68 +1,63 @@
 """DPO and its family: every method whose loss is a function of a pair's log-probs, and of their ratios to a reference.
 
-The losses themselves are in `pair_losses.py`, what they read in `pairs.py`; here they get their knobs, their units and
-their names.
+The losses themselves are in `pair_losses.py`, what they read in `pairs.py`; here they get settings, units and names.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
+from ..utils.names import did_you_mean
+from ..utils.options import option
 from ..utils.tensors import wins
 from .base import Loss, Metric, Objective, Term, mean_of
 from .pair_losses import DIVERGENCES, LOSSES
 from .pairs import COUPLINGS, Coupling, Pairs
 
 
-def knob(default: Any, help: str, **metadata: Any) -> Any:
-    """A field with its help text, for HfArgumentParser."""
-    source = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**source, metadata={"help": help, **metadata})
-
-
 @dataclass(kw_only=True)
 class DPOArguments:
-    """The knobs of the DPO family, shared by the objective and `DPOConfig`; named as in TRL where TRL has them."""
+    """The hyperparameters of the DPO family, shared by the objective and `DPOConfig`; TRL's names."""
 
-    loss_type: list[str] | str = knob(
+    loss_type: list[str] | str = option(
         lambda: ["sigmoid"], f"Loss, or several to add up with `loss_weights`. Any of: {', '.join(LOSSES)}."
     )
-    loss_weights: list[float] | None = knob(None, "Weights of several losses, in the order of `loss_type`; default 1.")
-    beta: float = knob(
+    loss_weights: list[float] | None = option(
+        None, "Weights of several losses, in the order of `loss_type`; default 1."
+    )
+    beta: float = option(
         0.1,
         "How strongly the policy is held to its reference: the scale of the implicit reward. tau in IPO, lambda in "
         "ORPO, 1 / eta in SPPO.",
     )
-    label_smoothing: float = knob(
+    label_smoothing: float = option(
         0.0,
-        "Probability that a label is flipped, in [0, 0.5): cDPO under `sigmoid`, `sigmoid_norm`, `aot`, "
+        "Probability that a label is flipped, in [0, 0.5). It is cDPO under `sigmoid`, `sigmoid_norm`, `aot`, "
         "`aot_unpaired`, `simpo` and `cpo`; the noise rate of `robust`; epsilon of `exo_pair` (1e-3 in its paper).",
     )
-    f_divergence_type: str = knob(
+    f_divergence_type: str = option(
         "reverse_kl",
         "Divergence from the reference (f-DPO), for losses that are a function of the difference of two rewards.",
         choices=list(DIVERGENCES),
     )
-    f_alpha_divergence_coef: float = knob(0.5, "alpha of `alpha_divergence`: 1 is reverse KL, 0 forward KL.")
-    ld_alpha: float | None = knob(
+    f_alpha_divergence_coef: float = option(0.5, "alpha of `alpha_divergence`: 1 is reverse KL, 0 forward KL.")
+    ld_alpha: float | None = option(
         None, "LD-DPO: weight in [0, 1] of the tokens past the length of the pair's shorter response; default 1."
     )
-    use_weighting: bool = knob(False, "WPO: weigh each pair by how probable the policy finds it.")
-    discopop_tau: float = knob(0.05, "Temperature of `discopop`, in (0, 1].")
-    simpo_gamma: float | None = knob(None, "Target margin of `simpo`; default beta / 2, as its paper recommends.")
-    cpo_alpha: float = knob(1.0, "Weight of the chosen response's likelihood in `cpo`.")
-    desirable_weight: float = knob(1.0, "Weight of chosen responses in `kto`.")
-    undesirable_weight: float = knob(1.0, "Weight of rejected responses in `kto`.")
-    slic_delta: float = knob(1.0, "Margin between the two log-probs in `slic`.")
-    slic_lambda: float = knob(0.1, "Weight of the chosen response's likelihood in `slic`.")
-    bco_momentum: float | None = knob(
+    use_weighting: bool = option(False, "WPO: weigh each pair by how probable the policy finds it.")
+    discopop_tau: float = option(0.05, "Temperature of `discopop`, in (0, 1].")
+    simpo_gamma: float | None = option(None, "Target margin of `simpo`; default beta / 2, as its paper recommends.")
+    cpo_alpha: float = option(1.0, "Weight of the chosen response's likelihood in `cpo`.")
+    desirable_weight: float = option(1.0, "Weight of chosen responses in `kto`.")
+    undesirable_weight: float = option(1.0, "Weight of rejected responses in `kto`.")
+    slic_delta: float = option(1.0, "Margin between the two log-probs in `slic`.")
+    slic_lambda: float = option(0.1, "Weight of the chosen response's likelihood in `slic`.")
+    bco_momentum: float | None = option(
         None,
         "Momentum in [0, 1) of the moving average that `bco_pair` shifts rewards by; default the mean of all so far.",
     )
@@ -183,9 +178,8 @@ def _check_names(dpo: DPO) -> None:
     names, weights = dpo.loss_type, dpo.loss_weights
     for name in names:
         if name not in LOSSES:
-            near = get_close_matches(name, LOSSES, n=2)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"unknown loss_type {name!r}: {hint}known are {', '.join(LOSSES)}")
+            meant = f" {did_you_mean(name, LOSSES)}".rstrip()
+            raise ValueError(f"unknown loss_type {name!r}:{meant} known are {', '.join(LOSSES)}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"loss_type={names}: name at least one loss, and each only once")
     if weights is not None and len(weights) != len(names):
@@ -216,12 +210,12 @@ def _check_combinations(dpo: DPO) -> None:
         "ld_alpha": (dpo.ld_alpha is not None, {n for n, s in LOSSES.items() if s.needs_reference and n != "kto"}),
         "use_weighting": (dpo.use_weighting, {n for n, s in LOSSES.items() if s.weighable}),
     }
-    for option, (used, names) in allowed.items():
+    for setting, (used, names) in allowed.items():
         given = set(dpo.loss_type) - {"sft"}
-        wrong = not given & names if option == "label_smoothing" else not given <= names or not given
+        wrong = not given & names if setting == "label_smoothing" else not given <= names or not given
         if used and wrong:
             raise ValueError(
-                f"{option}={getattr(dpo, option)!r} has no meaning for loss_type {', '.join(dpo.loss_type)}: "
+                f"{setting}={getattr(dpo, setting)!r} has no meaning for loss_type {', '.join(dpo.loss_type)}: "
                 f"it applies to {', '.join(sorted(names))}"
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..batch import Batch, Outputs
 from ..grades import GRADES
+from ..utils.options import option
 from ..utils.tensors import masked_sum, wide, wins
 from .base import Loss, Metric, Objective, Term, mean_of
 
@@ -40,26 +41,21 @@ def centering_loss(scores: Tensor) -> Tensor:
 
 @dataclass(kw_only=True)
 class RewardArguments:
-    """The knobs of a reward model, shared by the objective and `RewardConfig`."""
+    """The hyperparameters of a reward model, shared by the objective and `RewardConfig`."""
 
-    margin: str = field(
-        default="auto",
-        metadata={
-            "help": "Required gap between the scores of a pair: `column` takes the dataset's `margin`, `small` and "
-            "`large` are Llama 2's tables for the `grade` column, `none` asks for no gap, `auto` takes what the "
-            "dataset has: the margin column, else the small table, else none.",
-            "choices": ["auto", "column", "small", "large", "none"],
-        },
+    margin: str = option(
+        "auto",
+        "Required gap between the scores of a pair. `column` takes the dataset's `margin`, `small` and "
+        "`large` are Llama 2's tables for the `grade` column, `none` asks for no gap, `auto` takes what the "
+        "dataset has: the margin column, else the small table, else none.",
+        choices=["auto", "column", "small", "large", "none"],
     )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "Probability that a label is taken to be flipped, in [0, 0.5)."}
+    label_smoothing: float = option(0.0, "Probability that a label is taken to be flipped, in [0, 0.5).")
+    center_rewards_coefficient: float | None = option(
+        None, "Weight of the mean squared sum of a pair's scores; 0.01 is usual."
     )
-    center_rewards_coefficient: float | None = field(
-        default=None, metadata={"help": "Weight of the mean squared sum of a pair's scores; 0.01 is usual."}
-    )
-    lm_coefficient: float = field(
-        default=0.0,
-        metadata={"help": "Weight of the language-modelling loss on the chosen response (Secrets of RLHF, eq. 2)."},
+    lm_coefficient: float = option(
+        0.0, "Weight of the language-modelling loss on the chosen response (Secrets of RLHF, eq. 2)."
     )
 
 

@@ -5,16 +5,17 @@ Rank Responses to Align Language Models with Human Feedback without tears, arXiv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch, Outputs
+from ..utils.options import changed, option
 from ..utils.tensors import masked_sum, wide, wins
 from .base import Loss, Metric, Objective, Term, mean_of
-from .sampling_arguments import IterationArguments, changed
+from .sampling_arguments import IterationArguments
 
 MODES = ("paper", "mean", "code")
 
@@ -52,9 +53,9 @@ def best_of(scores: Tensor) -> Tensor:
 
 @dataclass(kw_only=True)
 class RRHFArguments(IterationArguments):
-    """The knobs of RRHF, shared by the objective and `RRHFConfig`.
+    """The hyperparameters of RRHF, shared by the objective and `RRHFConfig`.
 
-    Those of drawing responses have the paper's values (section 4.1): four beside the dataset's own two, drawn once.
+    Those of sampling have the paper's values (section 4.1): four responses beside the dataset's own two, sampled once.
     """
 
     responses_per_prompt: int = changed(IterationArguments, "responses_per_prompt", 4)
@@ -62,22 +63,18 @@ class RRHFArguments(IterationArguments):
     prior_top_n: int | None = changed(IterationArguments, "prior_top_n", 0)
     dataset_responses: bool = changed(IterationArguments, "dataset_responses", True)
 
-    rrhf_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "Weight of the ranking loss beside the likelihood of the best response. The paper and its scripts "
-            "have 1 (there, 10 and 100 did worse), though the released code's own default is 100."
-        },
+    rrhf_weight: float = option(
+        1.0,
+        "Weight of the ranking loss beside the likelihood of the best response. The paper and its scripts "
+        "have 1 (there, 10 and 100 did worse), though the released code's own default is 100.",
     )
-    mode: str = field(
-        default="paper",
-        metadata={
-            "help": "`paper` ranks by log-prob per token and adds up the best response's tokens; `mean` averages over "
-            "them instead, which leaves the ranking about as many times more weight as a response has tokens; `code` "
-            "divides by the tokens of the prompt and its longest response, as the released code does, which ranks "
-            "responses by their sums.",
-            "choices": list(MODES),
-        },
+    mode: str = option(
+        "paper",
+        "`paper` ranks by log-prob per token and adds up the best response's tokens. `mean` averages over "
+        "them instead, which leaves the ranking about as many times more weight as a response has tokens; `code` "
+        "divides by the tokens of the prompt and its longest response, as the released code does, which ranks "
+        "responses by their sums.",
+        choices=list(MODES),
     )
 
 
@@ -96,8 +93,8 @@ class RRHF(RRHFArguments, Objective):
     prompt on a device, that is the prompt with its longest response, which is how it is defined here: the result does
     not depend on the batch. All responses to a prompt are then ranked by their *sums*.
 
-    Without a scorer the dataset's responses are ranked. With one, `responses_per_prompt` more are drawn to each prompt
-    and all are ranked by the scorer, in every iteration anew.
+    Without a scorer the dataset's responses are ranked. With one, `responses_per_prompt` more are sampled to each
+    prompt and all are ranked by the scorer, in every iteration anew.
 
     Rows need two responses or more, in any order if they have scores; equal scores are not compared, and of equally
     good best responses the first listed is imitated. Without scores a row counts as ranked best first: a preference

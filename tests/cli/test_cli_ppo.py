@@ -11,21 +11,21 @@ from transformers import AutoModelForCausalLM
 from prefopt.models.load import load_scorer
 from prefopt.training.ppo.log import Trace
 from tests.cli.test_cli import _same_logging, error_of, run, written  # noqa: F401
-from tests.cli.test_cli_drawing import TRAINED, _here, asked  # noqa: F401
-from tests.cli.test_cli_drawing import world as world
+from tests.cli.test_cli_sampling import TRAINED, _here, asked  # noqa: F401
+from tests.cli.test_cli_sampling import world as world
 
 QUICK = ["--max_new_tokens", "10", "--num_mini_batches", "2", "--max_steps", "4", "--learning_rate", "1e-4", *TRAINED]
 JUDGED = ["--scorer", "judges:vowels"]
 
 
-def test_help_begins_with_the_presets_in_80_columns(
+def test_help_begins_with_what_is_required_and_the_presets_in_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert run("ppo", "--help") == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
-    places = [page.index(word) for word in ("--preset {", "--kl_coef X", "--scorer T", "--dtype {", "--learning_r")]
+    places = [page.index(word) for word in ("--scorer T", "--preset {", "--kl_coef X", "--use_peft", "--learning_r")]
     assert places == sorted(places)
     assert "--response_length" not in page
 

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import inspect
 import os
-import pkgutil
-import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...data.readers import HUB_ID
+from ...utils.extensions import is_named, load_named
 from ...utils.fingerprint import fingerprint_of
+from ...utils.names import did_you_mean
 from ..plan.sections import built
 from .endpoint import Endpoint, ask
 from .versus import COLUMNS, ColumnJudge, OrdersJudge, ScorerJudge, verdicts
 from .versus import PairJudge as PairJudge
 
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 WHAT = (
     "give `score`, `gold`, a reward model (a folder or a hub id), a function of (prompts, responses) or of (prompts, "
     "first, second) as module:function, or a mapping with `endpoint` and `model`"
@@ -75,9 +72,9 @@ def _judge(spec: Any, given: _Scored) -> PairJudge:
         raise ValueError(f"judges: tolerance={tolerance} must not be negative")
     if isinstance(spec, str) and spec in COLUMNS:
         return ColumnJudge(spec, tolerance, name)
-    if isinstance(spec, str) and not FUNCTION.fullmatch(spec):
+    if isinstance(spec, str) and not is_named(spec):
         return ScorerJudge(_model(spec), tolerance, name)
-    found = _named(spec) if isinstance(spec, str) else spec
+    found = load_named(spec, "judges:") if isinstance(spec, str) else spec
     if callable(getattr(type(found), "judge", None)):
         if given.tolerance is not None or given.name is not None:
             raise ValueError(f"judges: {spec}: this is a ready judge, with a name and ties of its own: give it alone")
@@ -96,21 +93,11 @@ def _model(spec: str) -> str:
     place = os.path.expanduser(spec)
     if Path(place).exists():
         return place
-    if near := get_close_matches(spec, COLUMNS, n=1):
-        raise ValueError(f"judges: there is no {spec!r}; did you mean {near[0]}? Or {WHAT}")
+    if meant := did_you_mean(spec, COLUMNS, most=1):
+        raise ValueError(f"judges: there is no {spec!r}; {meant} Or {WHAT}")
     if not HUB_ID.fullmatch(spec):
         raise ValueError(f"judges: {spec!r} is no folder here and no hub id: {WHAT}")
     return spec
-
-
-def _named(spec: str) -> Any:
-    """What `module:function` names."""
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())  # as `python -m` does; an installed program's path lacks it
-    try:
-        return pkgutil.resolve_name(spec)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"judges: {spec}: not found from {os.getcwd()} or elsewhere: {error}") from error
 
 
 def _pairwise(found: Any) -> bool:

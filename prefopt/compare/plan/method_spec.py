@@ -15,22 +15,16 @@ from typing import Any
 
 from ...objectives.base import Objective, load, registry
 from ...objectives.sampling_arguments import IterationArguments, SamplingArguments
-from ...training import trainers
 from ...training.config import PreferenceConfig
+from ...training.declarations import named_trainers
+from ...training.setting_names import ALIASES
 from ...training.trainer import PreferenceTrainer
 from ...utils.fingerprint import digest
-from .sections import PlanError, nearest
+from ...utils.names import hint
+from .sections import PlanError
 
 BASELINE = "sft"
 BEST_OF_N = "best-of-n"
-NAMED = (
-    trainers.DPOTrainer,
-    trainers.RewardTrainer,
-    trainers.RejectionSamplingTrainer,
-    trainers.RRHFTrainer,
-    trainers.PPOTrainer,
-    trainers.SFTTrainer,
-)
 OWN = {"method", "scorer"}
 """Settings that are the plan's own; the others are a trainer's."""
 FIXED = {"seed", "data_seed", "output_dir", "model_init_kwargs", "resume_from_checkpoint", "push_to_hub", "report_to"}
@@ -96,7 +90,8 @@ TAKEN = {REWARD_MODEL: "the seeds' reward models", BASELINE: "the policy that al
 
 
 def trainer_of(objective: Objective) -> Any:
-    return next((each for each in NAMED if each.objective_type is type(objective)), None)
+    """The named trainer of this kind of objective, None where there is none."""
+    return next((each for each in named_trainers() if each.objective_type is type(objective)), None)
 
 
 def way_of(name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Way:
@@ -134,7 +129,7 @@ def check_settings(where: str, settings: Iterable[str], known: set[str]) -> None
         if key in FIXED:
             raise PlanError(f"{where}: {key} is decided by the comparison, alike for all methods: leave it out")
         if key not in known:
-            raise PlanError(f"{where}: there is no setting {key!r}{nearest(str(key), sorted(known - FIXED))}")
+            raise PlanError(f"{where}: there is no setting {key!r}{hint(str(key), sorted(known - FIXED), ALIASES)}")
 
 
 def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> Way:
@@ -153,8 +148,8 @@ def _objective(method: str, name: str) -> Objective:
         objective = load(method)
     except (ValueError, ImportError) as error:
         known = [BASELINE, BEST_OF_N, *sorted(registry())]
-        hint = nearest(method, known) if "unknown objective" in str(error) else f": {error}"
-        raise PlanError(f"methods: {name}: there is no method {method!r}{hint}") from error
+        meant = hint(method, known) if "unknown objective" in str(error) else f": {error}"
+        raise PlanError(f"methods: {name}: there is no method {method!r}{meant}") from error
     if objective.trains == "scorer":
         raise PlanError(f"methods: {name}: {method} trains a reward model, which is a stage: write its settings there")
     return objective

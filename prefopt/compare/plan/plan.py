@@ -14,15 +14,13 @@ seeds: [0, 1, 2, 3, 4]
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...training.arguments import ModelConfig
+from ...utils.settings import NumberLoader, SettingsError, read_yaml
 from .method_spec import BASELINE, Way, way_of
 from .sections import PlanError as PlanError
 from .sections import built
@@ -193,13 +191,7 @@ class Plan:
         return _plain(self)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 5e-7 as a number, which YAML 1.1 takes for a text without its point."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+NEEDED = "A plan is a YAML file with at least `policy`, `data` and `methods`"
 SECTIONS = {"data": Data, "evaluation": Evaluation, "grid": Grid, "budget": Budget}
 
 
@@ -226,16 +218,15 @@ def read_plan(path: str | Path) -> Plan:
     """A plan from a YAML file; paths in it are taken from the current folder.
 
     Raises:
-        PlanError: it is no YAML, or cannot be carried out.
-        OSError: it cannot be read.
+        PlanError: it cannot be read, is no YAML, or cannot be carried out.
     """
     try:
-        given = yaml.load(Path(path).read_text("utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise PlanError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(given, Mapping):
-        raise PlanError(f"{path}: holds no plan; it needs at least `policy`, `data` and `methods`")
-    return plan_from(given, str(path))
+        given = read_yaml(Path(path).expanduser(), NumberLoader)
+    except SettingsError as error:
+        raise PlanError(f"{error}. {NEEDED}") from error
+    if not given:
+        raise PlanError(f"{path}: is empty. {NEEDED}")
+    return plan_from({name: value for name, (value, _) in given.items()}, str(path))
 
 
 def _plain(value: Any) -> Any:

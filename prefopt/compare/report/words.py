@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
+from ...utils.names import did_you_mean
 from . import words_en, words_zh
 from .numerals import MISSING, number
 
@@ -36,8 +36,7 @@ class Words(string.Formatter):
             KeyError: no text has this key, or a value that it names was not given.
         """
         if key not in self.texts:
-            close = get_close_matches(key, self.texts, 1)
-            raise KeyError(f"no text {key!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+            raise KeyError(f"no text {key!r}: {did_you_mean(key, self.texts, most=1)}".rstrip(": "))
         try:
             return self.vformat(self.texts[key], (), values)
         except KeyError as error:

@@ -9,9 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ...utils.names import hint
 from ..plan.method_spec import Way, way_of
 from ..plan.plan import Plan
-from ..plan.sections import PlanError, nearest
+from ..plan.sections import PlanError
 from .tasks import Task, Tasks
 
 Settings = dict[str, Any]
@@ -41,7 +42,7 @@ def trials(plan: Plan, tasks: Tasks) -> list[Trial]:
     found = []
     for name, values in plan.grid.methods.items():
         if name not in plan.methods:
-            raise PlanError(f"grid: methods: {name!r} is none of the plan's{nearest(name, plan.methods)}")
+            raise PlanError(f"grid: methods: {name!r} is none of the plan's{hint(name, plan.methods)}")
         if not way_of(name, plan.methods[name] or {}, plan.training).trains:
             raise PlanError(f"grid: methods: {name} trains nothing: there are no settings to choose")
         for settings in _combinations(name, values, plan.grid.trials):

@@ -15,11 +15,13 @@ from typing import Any
 
 from ... import __version__
 from ...training.config import PreferenceConfig
+from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
 from ...utils import jsonl
+from ...utils.extensions import is_named
 from ...utils.fingerprint import digest
-from ..measure.judges import FUNCTION, judge_from
-from ..plan.method_spec import BEST_OF_N, NAMED, REWARD_MODEL, Way, check_settings, objective_of
+from ..measure.judges import judge_from
+from ..plan.method_spec import BEST_OF_N, REWARD_MODEL, Way, check_settings, objective_of
 from ..plan.plan import TESTBED, Plan
 from ..plan.sections import PlanError
 from ..plan.sources import world_of
@@ -265,7 +267,7 @@ def _source(judge: Any) -> Any:
     """What changes when a judge does that is named and not described."""
     if isinstance(judge, Mapping):
         return _source(judge["judge"]) if "judge" in judge else None
-    return judge_from(judge, folder=".").fingerprint if FUNCTION.fullmatch(judge) else identity(judge)
+    return judge_from(judge, folder=".").fingerprint if is_named(judge) else identity(judge)
 
 
 def _place(value: Any) -> Any:
@@ -285,7 +287,7 @@ def check_training(plan: Plan) -> None:
     """
     kinds = [
         PreferenceConfig,
-        *(each.config for each in NAMED),
+        *(each.config for each in named_trainers()),
         *(way.config for way in plan.ways.values() if way.trains),
     ]
     check_settings("training", plan.training, {each.name for kind in kinds for each in fields(kind)})

@@ -52,9 +52,9 @@ def test_a_plan_goes_through_yaml_unchanged(tmp_path: Path) -> None:
         ({"data": {"train": "a", "test": "b", "tset": "c"}}, "data: unknown key 'tset'; did you mean test"),
         ({"seeds": []}, "give one or more, each once"),
         ({"seeds": [1, 1]}, "give one or more, each once"),
-        ({"seeds": ["x"]}, "seeds: 'x' is no int"),
+        ({"seeds": ["x"]}, r"seeds expects a list of integers, not \['x'\]"),
         ({"evaluation": {"prompts": 0}}, "prompts=0 must be at least 1"),
-        ({"evaluation": {"prompts": True}}, "prompts: True is no int"),
+        ({"evaluation": {"prompts": True}}, "prompts expects an integer, not True"),
         ({"sft": {}}, "give data a `demonstrations`"),
         ({"model": {"lora_rr": 3}}, "model: unknown key 'lora_rr'; did you mean lora_r"),
         ({"judges": ["gold"]}, "known in the small world alone"),
@@ -68,7 +68,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> Non
 
 
 def test_a_file_that_is_no_plan(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="holds no plan"):
+    with pytest.raises(PlanError, match="A plan is a YAML file with at least"):
         read_plan(written(tmp_path / "a.yaml", "- dpo"))
     with pytest.raises(PlanError, match=r"b\.yaml: not valid YAML"):
         read_plan(written(tmp_path / "b.yaml", "a: ["))

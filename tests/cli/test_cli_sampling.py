@@ -75,16 +75,24 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("command", ["best-of-n", "self-rejected"])
-def test_help_shows_own_arguments_first_in_80_columns(
+def test_help_shows_what_is_required_first_in_80_columns(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert run(command, "--help") == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
-    places = [page.index(word) for word in ("--output_dir T", "--temperature X", "--dtype", "--dataset_name T", "--c")]
+    words = (
+        "--dataset_name T",
+        "--output_dir T",
+        "--responses_per_prompt N",
+        "--temperature X",
+        "--dtype",
+        "--config F",
+    )
+    places = [page.index(word) for word in words]
     assert places == sorted(places)
-    assert f"[{command}-output]" in page and "--help-all" not in page and "--lora_r" not in page
+    assert f"[{command}-output]" in page and "--help-all" in page and "--lora_r" not in page
 
 
 # ---- training on drawn responses -----------------------------------------------------------------------------------
@@ -165,7 +173,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert run(*asked("rejection-sampling", tmp_path, "--scorer", "judges:vowels", *QUICK)) == 130
     said = capsys.readouterr().err
     assert "Interrupted after 0 of 3 iterations." in said
-    assert f"What is drawn, scored and trained is in {tmp_path}" in said
+    assert f"What is sampled, scored and trained is in {tmp_path}" in said
     assert "--resume_from_checkpoint true" in said
 
 
@@ -252,7 +260,11 @@ def test_self_rejected_makes_pairs_that_dpo_takes(
         ("rejection-sampling", [], "--scorer is missing: give a reward model (a folder or a hub id), or a function"),
         ("best-of-n", [], "--scorer is missing: give a reward model"),
         ("best-of-n", ["--scorer", "nowhere:vowels"], "--scorer nowhere:vowels: cannot import nowhere"),
-        ("best-of-n", ["--scorer", "judges:vowel"], "judges has no vowel; its functions are vowels, few, sick"),
+        (
+            "best-of-n",
+            ["--scorer", "judges:vowel"],
+            "judges has no vowel; did you mean vowels? it has vowels, few, sick, limit",
+        ),
         ("rrhf", ["--scorer", "judges:limit"], "this is 3: name a function of (prompts, responses)"),
         ("rrhf", ["--scorer", "./gone"], "--scorer ./gone: no such folder"),
         ("rrhf", ["--scorer", "."], "--scorer .: holds no model, which would have a config.json"),
