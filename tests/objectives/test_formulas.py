@@ -218,12 +218,12 @@ def test_kto_z_is_never_negative():
 def test_bco_shift_is_the_mean_of_all_rewards_so_far():
     objective = DPO(loss_type="bco_pair", beta=2.0)
     seen = {"a_w": torch.tensor([1.0, -0.5]), "a_l": torch.tensor([-0.5, 2.0])}
-    columns, state = objective.couple(seen, objective.init_state())
+    columns, state = objective.apply_statistics(seen, objective.init_state())
     assert columns["bco_shift"].tolist() == [0.5, 0.5]
-    columns, state = objective.couple({"a_w": torch.tensor([3.0]), "a_l": torch.tensor([1.0])}, state)
+    columns, state = objective.apply_statistics({"a_w": torch.tensor([3.0]), "a_l": torch.tensor([1.0])}, state)
     assert columns["bco_shift"].tolist() == pytest.approx([(4 * 0.5 + 4.0) / 6])
     assert float(state["bco_count"]) == 6
-    columns, _ = DPO(loss_type="bco_pair", bco_momentum=0.75).couple(seen, state)
+    columns, _ = DPO(loss_type="bco_pair", bco_momentum=0.75).apply_statistics(seen, state)
     assert columns["bco_shift"].tolist() == pytest.approx([0.75 * 1.0 + 0.25 * 0.5] * 2)
 
 
@@ -352,7 +352,7 @@ def test_what_makes_no_sense_is_refused(knobs: dict, message: str):
 
 @pytest.mark.parametrize("name", ["simpo", "orpo", "cpo", "slic"])
 def test_reference_free_losses_need_no_reference(name: str):
-    assert NAMES[name].needs == frozenset() and not NAMES[name].couples
+    assert NAMES[name].needs == frozenset() and not NAMES[name].cross_batch
     batch, out = world()
     value(NAMES[name], Batch({n: c for n, c in batch.items() if n != "ref_logps"}), out)
 
@@ -360,9 +360,9 @@ def test_reference_free_losses_need_no_reference(name: str):
 def test_what_the_trainer_must_provide():
     assert DPO(loss_type="sft").needs == frozenset()
     assert DPO(loss_type=["simpo", "sigmoid"]).needs == {"reference"}
-    assert NAMES["kto"].needs == {"reference", "mismatched"} and NAMES["kto"].couples
+    assert NAMES["kto"].needs == {"reference", "mismatched"} and NAMES["kto"].cross_batch
     assert NAMES["wpo"].wants == {"log_sum_sq"} and NAMES["dpo"].wants == frozenset()
-    assert {n for n, o in NAMES.items() if o.couples} == {"aot", "aot_unpaired", "kto", "bco_pair", "mpo"}
+    assert {n for n, o in NAMES.items() if o.cross_batch} == {"aot", "aot_unpaired", "kto", "bco_pair", "mpo"}
 
 
 def test_one_response_is_not_a_pair():

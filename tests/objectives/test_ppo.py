@@ -43,8 +43,8 @@ def drawn(scores: list[list[float]], lengths: list[list[int]], **columns: Tensor
 
 def rewarded(objective: PPO, batch: Batch, state: dict[str, Tensor] | None = None) -> tuple[Batch, dict[str, Tensor]]:
     """What a trainer does with a rollout."""
-    state = objective.update(objective.observe_rollout(batch), state or state_of(objective))
-    return batch.with_columns(**objective.experience(batch, state)), state
+    state = objective.update_state(objective.rollout_statistics(batch), state or state_of(objective))
+    return batch.with_columns(**objective.compute_advantages(batch, state)), state
 
 
 def means(metrics: dict) -> dict[str, float]:
@@ -139,12 +139,12 @@ def test_two_processes_reward_as_one(seed: int):
     g = torch.Generator().manual_seed(seed)
     batch = batch.with_columns(finished=torch.rand(6, 3, generator=g) < 0.5)
     parts = [batch.rows(slice(0, 2)), batch.rows(slice(2, 6))]
-    each = [objective.observe_rollout(part) for part in parts]
+    each = [objective.rollout_statistics(part) for part in parts]
     gathered = {name: torch.cat([part[name] for part in each]) for name in each[0]}
     whole, state = rewarded(objective, batch)
-    assert floats(objective.update(gathered, state_of(objective))) == pytest.approx(floats(state), rel=1e-12)
+    assert floats(objective.update_state(gathered, state_of(objective))) == pytest.approx(floats(state), rel=1e-12)
     for part, rows_ in zip(parts, (slice(0, 2), slice(2, 6)), strict=True):
-        for name, column in objective.experience(part, state).items():
+        for name, column in objective.compute_advantages(part, state).items():
             torch.testing.assert_close(column, whole[name][rows_])
 
 
@@ -334,8 +334,8 @@ def test_micro_batches_and_processes_are_normalised_as_one(seed: int, cut: int):
     longer = Batch({n: torch.cat([c, c], -1) if c.dim() == 3 else c for n, c in batch.items()})
     masks = {n: torch.cat([batch[n], torch.zeros_like(batch[n])], -1) for n in ("response_mask", "loss_mask")}
     parts = [batch.rows(slice(0, cut)), longer.with_columns(**masks).rows(slice(cut, 6))]
-    each = [objective.observe(out, part) for part in parts]
-    columns, _ = objective.couple({name: torch.cat([part[name] for part in each]) for name in each[0]}, {})
+    each = [objective.gather_statistics(out, part) for part in parts]
+    columns, _ = objective.apply_statistics({name: torch.cat([part[name] for part in each]) for name in each[0]}, {})
     for name, column in columns.items():
         torch.testing.assert_close(column, whole[name])
     counted = batch.advantages[batch.loss_mask].numpy()
@@ -391,7 +391,7 @@ def test_the_presets_differ_in_these_switches_and_no_other():
 
 def test_what_it_needs_follows_from_its_switches():
     assert PPO().needs == NAMES["ppo"].needs == {"scorer", "reference"}
-    assert PPO().couples is False and PPO(advantage_norm=True).couples is True
+    assert PPO().cross_batch is False and PPO(advantage_norm=True).cross_batch is True
     assert PPO().on_policy and PPO().trains == "actor-critic"
     frozen = drawn([[1.0]], [[1]], frozen_policy=torch.ones(1))
     assert PPO(entropy_coef=0.1).outputs_on(frozen) == {"values"}
@@ -404,15 +404,15 @@ def test_what_it_needs_follows_from_its_switches():
 )
 def test_the_policy_begins_when_the_critic_has_learnt_enough(step: int, explained: float, start: int):
     objective = PPO(critic_pretrain_steps=10, critic_pretrain_until=0.3)
-    state = objective.begun(objective.init_state(), explained, step, 100)
+    state = objective.start_policy(objective.init_state(), explained, step, 100)
     assert float(state["policy_start"]) == start
     if start >= 0:  # for good
-        assert objective.begun(state, -1.0, step + 4, 100) == state
+        assert objective.start_policy(state, -1.0, step + 4, 100) == state
 
 
 def test_half_of_a_short_run_is_the_policys():
     objective = PPO(critic_pretrain_steps=50)
-    starts = [float(objective.begun(objective.init_state(), nan, step, 12)["policy_start"]) for step in (5, 6)]
+    starts = [float(objective.start_policy(objective.init_state(), nan, step, 12)["policy_start"]) for step in (5, 6)]
     assert starts == [-1, 6]
 
 

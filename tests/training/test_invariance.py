@@ -19,7 +19,7 @@ from prefopt.objectives.base import Objective
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
 from prefopt.objectives.rrhf import RRHF
-from prefopt.objectives.sft import BestOf
+from prefopt.objectives.sft import SFT
 from tests.conftest import quiet, ragged_pairs, tiny_llama
 
 
@@ -57,7 +57,7 @@ CASES = {
     "dpo": Case(DPO(), ragged_pairs(13)),
     "dpo + sft": Case(DPO(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]), ragged_pairs(13)),
     "reward + lm": Case(BradleyTerry(lm_coefficient=0.5, center_rewards_coefficient=0.01), graded(13)),
-    "multi-turn sft": Case(BestOf(), multi_turn(13)),
+    "multi-turn sft": Case(SFT(), multi_turn(13)),
     "rrhf": Case(RRHF(), ranked(13)),
     "rrhf, code": Case(RRHF(mode="code"), ranked(13)),
     "aot (coupled)": Case(DPO(loss_type=["aot"]), ragged_pairs(13)),

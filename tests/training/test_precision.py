@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefopt import DPOConfig, DPOTrainer
-from prefopt.models.layout_choice import Choice, _chosen
+from prefopt.models.layout_selection import LayoutSelection, _selected
 from tests.conftest import quiet, ragged_pairs, tiny_llama
 
 
@@ -42,4 +42,4 @@ def test_the_head_is_not_lost_under_mixed_precision(tmp_path: Path, tokenizer: A
     """accelerate wraps a model's forward in autocast: the logits to compare with must not come out of that."""
     _, trainer = update(tmp_path, tokenizer, bf16=True)
     for model in (trainer.model, trainer.reference.model):
-        assert _chosen[model] == Choice("segments", frozenset({"dense", "own"}))
+        assert _selected[model] == LayoutSelection("segments", frozenset({"dense", "own"}))

@@ -21,7 +21,7 @@ from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.iterative import loop as iterations
-from prefopt.utils.flop_counter import Tally, add, paused
+from prefopt.utils.flop_counter import FlopCounter, add, paused
 from tests.conftest import quiet, ragged_pairs, tiny_llama
 from tests.training.iterative.test_iterations import untrained, vowels
 
@@ -289,4 +289,4 @@ def test_training_ends_with_the_step_that_reaches_the_budget(tmp_path: Path, cap
 @pytest.mark.parametrize("flops", [0.0, -1e9, float("nan")])
 def test_a_budget_of_nothing_is_refused(flops: float) -> None:
     with pytest.raises(ValueError, match="leaves nothing for training"):
-        Budget(Tally(), flops)
+        Budget(FlopCounter(), flops)
