@@ -186,6 +186,10 @@ class _Alias(ModuleType):
 
 
 def install() -> None:
-    """Let Python find the old paths, after it has looked for real modules."""
+    """Let Python find the old paths, before it looks for real modules.
+
+    An old package is the new one under another name, in whose folder Python would find the new one's modules: it would
+    load `prefopt.compare.evaluation.judges` a second time, from the file of `prefopt.compare.measure.judges`.
+    """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())

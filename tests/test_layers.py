@@ -149,3 +149,17 @@ def test_only_forward_calls_a_model_and_only_sample_generates() -> None:
     }
     assert [p for p, text in sources.items() if re.search(r"[=(, ]-100\b", text)] == []
     assert {p.name for p, text in sources.items() if "disable_adapter()" in text} == {"reference.py"}
+
+
+def test_no_test_file_imports_another() -> None:
+    """What several test files need stands in `tests.helpers`, and fixtures in a `conftest.py`, which pytest finds."""
+    tests = Path(__file__).parent
+    for path in sorted(tests.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                names += [".".join(filter(None, (node.module, name.name))) for name in node.names]
+        ours = [name.split(".") for name in names if name.split(".")[0] == "tests"]
+        others = [parts for parts in ours if any(part.startswith(("test_", "conftest")) for part in parts)]
+        assert not others, f"{path.relative_to(tests)} imports {others}: move what it needs to tests/helpers"

@@ -28,7 +28,8 @@ from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import draw_prompts, preference_rows, sft_rows
 from prefopt.testbed.measure import Measured, measure
 from prefopt.testbed.model import build_policy
-from tests.conftest import quiet, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.training import quiet
 
 PROMPTS = draw_prompts(recipe.evaluation_prompts, 1000, "test", unique=True)
 

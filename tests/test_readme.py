@@ -13,7 +13,9 @@ from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.compare import read_plan
 from prefopt.compare.plan.method_spec import way_of
 from prefopt.objectives.base import load
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..scoring.scorer import Scorer, checked
 from ..utils import jsonl
-from ..utils.distributed import gathered, of_first, on_first, rank, world_size
+from ..utils.distributed import made_by_all, of_first, on_first, rank, world_size
 from .candidate import Candidate, Key, Scored
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Pool:
             if len(dealt[0]) == there:
                 break  # the last chunk, and whole
             mine = dealt[rank()] if rank() < len(dealt) else []
-            scores = gathered(_scores_of(scorer, mine) if mine else [])
+            scores = made_by_all(partial(_scores_of, scorer, mine) if mine else list)
             pairs = [pair for some, own in zip(dealt, scores, strict=False) for pair in zip(some, own, strict=True)]
             records = [_score_record(*pair) for pair in pairs][there:]
             on_first(partial(jsonl.append, path, records))

@@ -1,4 +1,4 @@
-"""`prefopt data check`: reads the arguments and prints what the check found; finds nothing itself."""
+"""`prefopt data check`: reads the arguments and prints what `prefopt.data.check` finds in the files."""
 
 import argparse
 import json

@@ -10,6 +10,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..utils.names import did_you_mean
+from ..utils.settings import unreadable
 from .command import HELP, HELP_ALL, Command
 from .commands import all_commands
 from .console import INTERRUPTED, fail, show_warning
@@ -73,7 +74,7 @@ def _guarded(command: Command, name: str, argv: Sequence[str]) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("PREFOPT_DEBUG") == "1":
             raise
-        return fail(prog, str(error) if _is_ours(error) else f"{error}\n(PREFOPT_DEBUG=1 shows where this was raised)")
+        return fail(prog, _said(error))
 
 
 def _run(command: Command, name: str, argv: Sequence[str]) -> int:
@@ -94,6 +95,13 @@ def _tool(command: Command, prog: str, argv: Sequence[str]) -> int:
         print(usage)
         return 0
     return fail(prog, f"unknown command {argv[0]!r}\n{usage}" if argv else f"a command is missing\n{usage}")
+
+
+def _said(error: BaseException) -> str:
+    """What a user is told of an error: of a file its name and what is wrong with it, else the error's own message."""
+    if isinstance(error, OSError) and error.errno and isinstance(error.filename, str):
+        return unreadable(error.filename, error)
+    return str(error) if _is_ours(error) else f"{error}\n(PREFOPT_DEBUG=1 shows where this was raised)"
 
 
 def _is_ours(error: BaseException) -> bool:

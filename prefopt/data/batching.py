@@ -72,6 +72,7 @@ class TokenBudget(Sampler[list[int]]):
         drop: where they are no such multiple, leave batches out instead of cutting more in two.
         seed: of the shuffle; None keeps the rows in order.
         epoch: says which epoch begins.
+        window: how many batches' rows are sorted together.
     """
 
     def __init__(
@@ -83,9 +84,10 @@ class TokenBudget(Sampler[list[int]]):
         drop: bool = False,
         seed: int | None = None,
         epoch: Callable[[], int] = lambda: 0,
+        window: int = WINDOW,
     ):
         self.costs, self.budget, self.world, self.drop, self.seed, self.epoch = costs, budget, world, drop, seed, epoch
-        self.windows = max(1, round(int(costs.sum()) / budget / WINDOW))
+        self.windows = max(1, round(int(costs.sum()) / budget / window))
         self.needed = len(self._composed(self._chance(0)))
         wanted = self.needed + self._room()
         several = max(wanted // world, min(wanted, 1)) if drop else -(-wanted // world)

@@ -37,16 +37,19 @@ def decode(
     ends: Ends,
     batch_size: int,
     done: Callable[[list[Row]], None],
+    *,
+    prefill: int = PREFILL,
 ) -> None:
     """Fill in the rows, at most `batch_size` at a time, and hand each over when it ends.
 
-    Rows of one prompt have to follow one another. The model is expected in evaluation mode, under no_grad.
+    Rows of one prompt have to follow one another. The model is expected in evaluation mode, under no_grad. At most
+    `prefill` tokens of prompts are computed at a time, but for a prompt that is longer.
     """
     chunks = list(chunked(rows, batch_size))
     waiting = deque(chunks)
     waves: list[Wave] = []
     with packed_attention(model, KERNEL):
-        engine = Engine(model)
+        engine = Engine(model, prefill)
         while waiting or waves:
             free = batch_size - sum(len(wave.rows) for wave in waves)
             if waiting and free >= max(len(waiting[0]), REFILL * batch_size):
@@ -89,8 +92,8 @@ def _fitting(waiting: deque[list[Row]], free: int) -> Iterator[list[Row]]:
 class Engine:
     """Logits by the model's backbone and its own head, with keys and values in `Held`."""
 
-    def __init__(self, model: Any):
-        self.model, self.head = model, language_heads(model)["own"]
+    def __init__(self, model: Any, limit: int = PREFILL):
+        self.model, self.head, self.limit = model, language_heads(model)["own"], limit
 
     def prefill(self, prompts: Sequence[list[int]], rows: Sequence[int]) -> tuple[Held, Tensor]:
         """Compute each prompt once. rows: how many go on from each. Returns their first logits [R, V] too."""
@@ -98,7 +101,7 @@ class Engine:
         held = Held([len(ids) for ids in prompts], owner, self.model.device)
         found, first = [], 0
         while first < len(prompts):
-            size = _how_many(held.lengths[first:])
+            size = _how_many(held.lengths[first:], self.limit)
             found.append(self._prefill(held, prompts[first : first + size], first))
             first += size
         return held, torch.cat(found)[held.prompt]
@@ -127,12 +130,12 @@ class Engine:
         return self.model.base_model(**inputs, use_cache=False, rollout=rollout)[0][0]
 
 
-def _how_many(lengths: Sequence[int]) -> int:
-    """How many of these prompts are computed at a time, at least one."""
+def _how_many(lengths: Sequence[int], limit: int) -> int:
+    """How many of these prompts are computed at a time, at least one: as many as have `limit` tokens together."""
     total = 0
     for number, length in enumerate(lengths):
         total += length
-        if number and total > PREFILL:
+        if number and total > limit:
             return number
     return len(lengths)
 

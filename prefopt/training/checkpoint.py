@@ -15,6 +15,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from .identity import differences
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "prefopt_manifest.json"
@@ -57,12 +59,11 @@ def begin(run_dir: Path, run: dict[str, Any], resume: bool) -> None:
         raise ValueError(
             f"{run_dir} holds a run already: pass resume_from_checkpoint=True to go on with it, or another output_dir"
         )
-    _check_same(run_dir, json.loads(path.read_text()), json.loads(json.dumps(run)))
+    _check_same(run_dir, json.loads(path.read_text()), run)
 
 
 def _check_same(folder: Path, then: dict[str, Any], run: dict[str, Any]) -> None:
-    differing = [f"{key} was {then[key]!r}, is {run[key]!r}" for key in run if key in then and then[key] != run[key]]
-    if differing:
+    if differing := differences(then, run):
         raise ValueError(f"{folder} belongs to another run: {'; '.join(differing)}")
 
 

@@ -6,13 +6,11 @@ The files of a checkpoint are `checkpoint.py`'s matter; what Trainer itself save
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,9 +25,9 @@ from ..models.heads import auxiliary_state, save_normalization
 from ..models.peft_adapters import AUXILIARY_ADAPTERS, preserved_adapter_state, saving_policy_only
 from ..models.reference import FrozenModel
 from ..models.wrappers import unwrap
-from ..objectives.base import Objective
 from . import checkpoint
 from .config import PreferenceConfig
+from .identity import FORMAT, objective_description
 from .one_model import OneModel
 from .step import StepRunner
 
@@ -89,10 +87,11 @@ class Checkpoints:
         """What must be the same for a checkpoint to go on in this run."""
         model, args = self._unwrapped(), self.args
         return {
+            "format": FORMAT,
             "model": type(unwrap(model)).__name__,
             "adapter": sorted(config.peft_type.value for config in _adapters(model)),
             "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "objective": _description(self.step.objective),
+            "objective": objective_description(self.step.objective),
             "rows": rows,
             "per_device_train_batch_size": args.per_device_train_batch_size,
             "max_tokens_per_batch": args.max_tokens_per_batch,
@@ -213,15 +212,6 @@ class Checkpoints:
         if (reference := self._moving_reference()) is not None:
             reference.load_state_dict(groups["reference"])
         self.step.guard.skipped = int(groups["guard"].get("skipped_steps", 0))
-
-
-def _description(objective: Objective) -> str:
-    """The objective, but for what may be another when a run goes on."""
-    if objective.free:
-        usual = {field.name: field.default for field in fields(cast(Any, objective)) if field.name in objective.free}
-        objective = replace(cast(Any, objective), **usual)
-    # A stranger's objective may print itself with its address, which is another in every process.
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(objective))
 
 
 def _adapters(model: nn.Module) -> list[Any]:

@@ -14,7 +14,7 @@ from ..batch import Batch, Outputs
 from ..models.modes import evaluating
 from ..objectives.base import Loss, checked_loss
 from ..utils.tensors import masked_sum
-from .metrics import Meter, term_metrics
+from .metrics import MetricsAccumulator, term_metrics
 from .step import StepRunner
 
 Predictions = tuple[np.ndarray, np.ndarray]
@@ -40,7 +40,7 @@ class Evaluation:
     ):
         self.step, self.model, self.batches = step, model, batches
         self.compute_metrics, self.progress = compute_metrics, progress
-        self.meter, self.terms = Meter(), Meter()
+        self.meter, self.terms = MetricsAccumulator(), MetricsAccumulator()
         self.weights: dict[str, float] = {}
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
 

@@ -24,8 +24,8 @@ from ..models.modes import without_dropout
 from ..models.reference import Reference
 from ..objectives.base import Loss, Metric, Objective, checked_loss
 from .cross_batch import DONE, with_statistics
-from .metrics import Meter, exact, term_metrics
-from .nonfinite import StepGuard
+from .metrics import MetricsAccumulator, exact, term_metrics
+from .nonfinite import NonFiniteGuard
 
 State = dict[str, Tensor]
 Units = dict[str, Tensor]
@@ -51,8 +51,8 @@ class StepRunner:
         objective: Objective,
         reference: Reference | None,
         accelerator: Accelerator,
-        metrics: Meter,
-        guard: StepGuard,
+        metrics: MetricsAccumulator,
+        guard: NonFiniteGuard,
     ):
         self.objective, self.reference, self.accelerator = objective, reference, accelerator
         self.metrics, self.guard = metrics, guard

@@ -35,8 +35,8 @@ from .checkpointing import Checkpoints
 from .config import PreferenceConfig
 from .dataloaders import Batching
 from .evaluation import Evaluation
-from .metrics import Meter
-from .nonfinite import StepGuard
+from .metrics import MetricsAccumulator
+from .nonfinite import NonFiniteGuard
 from .parts import source_for, trained_by
 from .reference_logps import ReferencePass
 from .source import eval_loader
@@ -129,8 +129,8 @@ class PreferenceTrainer(Trainer):
         )
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
-        guard = StepGuard(args.max_skipped_steps)
-        self.step = StepRunner(built.objective, built.reference, self.accelerator, Meter(), guard)
+        guard = NonFiniteGuard(args.max_skipped_steps)
+        self.step = StepRunner(built.objective, built.reference, self.accelerator, MetricsAccumulator(), guard)
         self.trained = trained_by(lambda: self.model, args, self.step)
         self.source = source_for(self, built)
         self._to_device(built)

@@ -26,6 +26,21 @@ def gathered(value: Any) -> list[Any]:
     return found
 
 
+def made_by_all(make: Callable[[], Any]) -> list[Any]:
+    """What every process makes, in the order of their ranks. An error of one stops them all, as in `on_first`."""
+    made, error = None, None
+    try:
+        made = make()
+    except Exception as problem:
+        error = problem
+    found = gathered((made, repr(error) if error else None))
+    if error:
+        raise error
+    if failed := next((problem for _, problem in found if problem), None):
+        raise RuntimeError(f"another process failed: {failed}")
+    return [value for value, _ in found]
+
+
 def of_first(value: Any) -> Any:
     """The first process's value, in all of them. The others wait for it."""
     if world_size() == 1:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -20,7 +20,7 @@ from prefopt.scoring.scorer import CallableScorer
 from prefopt.testbed import draw_prompts, gold
 from prefopt.training.ppo.log import Record
 from prefopt.utils import jsonl
-from tests.training.iterative.test_iterations import untrained
+from tests.helpers.models import untrained
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from prefopt.candidates import Candidate, Pool, best_of_n, self_rejected
 from prefopt.candidates.generate import Draw, fill
 from prefopt.objectives.sampling_arguments import SamplingArguments
 from prefopt.scoring import CallableScorer, ScoreError
-from tests.training.iterative.test_iterations import untrained
+from tests.helpers.models import untrained
 
 SETTINGS = SamplingArguments(responses_per_prompt=6, max_new_tokens=10, sampling_batch_size=16)
 

@@ -21,13 +21,12 @@ from prefopt.candidates.order_statistics import Estimate, doublings, reward_curv
 from prefopt.candidates.plot import rewards_picture, temperature_picture
 from prefopt.candidates.temperature_comparison import Drawn, Measured, Round, Search, compared, measured, schedule
 from prefopt.candidates.temperature_search import search
-from prefopt.objectives.sampling_arguments import IterationArguments, SamplingArguments
+from prefopt.objectives.sampling_arguments import SamplingArguments
 from prefopt.scoring import CallableScorer, ScoreError
-from prefopt.testbed.model import build_tokenizer
-from tests.conftest import tiny_llama
-from tests.training.test_ranks import launch
+from tests.helpers.models import stopping_llama
+from tests.helpers.processes import launch
+from tests.helpers.temperatures import PROMPTS, letters, small
 
-PROMPTS = [({"role": "user", "content": f"第{i}个问题: what is {i}?"},) for i in range(40)]
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6]
 NOISE = 0.1
 SETTINGS = SamplingArguments(responses_per_prompt=4)
@@ -45,10 +44,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def policy() -> Any:
-    """Stops after eight tokens or so, whatever it says."""
-    model = tiny_llama()
-    model.generation_config.eos_token_id = list(range(1, 1000, 8))
-    return model
+    return stopping_llama()
 
 
 def parabola(temperature: float, level: float, z: float) -> tuple[str, str]:
@@ -306,17 +302,6 @@ def test_halving_drops_what_a_guard_rejects_first(find: Any) -> None:
 # On disk
 
 
-def small(folder: Path, policy: Any, tokenizer: Any, scorer: Any, **changes: Any) -> Search:
-    """With real sampling."""
-    settings = IterationArguments(responses_per_prompt=2, max_new_tokens=12, sampling_batch_size=4)
-    given = {"temperatures": [0.7, 1.0, 1.5], "folder": folder, "version": "tiny", "seed": 3} | changes
-    return search(policy, tokenizer, PROMPTS[:9], scorer, settings, max_degenerate=0.5, **given)
-
-
-def letters(prompts: Any, responses: Sequence[str]) -> list[float]:
-    return [float(sum(character.isalpha() for character in response)) for response in responses]
-
-
 def test_a_search_with_real_sampling(tmp_path: Path, policy: Any, tokenizer: Any) -> None:
     found = small(tmp_path, policy, tokenizer, letters)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -343,6 +328,12 @@ def test_temperatures_draw_by_the_same_random_numbers(tmp_path: Path, policy: An
 
 class Killed(Exception):
     pass
+
+
+def before_the_result(staged: Any, path: Any, replace: Any = os.replace) -> None:
+    if Path(path).name == "temperature.json":
+        raise Killed
+    replace(staged, path)
 
 
 @pytest.mark.parametrize("halving", [False, True])
@@ -378,7 +369,7 @@ def test_a_killed_search_ends_with_the_same_bytes(
     with pytest.raises(Killed):
         small(killed, policy, tokenizer, CallableScorer(judging, "letters", scorer.fingerprint), halving=halving)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("prefopt.candidates.temperature_search._write", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(os, "replace", before_the_result)
         small(killed, policy, tokenizer, scorer, halving=halving)
     assert "temperature.json" not in contents(killed)
     assert small(killed, policy, tokenizer, scorer, halving=halving) == expected
@@ -527,33 +518,7 @@ def test_without_matplotlib_there_is_a_line_in_the_log(
 @pytest.mark.slow
 def test_two_processes_find_the_same(tmp_path: Path, policy: Any, tokenizer: Any) -> None:
     alone = small(tmp_path / "one", policy, tokenizer, letters, halving=True)
-    found = launch(2, "tests.candidates.test_temperature_search", folder=str(tmp_path / "two"))
+    found = launch(2, "tests.helpers.programs.search_ranks", folder=str(tmp_path / "two"))
     assert found["world"] == 2 and found["best"] == [alone.best] * 2
     assert found["error"] == ["ScoreError", "RuntimeError"], "the second process does not wait for ever"
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
-
-
-def _as_one_of_several(folder: Path) -> None:
-    """Run by torchrun: a search, and one whose scorer fails."""
-    import torch
-
-    from prefopt.utils.distributed import gathered, rank, world_size
-
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    model = tiny_llama()
-    model.generation_config.eos_token_id = list(range(1, 1000, 8))
-    found = small(folder, model, build_tokenizer(), letters, halving=True)
-    error = ""
-    try:
-        small(folder.with_name("bad"), model, build_tokenizer(), lambda prompts, responses: [float("nan")])
-    except Exception as problem:
-        error = type(problem).__name__
-    result = {"world": world_size(), "best": gathered(found.best), "error": gathered(error)}
-    if rank() == 0:
-        print("RESULT " + json.dumps(result))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _as_one_of_several(Path(json.loads(sys.argv[1])["folder"]))

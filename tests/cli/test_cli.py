@@ -1,11 +1,10 @@
 """The command line, from flags and YAML to files on disk, exit codes and messages."""
 
 import json
-import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import yaml
 
 import prefopt
 from prefopt import testbed
-from prefopt.cli import all_commands, main
+from prefopt.cli import all_commands
 from prefopt.cli.help_page import KEPT, kept_page
 from prefopt.cli.help_pages import short_pages
 from prefopt.cli.rows import hold_out
@@ -21,6 +20,7 @@ from prefopt.data import load_preferences
 from prefopt.testbed.model import build_policy, build_tokenizer
 from prefopt.training.arguments import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from prefopt.utils.settings import read
+from tests.helpers.commands import error_of, run, written
 
 QUICK = ["--bf16", "false", "--disable_tqdm", "true", "--per_device_train_batch_size", "4", "--max_length", "128"]
 
@@ -39,33 +39,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lists = map(testbed.rrhf, testbed.candidate_rows(size, 0, split))
         testbed.write_jsonl(folder / f"lists/{split}.jsonl", lists)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _same_logging() -> Iterator[None]:
-    logger = logging.getLogger("prefopt")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-
-
-def run(*argv: object) -> int:
-    """The exit code of a command, however it ends."""
-    try:
-        return main([str(word) for word in argv])
-    except SystemExit as ending:
-        return int(ending.code or 0)
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """What a command that fails says."""
-    capsys.readouterr()
-    assert run(*argv) == 2
-    return capsys.readouterr().err
-
-
-def written(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 # ---- what the program says of itself -------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from prefopt.models.load import load_scorer
-from prefopt.training.ppo.log import Trace
-from tests.cli.test_cli import _same_logging, error_of, run, written  # noqa: F401
-from tests.cli.test_cli_sampling import TRAINED, _here, asked  # noqa: F401
-from tests.cli.test_cli_sampling import world as world
+from prefopt.training.ppo.log import RolloutLog
+from tests.helpers.commands import TRAINED, asked, error_of, run, written
 
 QUICK = ["--max_new_tokens", "10", "--num_mini_batches", "2", "--max_steps", "4", "--learning_rate", "1e-4", *TRAINED]
 JUDGED = ["--scorer", "judges:vowels"]
+
+pytestmark = pytest.mark.usefixtures("in_sampling_folder")
 
 
 def test_help_begins_with_what_is_required_and_the_presets_in_80_columns(
@@ -41,7 +41,7 @@ def test_a_run_writes_policy_critic_and_what_it_measured(tmp_path: Path, capsys:
     load_scorer(str(out / "critic"))
     longer = asked("ppo", out, *JUDGED, *QUICK, "--save_steps", "2", "--max_steps", "6", "--eval_ratio", "0.25")
     assert run(*longer, "--resume_from_checkpoint", "true") == 0
-    assert [record.rollout for record in Trace(out / "rollouts.jsonl").read()] == [0, 1, 2]
+    assert [record.rollout for record in RolloutLog(out / "rollouts.jsonl").read()] == [0, 1, 2]
 
 
 def test_prompts_alone_are_enough(tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_prompts_alone_are_enough(tmp_path: Path) -> None:
 def test_a_preset_stands_behind_the_file_and_the_flags(
     flags: list[str],
     expected: tuple[str, float],
-    world: Path,  # noqa: F811
+    sampling_folder: Path,
     tmp_path: Path,
 ) -> None:
-    (world / "vanilla.yaml").write_text("preset: ppo\nreward_norm: scale\n")
+    (sampling_folder / "vanilla.yaml").write_text("preset: ppo\nreward_norm: scale\n")
     few = [*QUICK, "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
     assert run(*asked("ppo", tmp_path / "out", *JUDGED, *few, *flags)) == 0
     said = json.loads((tmp_path / "out" / "checkpoint-2" / "prefopt_manifest.json").read_text())["run"]["objective"]

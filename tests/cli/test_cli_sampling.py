@@ -20,50 +20,13 @@ from prefopt.candidates import Pool
 from prefopt.candidates.candidate import prompt_key
 from prefopt.data import load, load_preferences
 from prefopt.testbed.model import build_policy, build_tokenizer
-from tests.cli.test_cli import _same_logging, error_of, run, written  # noqa: F401
-from tests.training.iterative.test_iterations import files_of, untrained
+from tests.helpers.commands import TRAINED, asked, error_of, run, written
+from tests.helpers.iterations import files_of
 
 DRAWN: list[object] = ["--responses_per_prompt", "4", "--max_new_tokens", "12", "--sampling_batch_size", "8"]
-TRAINED = ["--bf16", "false", "--disable_tqdm", "true", "--per_device_train_batch_size", "4", "--max_length", "128"]
 QUICK = [*DRAWN, *TRAINED, "--save_strategy", "no"]
-JUDGES = """
-def vowels(prompts, responses):
-    return [sum(c in "aeiou的是" for c in text) - 0.01 * len(text) for text in responses]
 
-def few(prompts, responses):
-    return [1.0]
-
-def sick(prompts, responses):
-    return [float("nan") if row == 2 else 1.0 for row in range(len(responses))]
-
-limit = 3
-"""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny policy, rows for it, and a module of scorers."""
-    folder = tmp_path_factory.mktemp("drawing")
-    tokenizer = build_tokenizer()
-    untrained(tokenizer).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    pairs = list(map(testbed.hh_rlhf, testbed.preference_rows(12, 0)))
-    testbed.write_jsonl(folder / "pairs.jsonl", pairs)
-    prompts = [{"prompt": row["prompt"]} for row in load_preferences(str(folder / "pairs.jsonl"))]
-    testbed.write_jsonl(folder / "prompts.jsonl", prompts)
-    (folder / "judges.py").write_text(JUDGES)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _here(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the world's folder; what is imported from there is found there."""
-    monkeypatch.chdir(world)
-    monkeypatch.syspath_prepend(str(world))
-
-
-def asked(command: str, out: Path, *more: object, rows: str = "pairs.jsonl") -> list[object]:
-    return [command, "--model_name_or_path", "model", "--dataset_name", rows, "--output_dir", out, *more]
+pytestmark = pytest.mark.usefixtures("in_sampling_folder")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -99,7 +62,7 @@ def test_help_shows_what_is_required_first_in_80_columns(
 
 
 def test_a_reward_model_with_another_vocabulary_judges(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = build_tokenizer(seed=5)
     assert other.get_vocab() != build_tokenizer().get_vocab()
@@ -123,7 +86,7 @@ def test_a_reward_model_with_another_vocabulary_judges(
 
 
 def test_killed_while_it_draws_a_run_ends_the_same(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--scorer", "judges:vowels", "--iterations", "2", "--max_steps", "2", *QUICK]
     killed = asked("rejection-sampling", tmp_path / "killed", *more)
@@ -151,12 +114,12 @@ def test_killed_while_it_draws_a_run_ends_the_same(
     assert "train_loss" not in written(tmp_path / "killed/train_results.json")
 
 
-def test_rows_of_any_kind_keep_their_answers(world: Path) -> None:
+def test_rows_of_any_kind_keep_their_answers(sampling_folder: Path) -> None:
     assert set(load("pairs.jsonl", "any")[0].column_names) == {"prompt", "chosen", "rejected"}
     assert load("prompts.jsonl", "any")[0].column_names == ["prompt"]
 
 
-def test_rrhf_ranks_responses_to_bare_prompts(world: Path, tmp_path: Path) -> None:
+def test_rrhf_ranks_responses_to_bare_prompts(sampling_folder: Path, tmp_path: Path) -> None:
     more = ["--scorer", "judges:vowels", "--max_steps", "2", *QUICK]
     assert run(*asked("rrhf", tmp_path / "out", *more, rows="prompts.jsonl")) == 0
     rows = lines(tmp_path / "out/iteration-000/selection.jsonl")
@@ -164,7 +127,7 @@ def test_rrhf_ranks_responses_to_bare_prompts(world: Path, tmp_path: Path) -> No
 
 
 def test_an_interrupted_run_says_how_to_go_on(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pressed(*args: object, **kwargs: object) -> object:
         raise KeyboardInterrupt
@@ -180,11 +143,13 @@ def test_an_interrupted_run_says_how_to_go_on(
 # ---- the best of N -------------------------------------------------------------------------------------------------
 
 
-def test_best_of_n_goes_on_where_it_was(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_of_n_goes_on_where_it_was(
+    sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = asked("best-of-n", tmp_path, "--scorer", "judges:vowels", *DRAWN, rows="prompts.jsonl")
     assert run(*command) == 0
     said, first = capsys.readouterr().out, bytes_in(tmp_path)
-    prompts = {prompt_key(row["prompt"]) for row in lines(world / "prompts.jsonl")}
+    prompts = {prompt_key(row["prompt"]) for row in lines(sampling_folder / "prompts.jsonl")}
     assert f"{4 * len(prompts)} responses to {len(prompts)} prompts, {4 * len(prompts)} of them new" in said
     assert "N" in said and "median" in said and f"{tmp_path}/responses.jsonl" in said
     report, rows = written(tmp_path / "report.json"), lines(tmp_path / "responses.jsonl")
@@ -215,7 +180,9 @@ def test_best_of_n_goes_on_where_it_was(world: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("select", ["ranked", "best-random", "above"])
-def test_best_of_n_selects(select: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_of_n_selects(
+    select: str, sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = asked("best-of-n", tmp_path, "--scorer", "judges:vowels", "--select", select, *DRAWN)
     if select == "above":
         assert "--select above needs --score_threshold" in error_of(capsys, *command)
@@ -232,7 +199,7 @@ def test_best_of_n_selects(select: str, world: Path, tmp_path: Path, capsys: pyt
 
 
 def test_self_rejected_makes_pairs_that_dpo_takes(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = asked("self-rejected", tmp_path / "out", *DRAWN)
     assert run(*command) == 0
@@ -283,11 +250,16 @@ def test_self_rejected_makes_pairs_that_dpo_takes(
     ],
 )
 def test_what_cannot_be_done_is_said(
-    command: str, flags: Sequence[str], said: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str,
+    flags: Sequence[str],
+    said: str,
+    sampling_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (world / "empty.jsonl").write_text("")
+    (sampling_folder / "empty.jsonl").write_text("")
     long = [{"prompt": "Hello"}, {"prompt": "word " * 400}]
-    testbed.write_jsonl(world / "long.jsonl", long)
+    testbed.write_jsonl(sampling_folder / "long.jsonl", long)
     trained = TRAINED if command in ("dpo", "rrhf", "rejection-sampling") else []
     error = error_of(capsys, *asked(command, tmp_path, *trained, *flags))
     assert said in error
@@ -304,7 +276,7 @@ def test_what_cannot_be_done_is_said(
 )
 @pytest.mark.parametrize("command", ["rejection-sampling", "best-of-n"])
 def test_a_scorer_that_fails_loses_nothing(
-    command: str, scorer: str, said: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, scorer: str, said: str, sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = TRAINED if command == "rejection-sampling" else []
     error = error_of(capsys, *asked(command, tmp_path, "--scorer", f"judges:{scorer}", *DRAWN, *trained))

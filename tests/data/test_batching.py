@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefopt import PreferenceConfig, PreferenceTrainer
-from prefopt.data import batching as order
 from prefopt.data.batching import Order, TokenBudget, cut, shard_by_tokens, token_counts
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 
 def log_normal(n: int, seed: int = 0) -> Tensor:
@@ -44,13 +46,12 @@ def flat(batches: list[list[int]]) -> list[int]:
     seed=st.none() | st.integers(0, 3),
     window=st.sampled_from([1, 2, 64]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_the_lengths(
     costs: list[int], budget: int, world: int, drop: bool, seed: int | None, window: int
 ) -> None:
     tokens = torch.tensor(costs, dtype=torch.int64)
-    with mock.patch.object(order, "WINDOW", window):
-        sampler = TokenBudget(tokens, budget, world=world, drop=drop, seed=seed)
+    sampler = TokenBudget(tokens, budget, world=world, drop=drop, seed=seed, window=window)
     assert len(sampler) % world == 0
     for epoch in range(4):
         batches = sampler.batches(epoch)
@@ -98,8 +99,8 @@ def test_epochs_put_other_rows_together_and_have_as_many_batches() -> None:
 
 def test_an_epoch_that_needs_more_batches_is_composed_as_the_first() -> None:
     costs = log_normal(20_000)
-    with mock.patch.object(TokenBudget, "_room", lambda self: 0):
-        sampler = TokenBudget(costs, 4096, seed=0)
+    sampler = TokenBudget(costs, 4096, seed=0)
+    sampler.count = sampler.needed  # without the room for epochs that need more
     epoch = next(e for e in range(1, 20) if len(sampler._composed(sampler._chance(e))) > len(sampler))
     first, later = sampler.batches(0), sampler.batches(epoch)
     assert sorted(first) == sorted(later) and first != later
@@ -229,7 +230,8 @@ def run(tmp_path: Path, tokenizer: Any, **args: Any) -> tuple[PreferenceTrainer,
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_sees_every_row_once_an_epoch(workers: int, tmp_path: Path, tokenizer: Any) -> None:
-    with mock.patch.object(order, "WINDOW", 2):  # so that epochs need different numbers of batches
+    few = partialmethod(TokenBudget.__init__, window=2)  # so that epochs need different numbers of batches
+    with mock.patch.object(TokenBudget, "__init__", few):
         trainer, seen = run(tmp_path, tokenizer, num_train_epochs=3, dataloader_num_workers=workers)
         sampler = trainer.get_train_dataloader().batch_sampler
     assert isinstance(sampler, TokenBudget) and sampler.windows > 3

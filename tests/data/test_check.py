@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 
 from prefopt.cli.data_check import main, show
 from prefopt.data.check import check
-from tests.data.conftest import CHATML, make_tokenizer
+from tests.helpers.tokenizers import CHATML, make_tokenizer
 
 Writer = Callable[..., Path]
 SICK = [

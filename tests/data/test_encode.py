@@ -25,7 +25,7 @@ from prefopt.data import (
 )
 from prefopt.data.collate import collate
 from prefopt.data.encoder import truncate
-from tests.data.conftest import CHATML, THINKING, make_tokenizer
+from tests.helpers.tokenizers import CHATML, THINKING, make_tokenizer
 
 Tokenizer = PreTrainedTokenizerFast
 PAIR = {"query": "What is the capital of France?", "chosen": "Paris.", "rejected": "Mix flour."}

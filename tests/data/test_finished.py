@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.check import check
 from prefopt.data.encoder import NOTES, Encoder
-from tests.data.conftest import CHATML, make_tokenizer
+from tests.helpers.tokenizers import CHATML, make_tokenizer
 
 Tokenizer = PreTrainedTokenizerFast
 ASKED = [{"role": "user", "content": "中国的首都是哪里？"}]

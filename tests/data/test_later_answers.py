@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefopt.data import encode_dataset
 from prefopt.data.check import check
-from tests.data.conftest import CHATML, make_tokenizer
+from tests.helpers.tokenizers import CHATML, make_tokenizer
 
 TRIMMING = make_tokenizer(CHATML.replace("m['content']", "m['content'] | trim"), eos="<|im_end|>")  # Llama 3, Gemma
 VERBATIM = make_tokenizer(CHATML, eos="<|im_end|>")
@@ -49,7 +49,7 @@ def test_a_verbatim_answer_of_somebody_else_is_not_taken_for_the_trimmed_one() -
     assert "Yes\nbut why?" in TRIMMING.decode(row["response_ids"][0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text(st.sampled_from("ab \n"), min_size=1).filter(str.strip), min_size=2, max_size=6))
 def test_every_answer_is_trained_trimmed_or_verbatim(said: list[str]) -> None:
     said = said[: len(said) // 2 * 2]

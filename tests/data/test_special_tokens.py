@@ -13,7 +13,7 @@ from prefopt.data import Turn, encode_dataset, encode_prompt, load_preferences
 from prefopt.data.check import check
 from prefopt.data.encoder import NOTES, Encoder, Encoding
 from prefopt.data.special_tokens import Piece, Specials
-from tests.data.conftest import CHATML, SPECIALS, make_tokenizer
+from tests.helpers.tokenizers import CHATML, SPECIALS, make_tokenizer
 
 ANSWER = "It is <eos> and then <|im_end|> more."
 ROW = {"query": "What is bread?", "chosen": ANSWER, "rejected": "Paris."}
@@ -119,7 +119,7 @@ words = st.lists(
 ordinary = st.one_of(words.map("".join), st.text(min_size=1)).filter(lambda text: not Specials(PLAIN).spelled(text))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(ordinary, min_size=1, max_size=4))
 def test_ordinary_text_has_the_ids_it_always_had(texts: list[str]) -> None:
     for tokenizer in (PLAIN, CHAT):
@@ -128,7 +128,7 @@ def test_ordinary_text_has_the_ids_it_always_had(texts: list[str]) -> None:
             assert Specials(tokenizer).tokenise(Piece(text, marked) for text in texts) == usual
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.one_of(words.map("".join), st.sampled_from(SPECIALS)), st.booleans()), max_size=6))
 def test_pieces_keep_their_order_and_the_tokenizer_its_mode(pairs: list[tuple[str, bool]]) -> None:
     pieces = [Piece(*pair) for pair in pairs]

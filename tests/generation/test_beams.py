@@ -12,13 +12,13 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer, models
+from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.data.encode import encode_prompt
 from prefopt.generation import Sample, sample
 from prefopt.generation.beams import beam_search
-from tests.conftest import tiny_llama
-from tests.models.families import tiny
+from tests.helpers.models import tiny, tiny_llama
 
 beam = importlib.import_module("prefopt.generation.beams")
 EOS = 1
@@ -143,11 +143,10 @@ def test_the_plain_loop_has_something_to_decide() -> None:
 def test_how_many_tokens_are_looked_at_first_changes_nothing(policy, tokenizer, monkeypatch, known: float) -> None:
     settings = {"k": 6, "groups": 3, "max_new_tokens": 8, "stop_strings": ["a", "e", "t"]}
     expected = beam_search(policy, tokenizer, PROMPTS[:3], **settings)
-    sizes = []
-    find = beam.Following._find
-    monkeypatch.setattr(beam, "KNOWN", known)
-    monkeypatch.setattr(beam.Following, "_find", lambda self, size: (sizes.append(int(size)), find(self, int(size))))
-    assert beam_search(policy, tokenizer, PROMPTS[:3], **settings) == expected
+    sizes: list[int] = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda self, size: (sizes.append(size), topk(self, size))[1])
+    assert beam_search(policy, tokenizer, PROMPTS[:3], **settings, known=known) == expected
     assert min(sizes) == 6 * known < max(sizes)
 
 
@@ -401,7 +400,7 @@ def test_prompts_that_do_not_fit_are_named(policy, tokenizer) -> None:
     assert beam_search(policy, tokenizer, []) == []
 
 
-def test_policies_that_cannot_be_searched_are_refused(policy, tokenizer, monkeypatch) -> None:
+def test_policies_that_cannot_be_searched_are_refused(policy, tokenizer) -> None:
     tuned = get_peft_model(copy.deepcopy(policy), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
     with pytest.raises(ValueError, match="PROMPT_TUNING.*LoRA"):
         beam_search(tuned, tokenizer, PROMPTS)
@@ -412,6 +411,7 @@ def test_policies_that_cannot_be_searched_are_refused(policy, tokenizer, monkeyp
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "pad_token_id": 0, "eos_token_id": EOS}
     with pytest.raises(ValueError, match="MambaForCausalLM has no cache.*`sample`"):
         beam_search(MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), **sizes)), tokenizer, PROMPTS)
-    monkeypatch.setattr(beam, "FSDPModule", LlamaForCausalLM)
+    sharded = copy.deepcopy(policy)
+    sharded.__class__ = type("FSDPLlama", (FSDPModule, LlamaForCausalLM), {})  # as torch makes it
     with pytest.raises(ValueError, match="sharded"):
-        beam_search(policy, tokenizer, PROMPTS)
+        beam_search(sharded, tokenizer, PROMPTS)

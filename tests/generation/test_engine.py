@@ -6,6 +6,7 @@ import copy
 import logging
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from peft import LoraConfig, get_peft_model
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
-from prefopt.generation import engine as decoding
 from prefopt.generation.compatibility import served
 from prefopt.generation.engine import decode
 from prefopt.generation.sampling import generate, sample
@@ -25,8 +25,7 @@ from prefopt.generation.stopping import Ends, Row
 from prefopt.generation.token_sampling import Distribution
 from prefopt.models.forward import forward
 from prefopt.models.wrappers import unwrap
-from tests.conftest import tiny_llama
-from tests.models.families import COMMON, FAMILIES, VOCAB, tiny
+from tests.helpers.models import COMMON, FAMILIES, VOCAB, tiny, tiny_llama
 
 FALLS_BACK = ("bloom", "opt")
 FAST = [family for family in FAMILIES if family not in FALLS_BACK]
@@ -186,11 +185,9 @@ def test_long_responses_outgrow_the_room_that_they_start_with() -> None:
     assert {len(row.ids) for row in fast.values()} == {50} and {row.ended for row in fast.values()} == {"length"}
 
 
-def test_long_prompts_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_prompts_are_computed_in_parts() -> None:
     model = tiny("llama")
-    expected = ids_of(run(decode, model))
-    monkeypatch.setattr(decoding, "PREFILL", 6)
-    assert ids_of(run(decode, model)) == expected
+    assert ids_of(run(partial(decode, prefill=6), model)) == ids_of(run(decode, model))
 
 
 # Ends

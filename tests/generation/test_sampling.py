@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.data.encode import decode_response, encode_prompt
 from prefopt.generation import Sample, sample
-from tests.conftest import tiny_llama
+from tests.helpers.models import tiny_llama
 
 sampling = importlib.import_module("prefopt.generation.sampling")
 """The module, which the function of the same name hides."""

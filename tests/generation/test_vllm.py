@@ -5,16 +5,14 @@ from __future__ import annotations
 import ast
 import copy
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from tokenizers.decoders import DecodeStream
-from transformers import AutoTokenizer, LlamaForCausalLM
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import LlamaForCausalLM
 
 import prefopt
 from prefopt.candidates import Pool
@@ -24,135 +22,11 @@ from prefopt.generation import Sample, sample
 from prefopt.generation.beams import beam_search
 from prefopt.generation.vllm import VLLM
 from prefopt.objectives.sampling_arguments import SamplingArguments
-from tests.conftest import tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.vllm import LLM, LoRARequest, SamplingParams
 
 QUESTIONS = ("法国的首都是哪里？", "What is 2 + 2?", "你好！怎么烤蛋糕？", "Hi")
 PROMPTS = [[{"role": "user", "content": question}] for question in QUESTIONS]
-
-# The stand-in: as strict as vLLM where a mistake would stay unseen, and slower
-
-
-@dataclass
-class SamplingParams:
-    """Those of vLLM's settings that we may pass, with its defaults and checks."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: list[str] = field(default_factory=list)
-    stop_token_ids: list[int] = field(default_factory=list)
-    ignore_eos: bool = False
-    max_tokens: int = 16
-    logprobs: int | None = None
-    detokenize: bool = True
-
-    def __post_init__(self) -> None:
-        assert self.temperature == 0 or 0.01 <= self.temperature <= 2, "below, vLLM clamps; above, it refuses"
-        assert self.max_tokens >= 1 and (self.seed is None or 0 <= self.seed < 2**63)
-        assert self.detokenize or not self.stop
-
-
-@dataclass
-class LoRARequest:
-    lora_name: str
-    lora_int_id: int
-    lora_path: str
-
-
-class LLM:
-    """vLLM's engine for a tiny model, one request at a time, in the checkpoint's own precision."""
-
-    change: Any = None
-    """Of an answer, in a test."""
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        generation_config: str = "auto",
-        logprobs_mode: str = "raw_logprobs",
-        max_model_len: int | None = None,
-        enable_lora: bool = False,
-        max_lora_rank: int = 16,
-    ):
-        assert generation_config == "vllm" and max_lora_rank in (1, 8, 16, 32, 64, 128, 256, 320, 512)
-        self.model: Any = LlamaForCausalLM.from_pretrained(model, dtype="auto").eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.raw, self.room = logprobs_mode == "raw_logprobs", max_lora_rank if enable_lora else 0
-        self.limit = max_model_len or self.model.config.max_position_embeddings
-        self.asked: list[SamplingParams] = []
-        self.stopped = 0
-        core = SimpleNamespace(shutdown=self.shut)
-        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=self.limit), engine_core=core)
-
-    def shut(self) -> None:
-        self.stopped += 1
-
-    def generate(
-        self,
-        prompts: list[dict[str, list[int]]],
-        sampling_params: list[SamplingParams],
-        *,
-        use_tqdm: bool = True,
-        lora_request: LoRARequest | None = None,
-    ) -> list[Any]:
-        assert not self.stopped and len(prompts) == len(sampling_params) and not use_tqdm
-        assert all(set(prompt) == {"prompt_token_ids"} for prompt in prompts)
-        if lora_request is not None and not isinstance(self.model, PeftModel):
-            self.model = PeftModel.from_pretrained(self.model, lora_request.lora_path).eval()
-            assert self.model.active_peft_config.r <= self.room
-        self.asked += sampling_params
-        pairs = zip(prompts, sampling_params, strict=True)
-        found = [self._respond(prompt["prompt_token_ids"], settings) for prompt, settings in pairs]
-        return [SimpleNamespace(outputs=[one]) for one in (self.change(found) if self.change else found)]
-
-    def _respond(self, prompt: list[int], settings: SamplingParams) -> Any:
-        generator = torch.Generator().manual_seed(settings.seed or 0)
-        stream, text = DecodeStream(ids=prompt, skip_special_tokens=True), ""
-        ids: list[int] = []
-        logps: list[Any] = []
-        reason: tuple[str | None, Any] = (None, None)
-        while reason[0] is None:
-            with torch.no_grad():
-                logits = self.model(input_ids=torch.tensor([prompt + ids])).logits[0, -1]
-            shaped = self._shaped(logits, prompt + ids, settings)
-            noise = torch.empty_like(shaped).exponential_(generator=generator)
-            token = int((shaped.softmax(-1) / noise if settings.temperature else shaped).argmax())
-            ids.append(token)
-            if settings.logprobs is not None:
-                logp = (logits if self.raw else shaped).log_softmax(-1)[token]
-                logps.append({token: SimpleNamespace(logprob=float(logp))})
-            text += (stream.step(self.tokenizer._tokenizer, token) or "") if settings.detokenize else ""
-            reason = self._reason(prompt, ids, text, settings)
-        return SimpleNamespace(
-            token_ids=ids, logprobs=logps or None, finish_reason=reason[0], stop_reason=reason[1], text=text
-        )
-
-    def _shaped(self, logits: torch.Tensor, seen: list[int], settings: SamplingParams) -> torch.Tensor:
-        logits = logits.clone()
-        known = logits[(ids := sorted(set(seen)))]
-        logits[ids] = torch.where(known > 0, known / settings.repetition_penalty, known * settings.repetition_penalty)
-        if not settings.temperature:
-            return logits
-        logits /= settings.temperature
-        if settings.top_k > 0:
-            logits[logits < logits.topk(settings.top_k).values[-1]] = -torch.inf
-        order = logits.argsort()
-        logits[order[:-1][logits[order].softmax(-1).cumsum(-1)[:-1] <= 1 - settings.top_p]] = -torch.inf
-        return logits
-
-    def _reason(self, prompt: list[int], ids: list[int], text: str, settings: SamplingParams) -> tuple[Any, Any]:
-        if not settings.ignore_eos and ids[-1] == self.tokenizer.eos_token_id:
-            return "stop", None
-        if ids[-1] in settings.stop_token_ids:
-            return "stop", ids[-1]
-        # vLLM looks for stop strings after its scheduler has looked at the length, and they win.
-        if seen := next((string for string in settings.stop if string in text), None):
-            return "stop", seen
-        over = len(ids) >= settings.max_tokens or len(prompt) + len(ids) >= self.limit
-        return ("length", None) if over else (None, None)
 
 
 @pytest.fixture(autouse=True)

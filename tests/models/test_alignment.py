@@ -14,8 +14,8 @@ from prefopt import SFTConfig, SFTTrainer
 from prefopt.data.collate import collate
 from prefopt.models.forward import forward
 from prefopt.models.heads import scorer_from_policy
-from tests.conftest import quiet, tiny_llama
-from tests.models.families import tiny
+from tests.helpers.models import tiny, tiny_llama
+from tests.helpers.training import quiet
 
 BOTH = frozenset({"values", "scores"})
 

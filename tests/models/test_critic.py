@@ -32,13 +32,13 @@ from prefopt.models.load import load_policy, load_scorer
 from prefopt.models.modes import disable_dropout, evaluating, without_dropout
 from prefopt.models.reference import AdapterCopy, AdapterOff, copy_adapter, policy_fingerprint
 from prefopt.models.wrappers import unwrap
-from tests.models.critics import (
+from tests.helpers.by_hand import gradients
+from tests.helpers.critics import (
     BOTH,
     CHECKPOINTS,
     apart,
     checkpointed,
     disturb,
-    gradients,
     joint_loss,
     logps_of,
     names_in,
@@ -47,7 +47,8 @@ from tests.models.critics import (
     state_of,
     values_of,
 )
-from tests.models.families import ragged, tiny
+from tests.helpers.models import tiny
+from tests.helpers.rows import ragged
 
 ADAPTERS = pytest.mark.parametrize("adapters", [(False, False), (True, False), (False, True), (True, True)], ids=str)
 

@@ -3,61 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from torch import Tensor, nn
+from peft import PromptTuningConfig, get_peft_model
+from torch import nn
 
-from prefopt.batch import Batch, fill_rows
+from prefopt.batch import fill_rows
 from prefopt.data.collate import collate
 from prefopt.models.forward import FROM_LOGITS, forward
 from prefopt.models.heads import attach_lm_head, scorer_from_policy
-from tests.models.families import FAMILIES, alone, by_hand, ragged, tiny
-
-DIFFERENTIABLE = ("logps", "entropy", "log_sum_sq")
-
-
-def exactness(dtype: torch.dtype = torch.float64) -> float:
-    return 1e-5 if dtype == torch.float32 else 1e-9
-
-
-def weighed(outputs: dict[str, Tensor]) -> Tensor:
-    """A scalar in which every token of every output has a weight of its own."""
-    return sum(
-        (outputs[name] * torch.linspace(-1, 1, len(outputs[name]), dtype=outputs[name].dtype)).sum()
-        for name in DIFFERENTIABLE
-    )
-
-
-def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Relative to the largest entry: a gradient of 1e-12 beside one of 1 is rounding."""
-    assert found.shape == expected.shape
-    deviation = (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1)
-    assert deviation <= tolerance
-
-
-def assert_equals_loop(model: nn.Module, batch: Batch, tolerance: float, plain: nn.Module | None = None) -> None:
-    """forward on `model` against the loop on `plain`, which has the same weights."""
-    plain = plain or model
-    out = forward(model, batch, FROM_LOGITS)
-    mask = batch.response_mask
-    found = {name: getattr(out, name)[mask] for name in FROM_LOGITS}
-    expected = by_hand(plain, batch)
-    for name, values in expected.items():
-        assert_near(found[name], values, tolerance)
-        assert (getattr(out, name)[~mask] == 0).all()
-    left, right = gradients(model, weighed(found)), gradients(plain, weighed(expected))
-    assert left.keys() == right.keys() and len(right) > 0
-    for name, gradient in right.items():
-        assert_near(left[name], gradient, tolerance)
+from tests.helpers.by_hand import LORAS, alone, assert_equals_loop, assert_near, by_hand, exactness, with_adapter
+from tests.helpers.models import FAMILIES, tiny
+from tests.helpers.rows import ragged
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -118,25 +76,6 @@ def test_activation_checkpointing(family: str) -> None:
     )
     assert_equals_loop(model, ragged(k=2), exactness(), plain)
     assert len(calls) == 2  # once forward, once more while going back
-
-
-LORAS = {
-    "attention": {"target_modules": ["q_proj", "v_proj"]},
-    "head": {"target_modules": ["q_proj", "lm_head"]},
-    "embeddings": {"target_modules": ["v_proj", "embed_tokens"]},
-    "in full": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
-    "dora": {"target_modules": ["q_proj"], "use_dora": True},
-}
-
-
-def with_adapter(model: nn.Module, **settings: Any) -> Any:
-    """An adapter far from the identity, in the dtype of the model."""
-    peft = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", **settings), autocast_adapter_dtype=False)
-    torch.manual_seed(3)
-    for parameter in peft.parameters():
-        if parameter.requires_grad:
-            parameter.data.add_(torch.randn_like(parameter) * 0.2)
-    return peft.to(model.dtype)
 
 
 @pytest.mark.parametrize("kind", LORAS)

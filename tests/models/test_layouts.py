@@ -26,8 +26,9 @@ from prefopt.models.layout import packed
 from prefopt.models.layout_selection import request_layout
 from prefopt.models.load import load_policy
 from prefopt.models.modes import keep_differentiable
-from tests.models.families import COMMON, FAMILIES, VOCAB, ragged, tiny
-from tests.models.test_forward import LORAS, assert_equals_loop, assert_near, exactness, gradients, with_adapter
+from tests.helpers.by_hand import LORAS, assert_equals_loop, assert_near, exactness, gradients, with_adapter
+from tests.helpers.models import COMMON, FAMILIES, VOCAB, tiny
+from tests.helpers.rows import ragged
 
 KERNELS = ["segments", "dense"]
 PACKED = [family for family in FAMILIES if family != "bloom"]

@@ -29,7 +29,9 @@ from prefopt.models.load import (
     load_tokenizer,
 )
 from prefopt.models.modes import keep_differentiable, make_trainable
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 ROWS = ragged_pairs(8)
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")

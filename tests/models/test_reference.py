@@ -32,7 +32,9 @@ from prefopt.models.reference import (
     reference_for,
     write_cache,
 )
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import FAMILIES, tiny, tiny_llama
+from tests.helpers.rows import ragged, ragged_pairs
+from tests.helpers.training import quiet
 
 ROWS = ragged_pairs(8)
 LOGPS = frozenset({"logps"})
@@ -322,8 +324,6 @@ def test_modes_are_restored_module_by_module() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "phi", "gpt_neox", "bloom"])
 def test_no_dropout_makes_training_mode_deterministic(family: str) -> None:
-    from tests.models.families import FAMILIES, ragged, tiny
-
     rates = {
         "attention_dropout": 0.4, "hidden_dropout": 0.4, "dropout": 0.4, "layerdrop": 0.6,
         "resid_pdrop": 0.4, "embd_pdrop": 0.4, "attn_pdrop": 0.4,

@@ -20,8 +20,9 @@ from prefopt.data.collate import collate
 from prefopt.models.forward import forward
 from prefopt.models.heads import LM_HEAD, normalize, reward_head_of
 from prefopt.models.load import load_scorer
-from tests.conftest import quiet, ragged_pairs, tiny_llama
-from tests.models.families import tiny
+from tests.helpers.models import tiny, tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 ROWS = ragged_pairs(8, seed=2)
 SCORES = frozenset({"scores"})

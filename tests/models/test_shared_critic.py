@@ -35,14 +35,13 @@ from prefopt.models.peft_adapters import (
 from prefopt.models.reference import AdapterCopy, AdapterOff
 from prefopt.models.shared_critic import SharedCritic, share_critic
 from prefopt.models.wrappers import unwrap
-from tests.conftest import quiet, ragged_pairs, tiny_llama
-from tests.models.critics import (
+from tests.helpers.by_hand import gradients
+from tests.helpers.critics import (
     BOTH,
     CHECKPOINTS,
     apart,
     checkpointed,
     disturb,
-    gradients,
     joint_loss,
     logps_of,
     lora,
@@ -52,7 +51,9 @@ from tests.models.critics import (
     state_of,
     values_of,
 )
-from tests.models.families import ragged, tiny
+from tests.helpers.models import tiny, tiny_llama
+from tests.helpers.rows import ragged, ragged_pairs
+from tests.helpers.training import quiet
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
 OTHER = {"r": 2, "target_modules": ["o_proj", "v_proj"], "lora_alpha": 3}

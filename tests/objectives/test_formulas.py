@@ -14,7 +14,7 @@ from prefopt.batch import Batch, Outputs
 from prefopt.objectives import pair_losses
 from prefopt.objectives.dpo import DPO, NAMES, DPOArguments
 from prefopt.objectives.pair_losses import LOSSES
-from tests.objectives.factory import coupled, loss_of
+from tests.helpers.objectives import loss_of, with_statistics
 
 # Two pairs, all tokens counted. Sums of log-probs, and lengths:
 #            chosen             rejected
@@ -261,7 +261,7 @@ def test_aot_in_parts_has_the_gradient_of_sorting_the_whole_step(name: str, seed
     want = sorted_loss(name, logps, reference, mask, beta=0.7)
     objective = DPO(loss_type=name, beta=0.7)
     whole = Batch(response_mask=mask, loss_mask=mask, ref_logps=reference)
-    batch, sizes = coupled(objective, whole, Outputs(logps=logps)), objective.sizes(whole)
+    batch, sizes = with_statistics(objective, whole, Outputs(logps=logps)), objective.sizes(whole)
     got = sum(objective.loss(Outputs(logps=logps[s]), batch.rows(s)).reduced(sizes) for s in (slice(3), slice(3, 7)))
     assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-12)
     torch.testing.assert_close(*(torch.autograd.grad(x, logps)[0] for x in (got, want)), rtol=1e-12, atol=1e-15)

@@ -14,7 +14,7 @@ from torch import Tensor
 import prefopt
 from prefopt.batch import Batch, Outputs
 from prefopt.objectives import DPO, PPO, SFT, Loss, Objective, Term, load
-from tests.objectives.factory import make
+from tests.helpers.objectives import make
 
 
 def old_style() -> type[Any]:

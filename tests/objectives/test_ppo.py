@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from math import nan
 from typing import Any
 
@@ -18,8 +17,7 @@ from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives.base import Loss
 from prefopt.objectives.ppo import NAMES, PPO
 from prefopt.objectives.ppo_arguments import PPOArguments
-from tests.objectives import test_contract as contract
-from tests.objectives.factory import coupled, make, mapped, numbers, rows
+from tests.helpers.objectives import make, mapped, numbers, rows, with_statistics
 
 PLAIN: dict[str, Any] = {"kl_coef": 0.0, "reward_norm": "none", "reward_clip": None}
 
@@ -302,7 +300,7 @@ def test_the_policy_gradient_is_a_finite_difference_on_a_tiny_policy():
     scores = torch.randn(5, 1, generator=g, dtype=torch.float64).tolist()
     objective = PPO(advantage_norm=True, advantage_clip=1.0)
     batch, _ = rewarded(objective, drawn(scores, [[3]] * 5, old_logps=logps(old), ref_logps=logps(old + 0.1)))
-    batch = coupled(objective, batch, Outputs())
+    batch = with_statistics(objective, batch, Outputs())
 
     def loss(logits: Tensor) -> Tensor:
         out = Outputs(logps=logps(logits), values=torch.zeros(5, 1, 3, dtype=torch.float64))
@@ -317,7 +315,7 @@ def test_the_policy_gradient_is_a_finite_difference_on_a_tiny_policy():
 def test_advantages_are_normalised_over_the_step_by_hand():
     """2, -1, 3 of the drawn rows: mean 4/3, squares 4/9 + 49/9 + 25/9 = 78/9, so deviation sqrt(78 / 9 / 2)."""
     objective = PPO(advantage_norm=True, advantage_clip=0.5, cliprange=10.0)
-    batch = coupled(objective, MINIBATCH, outputs())
+    batch = with_statistics(objective, MINIBATCH, outputs())
     assert batch.advantage_mean.tolist() == pytest.approx([4 / 3] * 3)
     assert batch.advantage_std.tolist() == pytest.approx([(78 / 18) ** 0.5] * 3)
     # (2 - 4/3) / 2.0817 = .3203; (-1 - 4/3) / 2.0817 = -1.12 and (3 - 4/3) / 2.0817 = .80 are clipped.
@@ -330,7 +328,7 @@ def test_micro_batches_and_processes_are_normalised_as_one(seed: int, cut: int):
     """Their rows are padded to lengths of their own, and absent rows stay out of it."""
     objective = PPO(advantage_norm=True)
     batch, out = make(objective, seed=seed)
-    whole = coupled(objective, batch, out)
+    whole = with_statistics(objective, batch, out)
     longer = Batch({n: torch.cat([c, c], -1) if c.dim() == 3 else c for n, c in batch.items()})
     masks = {n: torch.cat([batch[n], torch.zeros_like(batch[n])], -1) for n in ("response_mask", "loss_mask")}
     parts = [batch.rows(slice(0, cut)), longer.with_columns(**masks).rows(slice(cut, 6))]
@@ -346,7 +344,7 @@ def test_micro_batches_and_processes_are_normalised_as_one(seed: int, cut: int):
 def test_an_absent_row_has_no_deviation_to_divide_by():
     objective = PPO(advantage_norm=True)
     batch, out = make(objective)
-    filled = coupled(objective, fill_rows(batch, 1), out)
+    filled = with_statistics(objective, fill_rows(batch, 1), out)
     more = mapped(out, lambda v: torch.cat([v, v.new_zeros(1, *v.shape[1:])]).detach().requires_grad_())
     assert filled.advantage_std[-1] == 0
     for term in objective.loss(more, filled).terms.values():
@@ -361,17 +359,6 @@ def test_half_precision_log_probs_and_values_are_used_in_float32():
     found, _ = rewarded(PPO(), low.with_columns(finished=low.present), PPO().init_state())
     assert found.advantages.dtype == found.returns.dtype == torch.float32
     assert {term.total.dtype for term in PPO().loss(half, found).terms.values()} == {torch.float32}
-
-
-EVERYTHING = PPO(advantage_norm=True, advantage_clip=1.0, entropy_coef=0.01, ptx_coef=1.0, target_kl=6.0)
-ALONE = [
-    f for n, f in vars(contract).items() if n[:4] == "test" and [*inspect.signature(f).parameters] == ["objective"]
-]
-
-
-@pytest.mark.parametrize("promise", ALONE, ids=lambda promise: promise.__name__)
-def test_with_every_switch_on_it_keeps_what_all_objectives_promise(promise: Any):
-    promise(objective=EVERYTHING)
 
 
 # ---- the switches --------------------------------------------------------------------------------------------------

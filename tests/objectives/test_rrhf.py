@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prefopt.batch import Batch, Outputs
 from prefopt.objectives.rrhf import MODES, NAMES, RRHF, RRHFArguments
-from tests.objectives.factory import make, mapped, numbers
+from tests.helpers.objectives import make, mapped, numbers
 
 # Two prompts, all tokens counted. Sums of log-probs, lengths, log-probs per token, scores; the prompts have 3 and 5
 # tokens:

@@ -32,15 +32,16 @@ from prefopt.scoring import (
     whiten,
 )
 from prefopt.testbed import gold_of
-from tests.conftest import tiny_llama
-from tests.data.conftest import CHATML, make_tokenizer
-from tests.models.conftest import _float64_all_the_way as float64_all_the_way  # noqa: F401
+from tests.helpers.models import tiny_llama
+from tests.helpers.tokenizers import CHATML, make_tokenizer
 
 QUESTIONS = ["What is 2 + 2?", "法国的首都是哪里？", "Hi", "Tell me how to cut paper. " * 3]
 ANSWERS = ["It is 4.", "是巴黎。祝你愉快！", "No", "a " * 30, "是的。", "Sure! " * 4]
 PROMPTS = [[{"role": "user", "content": q}] for q in QUESTIONS for _ in ANSWERS]
 RESPONSES = ANSWERS * len(QUESTIONS)
 FINISHED = [bool(i % 3) for i in range(len(RESPONSES))]
+
+pytestmark = pytest.mark.usefixtures("float64_all_the_way")
 
 
 @pytest.fixture

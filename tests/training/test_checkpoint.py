@@ -1,83 +1,35 @@
-"""A run that is killed, cut off or out of disk loses nothing it had saved, and goes on as if nothing had happened.
-
-Run as a program (`python -m tests.training.test_checkpoint FOLDER`) it is the runs that die; by torchrun, one on
-several ranks.
-"""
+"""A run that is killed, cut off or out of disk loses nothing it had saved, and goes on as if nothing had happened."""
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from prefopt import PreferenceConfig, PreferenceTrainer
+from prefopt import PreferenceTrainer
 from prefopt.models.reference import AdapterCopy
-from prefopt.objectives.base import Objective
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.sft import SFT
-from prefopt.testbed.model import build_tokenizer
 from prefopt.training import checkpoint
-from tests.conftest import quiet, ragged_pairs, tiny_llama
-
-ROWS = ragged_pairs(12)
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-BASE = {
-    "max_steps": 6,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "per_device_train_batch_size": 2,
-    "learning_rate": 1e-2,
-    "lr_scheduler_type": "linear",
-    "warmup_steps": 2,
-}
-
-
-def build(
-    folder: Path, objective: Objective | None = None, model: Any = None, peft_config: Any = None, **args: Any
-) -> PreferenceTrainer:
-    config = PreferenceConfig(**quiet(folder, **BASE | args))
-    model = tiny_llama() if model is None else model
-    return PreferenceTrainer(
-        model, objective or DPO(), config, ROWS, ROWS, build_tokenizer(), peft_config=copy.deepcopy(peft_config)
-    )
-
-
-def weights(trainer: PreferenceTrainer) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-
-
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
-
-
-def logs(trainer: PreferenceTrainer, after: int = 0) -> list[dict[str, float]]:
-    return [log for log in trainer.state.log_history if "loss" in log and log["step"] > after]
-
-
-def saved(folder: Path) -> list[str]:
-    return sorted(p.name for p in (folder / "run").iterdir())
-
+from tests.helpers.checkpoints import LORA, ROWS, assert_equal, build, by_tokens, logs, saved, weights
+from tests.helpers.models import tiny_llama
+from tests.helpers.processes import completed
+from tests.helpers.programs.dying_runs import MOMENTS, RANDOM, many_saves
 
 # ---- exact resume --------------------------------------------------------------------------------------------------
 
@@ -90,11 +42,6 @@ def continued() -> Any:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     return model
-
-
-def by_tokens(folder: Path, **args: Any) -> PreferenceTrainer:
-    """Seven batches an epoch of one row to three."""
-    return build(folder, **{"max_tokens_per_batch": 50} | args)
 
 
 CASES: dict[str, tuple[int, Callable[[Path], PreferenceTrainer]]] = {
@@ -185,148 +132,6 @@ def test_skipped_steps_are_still_counted_after_a_resume(tmp_path: Path) -> None:
 # ---- runs that die -------------------------------------------------------------------------------------------------
 
 
-def die(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_step_four(trainer: PreferenceTrainer, act: Callable[..., Any], instead_of: Callable[..., Any]) -> Any:
-    """`act` in the place of a function, from the fourth step on."""
-    return lambda *args, **kwargs: (act if trainer.state.global_step == 4 else instead_of)(*args, **kwargs)
-
-
-def half_a_file(tensors: Any, file: Any, **_: Any) -> None:
-    Path(file).write_bytes(b"\0" * 1000)
-    die()
-
-
-def at_the_parent(path: Path) -> None:
-    if path.name == "run":
-        die()
-
-
-def moment(trainer: PreferenceTrainer, name: str) -> Any:
-    """The patch that kills the run at this moment of its second save."""
-    where: dict[str, tuple[str, Callable[..., Any]]] = {
-        "while the model is written": ("transformers.modeling_utils.safe_save_file", half_a_file),
-        "after the model": ("transformers.Trainer._save_optimizer_and_scheduler", die),
-        "after the optimizer": ("transformers.Trainer._save_rng_state", die),
-        "before the manifest": ("prefopt.training.checkpoint.publish", die),
-        "after the manifest": ("prefopt.training.checkpoint._flush", die),
-        "before the rename": ("prefopt.training.checkpoint.os.replace", die),
-        "after the rename": ("prefopt.training.checkpoint._flush", at_the_parent),
-        "before rotation": ("prefopt.training.checkpoint.rotate", die),
-        "while rotating": ("prefopt.training.checkpoint.shutil.rmtree", die),
-    }
-    target, act = where[name]
-    module, _, attribute = target.rpartition(".")
-    owner: Any = {
-        "transformers.Trainer": Trainer,
-        "prefopt.training.checkpoint": checkpoint,
-        "prefopt.training.checkpoint.os": os,
-        "prefopt.training.checkpoint.shutil": shutil,
-        "transformers.modeling_utils": sys.modules["transformers.modeling_utils"],
-    }[module]
-    if name in ("before the rename", "while rotating"):  # only in that room: everyone else uses these too
-        room = SimpleNamespace(**vars(owner) | {attribute: at_step_four(trainer, act, getattr(owner, attribute))})
-        return mock.patch.object(checkpoint, module.rpartition(".")[2], room)
-    return mock.patch.object(owner, attribute, at_step_four(trainer, act, getattr(owner, attribute)))
-
-
-MOMENTS = {
-    "while the model is written": 2,
-    "after the model": 2,
-    "after the optimizer": 2,
-    "before the manifest": 2,
-    "after the manifest": 2,
-    "before the rename": 2,
-    "after the rename": 4,
-    "before rotation": 4,
-    "while rotating": 4,
-}
-"""A moment of saving checkpoint-4, and the newest complete checkpoint that a run killed then leaves."""
-RANDOM = [0.05, 0.15, 0.3]
-"""Seconds after training begins, with a save at every step."""
-
-
-def many_saves(folder: Path, **args: Any) -> PreferenceTrainer:
-    return build(folder, **{"max_steps": 16, "save_steps": 1, "save_total_limit": 2} | args)
-
-
-def with_little_disk(folder: Path) -> None:
-    """A run whose file system takes no file above 20 kB from the fourth step on."""
-    import resource
-
-    trainer = build(folder)
-    real = trainer._save_checkpoint
-
-    def save(*args: Any) -> None:
-        if trainer.state.global_step == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        real(*args)
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with mock.patch.object(trainer, "_save_checkpoint", save):
-        try:
-            trainer.train()
-        except Exception as error:  # whatever it is, the test reads which
-            (folder / "error").write_text(f"{type(error).__name__}: {error}")
-
-
-def dying_runs(root: Path) -> None:
-    """One child per moment; the parent has loaded what takes long."""
-    build_tokenizer()
-    for name in MOMENTS:
-        if os.fork() == 0:
-            trainer = build(root / name, save_total_limit=1 if "rotati" in name else None)
-            with moment(trainer, name):
-                trainer.train()
-            os._exit(0)
-        _, status = os.wait()
-        (root / name / "status").write_text(str(os.waitstatus_to_exitcode(status)))
-    for delay in RANDOM:
-        kill_after(root / str(delay), delay)
-    if os.fork() == 0:
-        with_little_disk(root / "disk")
-        os._exit(0)
-    os.wait()
-
-
-def kill_after(folder: Path, delay: float) -> None:
-    ready, say = os.pipe()
-    child = os.fork()
-    if child == 0:
-        trainer = many_saves(folder)
-        os.write(say, b".")
-        trainer.train()
-        os._exit(0)
-    os.read(ready, 1)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    (folder / "run").mkdir(parents=True, exist_ok=True)
-    (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
-
-
-def on_ranks(folder: Path) -> None:
-    """Runs that go through and runs that are resumed, by rows and by tokens, on every rank."""
-    for kind, make, step in (("rows", build, 4), ("tokens", by_tokens, 2)):
-        whole, resumed = (
-            make(folder / kind / name, objective=DPO(loss_type=["bco_pair"])) for name in ("whole", "resumed")
-        )
-        whole.train()
-        resumed.train(resume_from_checkpoint=str(folder / kind / "whole" / "run" / f"checkpoint-{step}"))
-        assert_equal(weights(resumed), weights(whole))
-        assert_equal(resumed.step.state, whole.step.state)
-        assert logs(resumed) == logs(whole) and len(logs(whole)) == 6
-    (folder / f"rank-{whole.args.process_index}-of-{whole.args.world_size}").touch()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    (on_ranks if "RANK" in os.environ else dying_runs)(Path(sys.argv[1]))
-    sys.exit(0)
-
-
 @pytest.fixture(scope="module")
 def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the dying runs left; the first of pytest's workers that needs it lets them run, the others wait."""
@@ -336,14 +141,16 @@ def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root.mkdir()
     except FileExistsError:
         deadline = time.monotonic() + 300
-        while not (root / "returncode").exists() and time.monotonic() < deadline:
+        while not (root / "outcome").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
     else:
-        command = [sys.executable, "-m", "tests.training.test_checkpoint", str(root)]
-        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
-        (root / "stderr").write_text(done.stderr)
-        (root / "returncode").write_text(str(done.returncode))
-    assert (root / "returncode").read_text() == "0", (root / "stderr").read_text()[-3000:]
+        try:
+            completed(1, "tests.helpers.programs.dying_runs", str(root))
+        except BaseException as error:
+            (root / "outcome").write_text(f"{type(error).__name__}: {error}")
+            raise
+        (root / "outcome").write_text("done")
+    assert (root / "outcome").read_text() == "done"
     return root
 
 
@@ -418,12 +225,7 @@ def test_a_failed_write_is_an_error_that_leaves_what_was_there(what: str, tmp_pa
 
 @pytest.mark.slow
 def test_a_resumed_run_on_two_ranks(tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launch, "-m", "tests.training.test_checkpoint", str(tmp_path)]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    completed(2, "tests.helpers.programs.checkpoint_ranks", str(tmp_path))
     assert sorted(p.name for p in tmp_path.glob("rank*")) == ["rank-0-of-2", "rank-1-of-2"]
     names = {p.name for p in (tmp_path / "rows" / "whole" / "run" / "checkpoint-6").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", checkpoint.MANIFEST} <= names
@@ -519,8 +321,8 @@ OTHERS: dict[str, tuple[Callable[[Path], PreferenceTrainer], str]] = {
     "family": (lambda f: build(f, model=qwen()), "model was 'LlamaForCausalLM', is 'Qwen2ForCausalLM'"),
     "size": (lambda f: build(f, model=tiny_llama(intermediate_size=96)), "trained weights was"),
     "adapter": (lambda f: build(f, peft_config=LORA), r"adapter was \[\], is \['LORA'\]"),
-    "objective": (lambda f: build(f, DPO(beta=0.2)), r"objective was .DPO\(.*beta=0.1.* is .DPO\(.*beta=0.2"),
-    "method": (lambda f: build(f, SFT()), r"objective was .DPO\(.*is .SFT\("),
+    "objective": (lambda f: build(f, DPO(beta=0.2)), r"objective.beta was 0.1, is 0.2"),
+    "method": (lambda f: build(f, SFT()), r"objective.name was .DPO., is .SFT."),
     "accumulation": (lambda f: build(f, gradient_accumulation_steps=2), "gradient_accumulation_steps was 1, is 2"),
     "batch": (lambda f: build(f, per_device_train_batch_size=4), "per_device_train_batch_size was 2, is 4"),
     "budget": (lambda f: build(f, max_tokens_per_batch=45), "max_tokens_per_batch was None, is 45"),

@@ -24,7 +24,9 @@ from prefopt import (
 from prefopt.data.batching import Order
 from prefopt.models.load import load_scorer
 from prefopt.objectives.dpo import DPO
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 ROWS = ragged_pairs(12)
 

@@ -2,98 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
 
-from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.data.batching import TokenBudget
-from prefopt.grades import GRADES
-from prefopt.objectives.base import Objective
-from prefopt.objectives.dpo import DPO
-from prefopt.objectives.reward import BradleyTerry
-from prefopt.objectives.rrhf import RRHF
-from prefopt.objectives.sft import SFT
-from tests.conftest import quiet, ragged_pairs, tiny_llama
-
-
-def multi_turn(n: int) -> Dataset:
-    """Rows of which some tokens belong to later user turns."""
-    rows = ragged_pairs(n, seed=3, k=1)
-    masks = [[[int(t % 3 != 1 or t == 0) for t in range(len(ids))] for ids in row] for row in rows["response_ids"]]
-    return rows.add_column("loss_mask", masks)
-
-
-def graded(n: int) -> Dataset:
-    return ragged_pairs(n, seed=5, grade=lambda rng: rng.choice(GRADES), margin=lambda rng: rng.random())
-
-
-def ranked(n: int) -> Dataset:
-    """Rows of two to four responses with scores, among them ties and a best that is not the first."""
-    rows = ragged_pairs(n, seed=7, k=4).to_list()
-    for i, row in enumerate(rows):
-        row["response_ids"] = row["response_ids"][: 2 + i % 3]
-        row["score"] = [float((5 * i + 3 * k) % 4) for k in range(2 + i % 3)]
-    return Dataset.from_list(rows)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained: an objective on rows, in full or through an adapter that is fresh or that the model carries."""
-
-    objective: Objective
-    rows: Dataset
-    adapter: Literal["fresh", "carried"] | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-
-
-CASES = {
-    "dpo": Case(DPO(), ragged_pairs(13)),
-    "dpo + sft": Case(DPO(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]), ragged_pairs(13)),
-    "reward + lm": Case(BradleyTerry(lm_coefficient=0.5, center_rewards_coefficient=0.01), graded(13)),
-    "multi-turn sft": Case(SFT(), multi_turn(13)),
-    "rrhf": Case(RRHF(), ranked(13)),
-    "rrhf, code": Case(RRHF(mode="code"), ranked(13)),
-    "aot (coupled)": Case(DPO(loss_type=["aot"]), ragged_pairs(13)),
-    "kto (coupled)": Case(DPO(loss_type=["kto"]), ragged_pairs(13)),
-    "bco (coupled, with state)": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
-    "dpo, adapter switched off": Case(DPO(), ragged_pairs(13), "fresh"),
-    "bco, adapter copied": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13), "carried"),
-    "dpo, precomputed": Case(DPO(), ragged_pairs(13), args={"precompute_ref_log_probs": True}),
-}
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "lm_head"], task_type="CAUSAL_LM")
-
-
-def build(
-    name: str, tmp_path: Path, tokenizer: Any, dtype: torch.dtype = torch.float64, **args: Any
-) -> PreferenceTrainer:
-    case = CASES[name]
-    model: Any = tiny_llama(dtype=dtype)
-    other = "reference" in case.objective.needs and case.adapter is None
-    if case.adapter == "carried":
-        model = get_peft_model(model, LORA)
-        torch.nn.init.constant_(model.base_model.model.lm_head.lora_B["default"].weight, 0.01)
-    return PreferenceTrainer(
-        model,
-        case.objective,
-        PreferenceConfig(**quiet(tmp_path, **case.args | args)),
-        case.rows,
-        case.rows,
-        tokenizer,
-        ref_model=tiny_llama(seed=9, dtype=dtype) if other else None,
-        peft_config=LORA if case.adapter == "fresh" else None,
-    )
-
-
-def numbers(metrics: dict[str, float]) -> dict[str, float]:
-    timing = ("runtime", "per_second", "epoch")
-    return {name: value for name, value in metrics.items() if not name.endswith(timing)}
+from tests.helpers.cases import CASES, build, numbers
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])

@@ -1,41 +1,25 @@
-"""A step whose gradient is not finite teaches nothing and spoils nothing; a run of them stops with the rows named.
-
-Run by torchrun it is one such run on several ranks, which prints what each of them did.
-"""
+"""A step whose gradient is not finite teaches nothing and spoils nothing; a run of them stops with the rows named."""
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
-from transformers import TrainerCallback
 
-from prefopt import PreferenceConfig, PreferenceTrainer
+from prefopt import PreferenceTrainer
 from prefopt.batch import Batch, Outputs
 from prefopt.objectives.base import Loss, Objective, Term
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
-from prefopt.training.nonfinite import StepGuard
-from tests.conftest import quiet, ragged_pairs, tiny_llama
-
-PLAIN = ragged_pairs(12)
-BAD = 5
-
-
-def with_margins(*bad: int, value: float = math.nan) -> Dataset:
-    return PLAIN.add_column("margin", [value if i in bad else 0.1 for i in range(len(PLAIN))])
+from prefopt.training.nonfinite import NonFiniteGuard
+from tests.helpers.nonfinite import BAD, PLAIN, build, unchanged, with_margins
+from tests.helpers.processes import completed
 
 
 def with_ref_logps(*bad: int) -> Dataset:
@@ -46,73 +30,8 @@ def with_ref_logps(*bad: int) -> Dataset:
     return PLAIN.add_column("ref_logps", column)
 
 
-class Watch(TrainerCallback):
-    """Weights and optimizer state after every step, the state before the first one included."""
-
-    def __init__(self) -> None:
-        self.weights: list[Tensor] = []
-        self.moments: list[dict[int, dict[str, Tensor]]] = []
-        self.trainer: Any = None
-        self.states: list[dict[str, Tensor]] = []
-
-    def on_step_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
-    ) -> None:
-        if not self.weights:
-            self.on_step_end(args, state, control, model, optimizer)
-
-    def on_step_end(
-        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
-    ) -> None:
-        self.weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
-        self.moments.append(copy.deepcopy(optimizer.state_dict()["state"]))
-        self.states.append(dict(self.trainer.step.state))
-
-
-def build(tmp_path: Path, rows: Dataset, objective: Objective | None = None, **args: Any) -> PreferenceTrainer:
-    steps = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
-        "train_sampling_strategy": "sequential",
-    }
-    watch = Watch()
-    watch.trainer = PreferenceTrainer(
-        tiny_llama(),
-        objective or BradleyTerry(margin="column"),
-        PreferenceConfig(**quiet(tmp_path, **steps | args)),
-        rows,
-        processing_class=_tokenizer(),
-        callbacks=[watch],
-    )
-    watch.trainer.watch = watch
-    return watch.trainer
-
-
-def _tokenizer() -> Any:
-    from prefopt.testbed.model import build_tokenizer
-
-    return build_tokenizer()
-
-
 def logs(trainer: PreferenceTrainer) -> list[dict[str, float]]:
     return [log for log in trainer.state.log_history if "loss" in log]
-
-
-def unchanged(trainer: PreferenceTrainer) -> list[bool]:
-    """For each step, whether it left weights and moments exactly as they were."""
-    found = []
-    for i in range(1, len(trainer.watch.weights)):
-        same = torch.equal(trainer.watch.weights[i], trainer.watch.weights[i - 1])
-        before, after = trainer.watch.moments[i - 1 : i + 1]
-        assert same == (
-            before.keys() == after.keys()
-            and all(
-                torch.equal(after[p][name], tensor) for p, state in before.items() for name, tensor in state.items()
-            )
-        )
-        found.append(same)
-    return found
 
 
 def assert_finite(log: dict[str, float], *but: str) -> None:
@@ -240,7 +159,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not(tmp_path: Path) -> None:
 
 
 def test_absent_rows_are_not_named() -> None:
-    guard = StepGuard(limit=2)
+    guard = NonFiniteGuard(limit=2)
     guard.suspects = [-1, 0, -1]
     assert guard.rejects(math.nan, 1, searching=False)
     guard.suspects = [-1, 7]
@@ -260,51 +179,10 @@ def test_a_scaler_that_looks_for_its_scale_is_left_to_it(tmp_path: Path) -> None
     assert trainer.step.guard.skipped == 1
 
 
-def on_ranks(folder: Path) -> None:
-    """One row of twelve is bad, and only one rank sees it; then three steps in a row that only the other one sees."""
-    logging.basicConfig(level=logging.WARNING)
-    rank = int(os.environ["RANK"])
-    trainer = build(folder, with_margins(BAD))  # rows 4 and 5 are the first rank's
-    trainer.train()
-    try:
-        build(folder, with_margins(2, 6, 10), max_steps=3).train()
-        stopped = ""
-    except FloatingPointError as error:
-        stopped = str(error)
-    found = {
-        "world": trainer.args.world_size,
-        "unchanged": unchanged(trainer),
-        "weights": trainer.watch.weights[-1].double().sum().item(),
-        "stopped": stopped,
-    }
-    (folder / f"rank-{rank}.json").write_text(json.dumps(found))
-
-
 @pytest.mark.slow
 def test_ranks_skip_the_same_steps(tmp_path: Path) -> None:
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "tests.training.test_nonfinite",
-    ]
-    done = subprocess.run(
-        [sys.executable, *command, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    completed(2, "tests.helpers.programs.nonfinite_ranks", str(tmp_path))
     one, two = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     assert one == two and one["world"] == 2
     assert one["unchanged"] == [False, True, False] * 2
     assert "rows [10, 11]" in one["stopped"] and "3 times in a row" in one["stopped"]
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    on_ranks(Path(sys.argv[1]))

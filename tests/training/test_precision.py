@@ -11,7 +11,9 @@ from torch import Tensor
 
 from prefopt import DPOConfig, DPOTrainer
 from prefopt.models.layout_selection import LayoutSelection, _selected
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 
 def update(tmp_path: Path, tokenizer: Any, **args: Any) -> tuple[Tensor, Any]:

@@ -4,37 +4,13 @@ Some launchers silently run one process, so the world size is asserted."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.processes import launch
 
-
-def launch(processes: int, module: str = "tests.training.ranks", **args: Any) -> dict[str, Any]:
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PREFOPT_CACHE": tempfile.mkdtemp()}
-    done = subprocess.run(
-        [*command, module, json.dumps(args)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert done.returncode == 0 and len(lines) == 1, done.stderr[-3000:]
-    return json.loads(lines[0].removeprefix("RESULT "))
-
-
+RANKS = "tests.helpers.programs.invariance_ranks"
 STEPS = {
     "fixed": (
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
@@ -52,7 +28,7 @@ Pair = tuple[dict[str, Any], dict[str, Any], int]
 @pytest.fixture(scope="module", params=STEPS)
 def one_and_two(request: pytest.FixtureRequest) -> Pair:
     one, two, steps = STEPS[request.param]
-    return launch(1, **one), launch(2, **two), steps
+    return launch(1, RANKS, **one), launch(2, RANKS, **two), steps
 
 
 def test_two_processes_really_ran(one_and_two: Pair) -> None:
@@ -78,7 +54,7 @@ def test_training_is_the_same(one_and_two: Pair) -> None:
 @pytest.mark.slow
 def test_weights_spread_over_ranks_train_the_same() -> None:
     """FSDP2 against DDP on two ranks: the same losses, gradient norms and weights, step by step."""
-    whole, sharded = (launch(2, "tests.training.shards", sharded=how) for how in (False, True))
+    whole, sharded = (launch(2, "tests.helpers.programs.sharded_ranks", sharded=how) for how in (False, True))
     for name, expected in whole.items():
         found = sharded[name]
         assert (expected.pop("wrapper"), found.pop("wrapper")) == ("DistributedDataParallel", "FSDPLlamaForCausalLM")

@@ -17,7 +17,9 @@ from prefopt.data.batching import token_counts
 from prefopt.models import reference
 from prefopt.models.reference import AdapterCopy, AdapterOff, FrozenModel
 from prefopt.training.reference_logps import _own_batches as own_batches
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 ROWS = ragged_pairs(12)
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "lm_head"], task_type="CAUSAL_LM")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import prefopt
 from prefopt.testbed import preference_rows, sft_rows
-from tests.conftest import tiny_llama
+from tests.helpers.models import tiny_llama
 
 
 @pytest.fixture

@@ -39,9 +39,8 @@ from prefopt.models.reference import reference_for
 from prefopt.models.shared_critic import share_critic
 from prefopt.scoring import RewardModelScorer
 from prefopt.utils.flop_counter import FlopCounter, add, count_flops, is_counting, paused, scope
-from tests.conftest import tiny_llama
-from tests.generation.test_vllm import LLM, SamplingParams
-from tests.models.families import FAMILIES, tiny
+from tests.helpers.models import FAMILIES, tiny, tiny_llama
+from tests.helpers.vllm import LLM, SamplingParams
 
 LOGPS, SCORES, VALUES = (frozenset({name}) for name in ("logps", "scores", "values"))
 ROWS = [{"prompt_ids": [7, 8, 9], "response_ids": [[4, 5], [6, 7, 8, 9]]}]
@@ -212,9 +211,9 @@ def test_a_large_vocabularys_logits_are_computed_again() -> None:
     positions = torch.tensor([0, 1, 2, 3, 3, 4, 5])  # a prompt of three tokens, and two responses to it
 
     def total(**kept: int) -> float:
-        with count_flops() as counter:
+        with count_flops() as tally:
             count_forward(model, positions, 6, 0, None, **kept)
-        return counter.total
+        return tally.total
 
     usual = counted(model, batch(), grad=True).total
     assert total() == total(kept=6000) == usual and total(kept=5999) == usual + 6 * HEAD

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,14 +28,7 @@ from .verdict import CHINESE, ENGLISH, SHOWN, Question, check_template, verdict,
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 5
-PAUSE = 1.0
-"""Seconds before the second attempt; twice as many before each further one."""
-LONGEST = 300.0
-"""Seconds: an endpoint that asks for more is not waited for."""
 AGAIN = {408, 429, *range(500, 600)}
-GIVE_UP = 20
-"""So many questions in a row without an answer: the endpoint is down, or refuses the key, and no more are asked."""
 
 
 class Failed(Exception):
@@ -103,6 +96,26 @@ class Endpoint:
         return key
 
 
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How often an endpoint that does not answer is asked again, and how long it is waited for.
+
+    Args:
+        attempts: of each question.
+        pause: seconds before the second attempt; twice as many before each further one.
+        longest: seconds; an endpoint that asks for more is not waited for.
+        give_up: so many questions in a row without an answer say that the endpoint is down, or refuses the key: no more
+            are asked.
+        wait: waits so many seconds for an event that stops the run; whether the event came.
+    """
+
+    attempts: int = 5
+    pause: float = 1.0
+    longest: float = 300.0
+    give_up: int = 20
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+
+
 def _check_url(endpoint: str) -> None:
     """What is wrong is said without the URL, as some hold a key."""
     try:
@@ -118,7 +131,14 @@ def _check_url(endpoint: str) -> None:
         )
 
 
-def ask(settings: Endpoint, questions: Sequence[Question], folder: Path, *, progress: bool = False) -> Asked:
+def ask(
+    settings: Endpoint,
+    questions: Sequence[Question],
+    folder: Path,
+    *,
+    patience: Patience = Patience(),  # noqa: B008  (a frozen value)
+    progress: bool = False,
+) -> Asked:
     """Which response is better, of each question in their order; what is known is not asked again.
 
     Answers with a verdict are appended to a file in `folder` as they come, so that a killed run loses none. Questions
@@ -129,14 +149,16 @@ def ask(settings: Endpoint, questions: Sequence[Question], folder: Path, *, prog
     keys = [digest([settings.fingerprint, text]) for text in texts]
     found = {record["key"]: (float(record["verdict"]), "") for record in jsonl.read(path)}
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
-    found |= _asked(settings, missing, path, progress) if missing else {}
+    found |= _asked(settings, missing, path, patience, progress) if missing else {}
     errors = [found[key][1] for key in keys]
     if failed := [error for error in errors if error]:
         logger.warning("%s: %d of %d questions have no verdict: %s", settings.model, len(failed), len(keys), failed[0])
     return Asked([found[key][0] for key in keys], errors)
 
 
-def _asked(settings: Endpoint, missing: dict[str, str], path: Path, progress: bool) -> dict[str, tuple[float, str]]:
+def _asked(
+    settings: Endpoint, missing: dict[str, str], path: Path, patience: Patience, progress: bool
+) -> dict[str, tuple[float, str]]:
     key = settings.key()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     pool = ThreadPoolExecutor(settings.concurrency)
@@ -145,7 +167,7 @@ def _asked(settings: Endpoint, missing: dict[str, str], path: Path, progress: bo
         httpx2.Client(timeout=settings.timeout, headers=headers, limits=limits) as client,
         tqdm(total=len(missing), desc=f"asking {settings.model}", unit="question", disable=not progress) as bar,
     ):
-        run = _Run(settings, client, key or "", path)
+        run = _Run(settings, patience, client, key or "", path)
         try:
             futures = {key: pool.submit(run.one, key, text) for key, text in missing.items()}
             for future in as_completed(futures.values()):
@@ -162,6 +184,7 @@ class _Run:
     """What the threads share."""
 
     settings: Endpoint
+    patience: Patience
     client: httpx2.Client
     secret: str = field(repr=False)
     path: Path
@@ -172,8 +195,8 @@ class _Run:
 
     def one(self, key: str, text: str) -> tuple[float, str]:
         """Ask, and write the answer down if it has a verdict."""
-        if self.in_a_row >= GIVE_UP:
-            return math.nan, f"not asked, as {GIVE_UP} questions in a row had no answer: {self.last}"
+        if self.in_a_row >= self.patience.give_up:
+            return math.nan, f"not asked, as {self.patience.give_up} questions in a row had no answer: {self.last}"
         try:
             answer, cut = self._answer(text)
         except Failed as error:
@@ -192,14 +215,14 @@ class _Run:
 
     def _answer(self, text: str) -> tuple[str, bool]:
         """The answer, and whether a limit cut it off. Tries again where that may help."""
-        pause, reason = PAUSE, ""
-        for attempt in range(1, ATTEMPTS + 1):
+        pause, reason = self.patience.pause, ""
+        for attempt in range(1, self.patience.attempts + 1):
             response, reason = self._post(text)
             if response is not None and response.status_code == 200:
                 return self._read(response)
             if response is not None and response.status_code not in AGAIN:
                 break
-            if attempt < ATTEMPTS:
+            if attempt < self.patience.attempts:
                 # Threads that were refused together do not come back together.
                 self._wait(_asked_for(response) or pause * random.uniform(1, 1.5), reason)
                 pause *= 2
@@ -218,9 +241,9 @@ class _Run:
         return response, f"HTTP {response.status_code}: {self._seen(response.text)[:SHOWN]}"
 
     def _wait(self, seconds: float, reason: str) -> None:
-        if seconds > LONGEST:
+        if seconds > self.patience.longest:
             raise Failed(f"{reason} (asks to wait {seconds:.0f} seconds)")
-        if self.stop.wait(seconds):
+        if self.patience.wait(self.stop, seconds):
             raise Failed(f"{reason} (and the run was stopped)")
 
     def _read(self, response: httpx2.Response) -> tuple[str, bool]:

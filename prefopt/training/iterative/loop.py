@@ -42,6 +42,7 @@ from ...utils.distributed import on_first
 from ...utils.fingerprint import digest
 from .. import checkpoint
 from ..config import PreferenceConfig
+from ..identity import FORMAT, plain
 from .run_folder import Row, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -195,9 +196,8 @@ class IterationLoop:
         policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
         rows = {"distinct prompts": len(self.dataset.prompts), "prompts": digest(answers)}
-        return {"objective": type(self.settings).__name__, **sampled, **policy, **rows} | {
-            name: str(getattr(self.args, name)) for name in RECIPE
-        }
+        recipe = {name: plain(getattr(self.args, name)) for name in RECIPE}
+        return {"format": FORMAT, "objective": type(self.settings).__name__, **sampled, **policy, **rows, **recipe}
 
     def _load(self, number: int) -> None:
         self.training.load(str(self.folder.policy(number)))

@@ -28,12 +28,12 @@ from ...utils.distributed import of_first, on_first, rank, world_size
 from .. import checkpoint
 from ..generating import GeneratingSource
 from ..source import Host, Train
-from .collapse import Suspicion, suspicion
+from .collapse import Alarm, alarm_of
 from .collect import RolloutCollector
-from .log import FILE, Record, Trace
+from .log import FILE, Record, RolloutLog
 from .loop import RolloutLoop
 from .minibatches import Minibatches
-from .plot import draw_trace
+from .plot import plot_rollouts
 from .rollout import Rollout, log_ratios
 from .two_models import refresh
 
@@ -57,10 +57,10 @@ class RolloutSource(GeneratingSource):
         super().__init__(host, scorer)
         self.demonstrations = demonstrations
         self.path = Path(str(host.args.output_dir)) / FILE
-        self.trace = Trace(self.path)
+        self.rollout_log = RolloutLog(self.path)
         self.records: list[Record] = []
         """Of all rollouts so far, in the process that writes them."""
-        self.alarm: Suspicion | None = None
+        self.alarm: Alarm | None = None
         self.loop: RolloutLoop | None = None
         """Of the training that goes on, or was the last."""
         self._waiting = (False, False)
@@ -183,8 +183,8 @@ class RolloutSource(GeneratingSource):
 
     def _begin_log(self) -> None:
         assert self.loop is not None
-        self.trace.begin(self.loop.minibatches.first)
-        self.records = self.trace.read()
+        self.rollout_log.begin(self.loop.minibatches.first)
+        self.records = self.rollout_log.read()
 
     # ---- a rollout -------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class RolloutSource(GeneratingSource):
         step.metrics.add(rollout.metrics)
         on_first(partial(self._record, rollout.record))
         if self.alarm is None:
-            self.alarm = on_first(lambda: suspicion(self.records))
+            self.alarm = on_first(lambda: alarm_of(self.records))
             if self.alarm is not None and not self._goes_on_after(self.alarm):
                 self.host.control.should_training_stop = True
                 return False
@@ -203,10 +203,10 @@ class RolloutSource(GeneratingSource):
         return True
 
     def _record(self, record: Record) -> None:
-        self.trace.add(record)
+        self.rollout_log.add(record)
         self.records.append(record)
 
-    def _goes_on_after(self, alarm: Suspicion) -> bool:
+    def _goes_on_after(self, alarm: Alarm) -> bool:
         """Say that the policy seems to exploit its reward model, keep it as it is, and do as `collapse_action` says."""
         assert self.loop is not None
         logger.warning("%s", alarm.message)
@@ -266,7 +266,7 @@ class RolloutSource(GeneratingSource):
         """Of what is recorded so far."""
         last_good = self.alarm.last_good if self.alarm else None
         if rank() == 0:
-            draw_trace(self.records, self.path.with_suffix(".png"), last_good=last_good)
+            plot_rollouts(self.records, self.path.with_suffix(".png"), last_good=last_good)
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 

@@ -17,9 +17,8 @@ from prefopt.compare.measure.choices import SCORINGS, Asker, log_likelihoods, me
 from prefopt.compare.measure.questions import Question
 from prefopt.compare.records import CHOICES
 from prefopt.data.records import DataError
-from tests.conftest import tiny_llama
-from tests.data.conftest import make_tokenizer
-from tests.models.conftest import _float64_all_the_way as float64_all_the_way  # noqa: F401
+from tests.helpers.models import tiny_llama
+from tests.helpers.tokenizers import make_tokenizer
 
 CEVAL = [
     {"id": "0", "question": "法国的首都是哪里？", "A": "里昂", "B": "巴黎", "C": "马赛", "D": "尼斯", "answer": "B"},
@@ -44,6 +43,8 @@ GENERAL = [
     {"question": "Two and three are", "choices": ["four", "five", "six", "seven", "eight"], "answer": "B"},
     {"question": "一年有几个月？", "choices": [10, 11, 12], "answer": 2},
 ]
+
+pytestmark = pytest.mark.usefixtures("float64_all_the_way")
 
 
 def jsonl(path: Path, rows: Any) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -18,14 +20,16 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from tqdm.auto import tqdm
 
 from prefopt.candidates.candidate import prompt_key
 from prefopt.compare import both_orders
 from prefopt.compare.measure import endpoint as module
-from prefopt.compare.measure.endpoint import Endpoint, ask
+from prefopt.compare.measure.endpoint import Endpoint, Patience
+from prefopt.compare.measure.endpoint import ask as patiently
 from prefopt.compare.measure.judges import judge_from
 from prefopt.compare.measure.verdict import Question, check_template, verdict, written
-from tests.compare.measure.tables import responses
+from tests.helpers.response_tables import responses
 
 Answer = Callable[[str, int], "str | tuple[int, dict[str, str], str] | None"]
 KEY = "sk-very-secret-0123456789"
@@ -84,7 +88,6 @@ def completion(text: str, finish_reason: str = "stop") -> str:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], Server]]:
-    monkeypatch.setattr(module, "PAUSE", 0.01)
     monkeypatch.setenv("NO_PROXY", "*")
     started: list[Server] = []
 
@@ -117,6 +120,11 @@ def questions(*pairs: tuple[str, str]) -> list[Question]:
 
 def settings(server: Server, **changes: Any) -> Endpoint:
     return Endpoint(endpoint=server.url, model="judge-1", **changes)
+
+
+def ask(settings: Endpoint, questions: list[Question], folder: Path, **patience: Any) -> Any:
+    """By an impatient one, whom no test has to wait for."""
+    return patiently(settings, questions, folder, patience=Patience(**{"pause": 0.01} | patience))
 
 
 # What is asked
@@ -255,11 +263,15 @@ def test_too_many_requests_and_then_an_answer(serve: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_it_is_asked_again_ever_later(serve: Any, tmp_path: Path, status: int, monkeypatch: Any) -> None:
+def test_it_is_asked_again_ever_later(serve: Any, tmp_path: Path, status: int) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(module._Run, "_wait", lambda self, seconds, reason: waits.append(seconds))
+
+    def wait(stop: threading.Event, seconds: float) -> bool:
+        waits.append(seconds)
+        return stop.is_set()
+
     server = serve(lambda text, times: (status, {}, "no") if times < 5 else longer(text))
-    assert ask(settings(server), questions(("a", "bb")), tmp_path).values == [0.0]
+    assert ask(settings(server), questions(("a", "bb")), tmp_path, wait=wait).values == [0.0]
     assert all(0.01 * 2**n <= wait <= 0.015 * 2**n for n, wait in enumerate(waits)) and len(waits) == 4
 
 
@@ -285,25 +297,26 @@ def test_a_refusal_is_final(serve: Any, tmp_path: Path) -> None:
     assert len(server.asked) == 1
 
 
-def test_a_timeout(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ATTEMPTS", 2)
+def test_a_timeout(serve: Any, tmp_path: Path) -> None:
+    over = threading.Event()
 
     def stuck(text: str, times: int) -> str:
-        time.sleep(0.5 if "stuck" in text else 0)
+        if "stuck" in text:
+            over.wait(60)
         return longer(text)
 
     server = serve(stuck)
-    found = ask(settings(server, timeout=0.2), questions(("stuck", "a"), ("a", "bb")), tmp_path)
+    found = ask(settings(server, timeout=1), questions(("stuck", "a"), ("a", "bb")), tmp_path, attempts=2)
+    over.set()
     assert found.values[1] == 0.0 and found.errors[1] == ""
     assert np.isnan(found.values[0]) and re.fullmatch(r"ReadTimeout: .*\(2 times\)", found.errors[0])
 
 
-def test_nobody_there(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ATTEMPTS", 2)
+def test_nobody_there(serve: Any, tmp_path: Path) -> None:
     server = serve(longer)
     server.http.shutdown()
     server.http.server_close()
-    found = ask(settings(server), questions(("a", "bb")), tmp_path)
+    found = ask(settings(server), questions(("a", "bb")), tmp_path, attempts=2)
     assert found.errors[0].startswith("ConnectError: ") and np.isnan(found.values[0])
 
 
@@ -354,17 +367,14 @@ def test_an_endpoint_that_is_down_is_left_alone(serve: Any, tmp_path: Path) -> N
     server = serve(lambda *_: (401, {}, "wrong key"))
     asked = [Question(PROMPTS[0], str(i), "other") for i in range(100)]
     found = ask(settings(server, concurrency=2), asked, tmp_path)
-    assert len(server.asked) <= module.GIVE_UP + 1 and all(found.errors)
+    assert len(server.asked) <= Patience().give_up + 1 and all(found.errors)
     assert found.errors[-1] == "not asked, as 20 questions in a row had no answer: HTTP 401: wrong key"
 
 
-def test_failures_between_answers_are_no_sign_that_it_is_down(
-    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "GIVE_UP", 2)
+def test_failures_between_answers_are_no_sign_that_it_is_down(serve: Any, tmp_path: Path) -> None:
     server = serve(lambda text, _: (400, {}, "no") if "odd" in shown(text) else longer(text))
     asked = [Question(PROMPTS[0], "odd" if i % 2 else "even", "x" * i) for i in range(12)]
-    found = ask(settings(server, concurrency=1), asked, tmp_path)
+    found = ask(settings(server, concurrency=1), asked, tmp_path, give_up=2)
     assert found.errors == ["", "HTTP 400: no"] * 6 and len(server.asked) == 12
 
 
@@ -383,26 +393,16 @@ def test_a_killed_run_pays_for_nothing_twice(serve: Any, tmp_path: Path) -> None
     server = serve(interrupting)
     asked = [Question(PROMPTS[i % 2], "x" * i, "四个字的") for i in range(30)]
 
+    answered = 0
+
+    def pressed(bar: tqdm, *_: Any) -> None:
+        nonlocal answered
+        answered += 1
+        if answered == 5:
+            raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-
-        class Bar:
-            updates = 0
-
-            def __init__(self, **_: Any):
-                pass
-
-            def __enter__(self) -> Any:
-                return self
-
-            def __exit__(self, *_: Any) -> None:
-                pass
-
-            def update(self) -> None:
-                Bar.updates += 1
-                if Bar.updates == 5:
-                    raise KeyboardInterrupt
-
-        patch.setattr(module, "tqdm", Bar)
+        patch.setattr(tqdm, "update", pressed)
         with pytest.raises(KeyboardInterrupt):
             ask(settings(server), asked, tmp_path)
     paid = len(server.asked)
@@ -421,17 +421,22 @@ def test_a_killed_run_pays_for_nothing_twice(serve: Any, tmp_path: Path) -> None
 def test_a_full_disk_is_no_failure_of_the_judge(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nobody waits for a question that is to be asked again in a minute."""
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device", "answers.jsonl")
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def busy(text: str, _: int) -> Any:
         return (429, {"Retry-After": "60"}, "slow down") if "odd" in shown(text) else longer(text)
 
-    monkeypatch.setattr(module.jsonl, "append", full)
-    start = time.monotonic()
+    monkeypatch.setattr(os, "write", full)
+    waited: list[bool] = []
+
+    def wait(stop: threading.Event, seconds: float) -> bool:
+        waited.append(stop.wait(seconds))
+        return waited[-1]
+
     with pytest.raises(OSError, match="No space left"):
-        ask(settings(serve(busy)), questions(("odd", "a"), ("a", "bb")), tmp_path)
-    assert time.monotonic() - start < 30
+        ask(settings(serve(busy)), questions(("odd", "a"), ("a", "bb")), tmp_path, wait=wait)
+    assert waited in ([], [True]), "the stop of the run ends the wait"
 
 
 @pytest.mark.parametrize(
@@ -473,7 +478,7 @@ def test_the_key_is_nowhere(
     written_ = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "Your key is [key]." in written_
     everything = written_ + caplog.text + repr(judge) + repr(Endpoint(**spec)) + found.to_json() + judge.fingerprint
-    everything += repr(module._Run(Endpoint(**spec), httpx2.Client(), KEY, tmp_path))
+    everything += repr(module._Run(Endpoint(**spec), Patience(), httpx2.Client(), KEY, tmp_path))
     assert KEY not in everything
 
 

@@ -16,8 +16,8 @@ from prefopt.compare.measure.versus import ColumnJudge, PairJudge, ScorerJudge
 from prefopt.compare.records import JUDGEMENTS, read, write
 from prefopt.models.load import load_scorer
 from prefopt.scoring import CallableScorer, RewardModelScorer
-from tests.compare.measure.tables import responses
-from tests.conftest import tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.response_tables import responses
 
 PROMPTS = {f"p{i}": [{"role": "user", "content": f"question {i}"}] for i in range(6)}
 OURS = responses(PROMPTS, ["a", "bbb", "cc", "dddd", "好的好的", "f"])

@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from prefopt.compare.report.page import write_page
-from tests.compare.report.example import ENDING, MARKDOWN, ODD, SCRIPT, example_findings
+from tests.helpers.comparison_findings import ENDING, MARKDOWN, ODD, SCRIPT, example_findings
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("PREFOPT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)

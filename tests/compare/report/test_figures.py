@@ -5,6 +5,7 @@ import math
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from string import Formatter
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 
 from prefopt.compare import Verdict
-from prefopt.compare.report import fonts
-from prefopt.compare.report.figures import FIGURES, Look, Wording, axes, style, write_figures
+from prefopt.compare.report import figures, fonts
+from prefopt.compare.report.figures import FIGURES, Look, Wording, axes, style
 from prefopt.compare.report.figures.labels import LABELS
 from prefopt.compare.report.figures.style import DARK, LIGHT
 from prefopt.compare.report.figures.training import averages
@@ -33,18 +34,16 @@ from prefopt.compare.report.findings import (
     Value,
 )
 from prefopt.compare.report.metrics import METRICS
-from tests.compare.report.example import GOLD, KL, NAMES, SEEDS, TRAINED, example_findings
+from tests.helpers.comparison_findings import GOLD, KL, NAMES, SEEDS, TRAINED, example_findings
 
 pytest.importorskip("matplotlib")
 EXAMPLE = example_findings()
 FEW = replace(EXAMPLE, curves=(), histograms=(), best_of=(), lengths=(), grades=())
 LONG = ("dpo with a rather long name, beta 0.05", "dpo with a rather long name, beta 0.50")
+DPI = 50
+"""Few pixels are drawn fast."""
+write_figures = partial(figures.write_figures, dpi=DPI)
 ODD = ("sft", "dpo", "$a$ \\frac{_x}", "_hidden", *LONG, "直接偏好优化（β=0.1）", "ppo\nmax", "a", "b", "c", "d")
-
-
-@pytest.fixture(autouse=True)
-def few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "DPI", 50)
 
 
 def odd_findings() -> Findings:
@@ -67,7 +66,7 @@ def odd_findings() -> Findings:
 
 
 def look_of(findings: Findings, lang: str = "en") -> Look:
-    return Look.of(findings, Wording.of(findings, lang), LIGHT)
+    return Look.of(findings, Wording.of(findings, lang), LIGHT, dpi=DPI)
 
 
 def drawn(name: str, findings: Findings = EXAMPLE, lang: str = "en") -> Any:
@@ -460,16 +459,18 @@ def test_chinese_figures_have_no_boxes(tmp_path: Path, caplog: pytest.LogCapture
 
 
 @pytest.mark.usefixtures("chinese")
-def test_boxes_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "fonts_for", lambda text: fonts.Fonts((fonts.LATIN,), frozenset()))
-    with pytest.warns(UserWarning, match="Glyph"):
-        write_figures(FEW, tmp_path, "zh")
+def test_boxes_would_be_noticed(tmp_path: Path) -> None:
+    look = look_of(FEW, "zh")
+    look = replace(look, wording=replace(look.wording, families=(fonts.LATIN,)))
+    with look.applied(), pytest.warns(UserWarning, match="Glyph"):
+        FIGURES["forest"](FEW, look).savefig(tmp_path / "boxes.png")
 
 
 def test_without_a_chinese_font_labels_are_english_and_names_are_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fonts, "installed", dict)
+    without_fonts(monkeypatch)
+    monkeypatch.setitem(sys.modules, "mplfonts", None)
     findings = odd_findings()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -479,6 +480,15 @@ def test_without_a_chinese_font_labels_are_english_and_names_are_numbers(
     assert repr(ODD[6]) in name and "#7" in name
     wording = Wording.of(findings, "zh")
     assert wording.labels is LABELS["en"] and wording.names[ODD[6]] == "#7"
+
+
+def without_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no font with Chinese characters were installed; a package may still bring one."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    monkeypatch.setattr(manager, "ttflist", [each for each in manager.ttflist if each.name not in fonts.FAMILIES])
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
 
 
 @pytest.mark.usefixtures("chinese")
@@ -496,16 +506,11 @@ def test_a_font_that_matplotlibs_list_is_too_old_to_know_is_found(monkeypatch: p
 def test_the_bundled_font_is_found_and_a_broken_one_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matplotlib import font_manager
-
-    inside = tmp_path / "bundle_of_fonts" / "fonts" / "NotoSansCJKsc-Regular.otf"
+    inside = tmp_path / "mplfonts" / "fonts" / "NotoSansCJKsc-Regular.otf"
     inside.parent.mkdir(parents=True)
     inside.write_bytes(b"no font")
-    (tmp_path / "bundle_of_fonts" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "mplfonts" / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(fonts, "BUNDLE", ("bundle_of_fonts", fonts.BUNDLE[1]))
     assert fonts._bundled() == [str(inside)]
-    manager = font_manager.fontManager
-    monkeypatch.setattr(manager, "ttflist", [each for each in manager.ttflist if each.name not in fonts.FAMILIES])
-    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    without_fonts(monkeypatch)
     assert fonts.installed() == {}

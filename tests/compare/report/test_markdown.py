@@ -12,7 +12,7 @@ from markdown_it.token import Token
 from prefopt.compare.report.findings import Answer, Findings, Method, Sample, Value, Warning
 from prefopt.compare.report.markdown import escaped, fenced, write_markdown
 from prefopt.compare.report.page import Figures
-from tests.compare.report.example import MARKDOWN, SCRIPT, example_findings
+from tests.helpers.comparison_findings import MARKDOWN, SCRIPT, example_findings
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 

@@ -19,7 +19,7 @@ from prefopt.compare.report.numbers.best_of import gaussian_best, gold_of_best, 
 from prefopt.compare.report.numbers.means import Means
 from prefopt.compare.report.numbers.responses import edges_of
 from prefopt.compare.statistics.claims import Claim, parts
-from tests.compare.report.experiment import changed, column, experiment, judgements, pair_table
+from tests.helpers.comparison_results import changed, column, experiment, judgements, pair_table
 
 HERE = Means(Claim.CHECKPOINTS, 0.95)
 EVERYWHERE = Means(Claim.METHODS, 0.95)

@@ -17,8 +17,8 @@ from prefopt.compare.records import Cell, Experiment
 from prefopt.compare.report.findings import Findings, Value
 from prefopt.compare.report.numbers import findings_of
 from prefopt.compare.report.numbers.tables import data_of
-from prefopt.compare.statistics import frontier
-from tests.compare.report.experiment import changed, column, experiment, judgements, pair_table, responses
+from prefopt.compare.statistics.frontier import frontier
+from tests.helpers.comparison_results import changed, column, experiment, judgements, pair_table, responses
 
 KEYS = ["x", "y", "z"]
 GOLD = {

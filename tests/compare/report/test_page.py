@@ -15,7 +15,7 @@ import pytest
 from prefopt.compare.report import page as report
 from prefopt.compare.report.findings import Answer, Findings, Method, Sample, Value, Warning
 from prefopt.compare.report.page import Figures, in_script, write_page
-from tests.compare.report.example import SCRIPT, example_findings
+from tests.helpers.comparison_findings import SCRIPT, example_findings
 
 # The smallest PNG: one pixel.
 PIXEL = base64.b64decode(

@@ -12,7 +12,7 @@ from prefopt.compare.report.findings import Findings, Pairing, Value
 from prefopt.compare.report.numerals import duration, interval, number, p_value, power, size
 from prefopt.compare.report.summary import facing, ranking, verdict_lines, warning_lines
 from prefopt.compare.report.words import Words
-from tests.compare.report.example import example_findings
+from tests.helpers.comparison_findings import example_findings
 
 EN = Words("en")
 

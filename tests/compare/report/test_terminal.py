@@ -11,7 +11,7 @@ from rich.console import Console
 
 from prefopt.compare.report.findings import Value
 from prefopt.compare.report.terminal import print_summary, wrapped
-from tests.compare.report.example import example_findings
+from tests.helpers.comparison_findings import example_findings
 
 
 def printed(findings: object, lang: str) -> list[str]:

@@ -13,7 +13,7 @@ from prefopt.compare.records import Cell, Experiment
 from prefopt.compare.report.findings import Findings, Warning
 from prefopt.compare.report.numbers import findings_of
 from prefopt.compare.report.words import Words
-from tests.compare.report.experiment import COST, changed, column, experiment, judgements, pair_table
+from tests.helpers.comparison_results import COST, changed, column, experiment, judgements, pair_table
 
 SCORED = {**COST, "shared": {"sft": 5e11, "reward model": 1e11}}
 

@@ -22,8 +22,10 @@ from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.iterative import loop as iterations
 from prefopt.utils.flop_counter import FlopCounter, add, paused
-from tests.conftest import quiet, ragged_pairs, tiny_llama
-from tests.training.iterative.test_iterations import untrained, vowels
+from tests.helpers.iterations import vowels
+from tests.helpers.models import tiny_llama, untrained
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 ROWS = ragged_pairs(12)
 STEPS = 6

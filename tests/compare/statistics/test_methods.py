@@ -78,7 +78,7 @@ def test_the_margin_adds_in_squares_and_the_p_value_inverts_it() -> None:
     assert p_value(0.0, [Part(0.0, 4)]) == 1.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0.01, 5), st.floats(0.001, 4), st.floats(0.001, 4), st.integers(1, 8))
 def test_doubt_about_prompts_only_adds(mean: float, seeds: float, prompts: float, df: int) -> None:
     both = [Part(seeds, df), Part(prompts, 255)]
@@ -130,7 +130,7 @@ def test_what_all_methods_share_changes_nothing() -> None:
     assert other.p == pytest.approx(one.p, rel=1e-6) and other.bootstrap == pytest.approx(one.bootstrap)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.permutations(["a", "b", "c"]))
 def test_the_order_of_methods_seeds_and_prompts_does_not_matter(seed: int, order: list[str]) -> None:
     given_ = gains(0.2, 0.0, 0.1, seed=seed)

@@ -103,7 +103,7 @@ def test_what_cannot_be_compared(first: Any, second: Any, prompts: Any, says: st
 values = st.lists(st.integers(-40, 40).map(lambda n: n / 10), min_size=3, max_size=8)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values, st.integers(1, 7))
 def test_swapping_turns_signs_and_scaling_scales(differences: list[float], scale: int) -> None:
     a, b = np.array(differences), np.zeros(len(differences))
@@ -152,7 +152,6 @@ def test_holm() -> None:
             holm(wrong)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_keeps_order_and_is_between_none_and_bonferroni(p: list[float]) -> None:
     corrected = np.array(holm(p))

@@ -30,7 +30,7 @@ def test_the_testbed_sees_less_than_half_a_point_with_one_seed() -> None:
     assert detectable(2.4, 256) == pytest.approx(2.8016 * 2.4 / 16, rel=0.01)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.1, 10), st.integers(2, 400), st.floats(0.3, 0.95))
 def test_detectable_is_the_inverse_of_power(spread: float, n: int, wanted: float) -> None:
     difference = detectable(spread, n, wanted=wanted)

@@ -94,7 +94,7 @@ def test_a_judge_that_only_counts_words_is_found_out() -> None:
     assert always.extrapolated and always.rate == pytest.approx(always.raw, abs=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-50, 50)), min_size=4, max_size=30))
 def test_swapping_the_sides_gives_the_rest(rows: list[tuple[float, int]]) -> None:
     won, longer_by = (np.array(column, dtype=float) for column in zip(*rows, strict=True))

@@ -19,7 +19,6 @@ from prefopt import (
     PreferenceConfig,
     PreferenceTrainer,
     RejectionSampling,
-    RejectionSamplingConfig,
     RejectionSamplingTrainer,
     RRHFConfig,
     RRHFTrainer,
@@ -33,17 +32,12 @@ from prefopt.generation import beam_search, sample
 from prefopt.models.load import load_policy
 from prefopt.objectives.sampling_arguments import IterationArguments
 from prefopt.testbed import preference_rows
-from prefopt.testbed.model import build_policy
-from tests.conftest import quiet
-from tests.training.test_ranks import launch
+from tests.helpers.iterations import DRAWN, config, files_of, vowels
+from tests.helpers.models import untrained
+from tests.helpers.processes import launch
+from tests.helpers.training import quiet
 
-DRAWN = {"responses_per_prompt": 4, "max_new_tokens": 12, "sampling_batch_size": 8}
 ROWS = 8
-
-
-def vowels(prompts: Any, responses: Any) -> list[float]:
-    """A scorer that every tiny model's noise has something of."""
-    return [sum(c in "aeiou的是" for c in text) - 0.01 * len(text) for text in responses]
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +45,9 @@ def pairs() -> Dataset:
     return Dataset.from_list(preference_rows(ROWS, seed=3))
 
 
-def untrained(tokenizer: Any) -> Any:
-    """Says noise, and ends often enough that there is something to select."""
-    policy = build_policy(tokenizer, seed=1)
-    policy.lm_head.weight = torch.nn.Parameter(policy.lm_head.weight.detach().clone())
-    policy.config.tie_word_embeddings = False
-    with torch.no_grad():
-        hidden = policy.base_model(torch.arange(4, 1000)[:, None])[0].mean((0, 1))
-        policy.lm_head.weight[tokenizer.eos_token_id] = 5 * hidden / hidden.square().sum()  # exp(5) of 1,000 in all
-    return policy
-
-
 @pytest.fixture
 def policy(tokenizer: Any) -> Any:
     return untrained(tokenizer)
-
-
-def config(tmp_path: Path, kind: Any = RejectionSamplingConfig, **changes: Any) -> Any:
-    return kind(**quiet(tmp_path, per_device_train_batch_size=4, learning_rate=1e-3, **{**DRAWN, **changes}))
 
 
 def trainer_of(tmp_path: Path, policy: Any, tokenizer: Any, pairs: Any, **changes: Any) -> RejectionSamplingTrainer:
@@ -268,12 +247,6 @@ class Killed(BaseException):
     pass
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Everything that has to be the same: pool, scores, selections, reports and policies."""
-    wanted = ("pool/**/*.jsonl", "iteration-*/selection.jsonl", "iteration-*/report.json", "iteration-*/policy/*.saf*")
-    return {str(f.relative_to(folder)): f.read_bytes() for glob in wanted for f in sorted(folder.glob(glob))}
-
-
 @pytest.mark.parametrize("moment", range(0, 20, 3))
 def test_killed_anywhere_a_run_ends_the_same(moment, tmp_path, tokenizer, pairs, monkeypatch) -> None:
     from prefopt.training import checkpoint
@@ -470,7 +443,7 @@ def test_the_settings_are_checked() -> None:
 @pytest.mark.slow
 def test_two_processes_draw_and_select_the_same(tmp_path) -> None:
     """Chunks are dealt out to ranks, scored and written by the first, and trained on by both."""
-    one, two = (launch(n, "tests.training.iterative.drawing_ranks", folder=str(tmp_path / str(n))) for n in (1, 2))
+    one, two = (launch(n, "tests.helpers.programs.sampling_ranks", folder=str(tmp_path / str(n))) for n in (1, 2))
     assert (one.pop("world"), two.pop("world")) == (1, 2)
     assert one["files"] == two["files"]
     assert one["weights"] == pytest.approx(two["weights"], rel=1e-4)

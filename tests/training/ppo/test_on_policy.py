@@ -7,7 +7,6 @@ import math
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,49 +27,23 @@ from prefopt.data.collate import collate
 from prefopt.generation import sample
 from prefopt.models.critic import critic_of, parameter_groups
 from prefopt.models.forward import forward
-from prefopt.models.heads import scorer_from_policy
 from prefopt.models.load import load_policy, load_scorer
 from prefopt.objectives.base import registry
 from prefopt.scoring import CombinedScorer, RewardModelScorer, ScoreError, WeightedSum
 from prefopt.testbed import preference_rows
 from prefopt.training.ppo.collect import RolloutCollector
-from prefopt.training.ppo.log import Trace
-from tests.conftest import quiet
-from tests.training.iterative.test_iterations import untrained, vowels
+from prefopt.training.ppo.log import RolloutLog
+from tests.helpers.iterations import vowels
+from tests.helpers.models import untrained
+from tests.helpers.ppo import config, logs, reward_model, trainer_of
+from tests.helpers.training import quiet
 
-QUICK: dict[str, Any] = {"max_new_tokens": 10, "num_mini_batches": 2, "critic_pretrain_steps": 0, "learning_rate": 1e-4}
-OWN = ("peft_config", "quantization_config", "eval_dataset", "critic", "ptx_dataset", "ref_model", "callbacks")
 ROWS = 12
 
 
 @pytest.fixture(scope="module")
 def pairs() -> Dataset:
     return Dataset.from_list(preference_rows(ROWS, seed=3))
-
-
-def reward_model(tokenizer: Any, seed: int = 5) -> Any:
-    """One with a random head, which says other things of other responses."""
-    scorer = scorer_from_policy(untrained(tokenizer))
-    torch.manual_seed(seed)
-    torch.nn.init.normal_(scorer.score.weight, std=0.3)
-    return scorer
-
-
-def config(tmp_path: Path, **changes: Any) -> PPOConfig:
-    given = {"per_device_train_batch_size": 4, "max_steps": 4, **QUICK, **changes}
-    return PPOConfig(**quiet(tmp_path, **given))
-
-
-def trainer_of(tmp_path: Path, tokenizer: Any, pairs: Any, policy: Any = None, **changes: Any) -> PPOTrainer:
-    own = {name: changes.pop(name) for name in list(changes) if name in OWN}
-    scorer = changes.pop("scorer", None) or RewardModelScorer(reward_model(tokenizer), tokenizer)
-    policy = untrained(tokenizer) if policy is None else policy
-    args = config(tmp_path, **changes)
-    return PPOTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=scorer, **own)
-
-
-def logs(trainer: Any, name: str) -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 def weights(model: Any) -> dict[str, list[torch.Tensor]]:
@@ -149,7 +122,7 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
 
     trainer.add_callback(Watch())
     trainer.train()
-    record = Trace(tmp_path / "run" / "rollouts.jsonl").read()[1]
+    record = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()[1]
     assert record.step == 2
     assert [one["response"] for one in record.samples] == [row[0].text for row in seen[: len(record.samples)]]
 
@@ -232,7 +205,7 @@ def test_the_critic_learns_alone_at_first(tmp_path, tokenizer, pairs) -> None:
     assert [rates["critic"] for rates in seen.rates] == pytest.approx([1e-3 * (8 - step) / 8 for step in range(8)])
     assert logs(trainer, "critic_learning_rate") == [rates["critic"] for rates in seen.rates]
     assert logs(trainer, "learning_rate") == pytest.approx([rates["policy"] for rates in seen.rates])
-    alone = [record.critic_alone for record in Trace(tmp_path / "run" / "rollouts.jsonl").read()]
+    alone = [record.critic_alone for record in RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()]
     assert alone == [True, True, False, False]
 
 
@@ -354,7 +327,7 @@ def test_helpful_and_safe_are_judged_together(tmp_path, tokenizer, pairs) -> Non
 def test_what_was_measured_is_recorded_logged_and_drawn(tmp_path, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs, eval_dataset=pairs, missing_eos_penalty=2.0)
     trainer.train()
-    records = Trace(tmp_path / "run" / "rollouts.jsonl").read()
+    records = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()
     assert [(record.rollout, record.step, len(record.scores)) for record in records] == [(0, 0, 8), (1, 2, 8)]
     names = {"objective/kl", "objective/scores", "objective/entropy", "lengths/response", "val/num_eos_tokens"}
     names |= {"ppl/policy", "ppl/reference", "val/explained_variance", "distinct_1", "distinct_2", "degenerate"}
@@ -417,12 +390,12 @@ def test_the_weight_of_the_kl_adapts(tmp_path, tokenizer, pairs) -> None:
 def alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that finds fault with rollout 2."""
     import prefopt.training.ppo.source as module
-    from prefopt.training.ppo.collapse import Suspicion
+    from prefopt.training.ppo.collapse import Alarm
 
-    def suspicion(records: Any, **_: Any) -> Any:
-        return Suspicion({"kl": "KL went from 1 to 9"}, (1, 2), 1) if len(records) > 2 else None
+    def alarm_of(records: Any, **_: Any) -> Any:
+        return Alarm({"kl": "KL went from 1 to 9"}, (1, 2), 1) if len(records) > 2 else None
 
-    monkeypatch.setattr(module, "suspicion", suspicion)
+    monkeypatch.setattr(module, "alarm_of", alarm_of)
 
 
 @pytest.mark.parametrize(("action", "last"), [("warn", 8), ("stop", 4), ("restore", 4)])
@@ -514,7 +487,7 @@ def test_a_resumed_run_is_the_run(changes: dict[str, Any], tmp_path, tokenizer, 
 def test_an_other_scorer_or_setting_is_another_run(tmp_path, tokenizer, pairs) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2}
     trainer_of(tmp_path, tokenizer, pairs, **saving).train()
-    with pytest.raises(ValueError, match="belongs to another run: objective was"):
+    with pytest.raises(ValueError, match="belongs to another run: objective."):
         trainer_of(tmp_path, tokenizer, pairs, kl_coef=0.1, **saving).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="belongs to another run: scorer was"):
         trainer_of(tmp_path, tokenizer, pairs, scorer=vowels, **saving).train(resume_from_checkpoint=True)
@@ -604,7 +577,7 @@ def test_generations_that_never_end_are_cut_counted_and_punished(tmp_path, token
         trainer.train()
     assert logs(trainer, "val/num_eos_tokens") == [0.0, 0.0]
     assert logs(trainer, "lengths/response") == [10.0, 10.0]
-    record = Trace(tmp_path / "run" / "rollouts.jsonl").read()[0]
+    record = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()[0]
     assert record.metrics["objective/rlhf_reward"] == pytest.approx(record.metrics["objective/scores"] - 1.0, abs=1e-4)
     assert caplog.text.count("none of the responses ended by itself") == 1
     assert all(p.isfinite().all() for p in trainer.model.parameters())

@@ -14,19 +14,20 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_ranks import ROOT, launch
+from tests.helpers.processes import ROOT, launch
 
 KILLS = 3
+PPO_RANKS = "tests.helpers.programs.ppo_ranks"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return launch(1, "tests.training.ppo.ppo_ranks", folder=str(tmp_path_factory.mktemp("whole")))
+    return launch(1, PPO_RANKS, folder=str(tmp_path_factory.mktemp("whole")))
 
 
 def killed(folder: Path, lines: int, delay: float) -> bool:
     """Kill a run `delay` seconds after its trace has so many lines; whether it was still at work."""
-    command = [sys.executable, "-m", "tests.training.ppo.ppo_ranks", json.dumps({"folder": str(folder)})]
+    command = [sys.executable, "-m", PPO_RANKS, json.dumps({"folder": str(folder)})]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     trace = folder / "run" / "rollouts.jsonl"
@@ -42,14 +43,14 @@ def test_a_run_killed_anywhere_goes_on_bit_by_bit(whole: dict[str, Any], tmp_pat
     rng = random.Random(20)
     caught = [killed(tmp_path, lines, rng.random() * 0.4) for lines in range(1, KILLS + 1)]
     assert any(caught)
-    again = launch(1, "tests.training.ppo.ppo_ranks", folder=str(tmp_path))
+    again = launch(1, PPO_RANKS, folder=str(tmp_path))
     assert again["resumed"]
     assert {**again, "resumed": False} == whole
 
 
 def test_two_processes_train_as_one(whole: dict[str, Any], tmp_path: Path) -> None:
     """Tolerances are those of sums taken in another order, in float64."""
-    two = launch(2, "tests.training.ppo.ppo_ranks", folder=str(tmp_path))
+    two = launch(2, PPO_RANKS, folder=str(tmp_path))
     assert (whole["world"], two["world"]) == (1, 2)
     for name, sums in whole["weights"].items():
         assert two["weights"][name] == pytest.approx(sums, rel=1e-9)

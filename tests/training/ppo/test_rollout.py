@@ -18,7 +18,7 @@ from prefopt.training.ppo.loop import RolloutLoop
 from prefopt.training.ppo.minibatches import Minibatches
 from prefopt.training.ppo.rollout import Rollout, sample_and_score
 from prefopt.utils.shuffle import turns
-from tests.conftest import tiny_llama
+from tests.helpers.models import tiny_llama
 
 PROMPTS = [row["prompt"] for row in prompt_rows(5, seed=0, unique=True)]
 SETTINGS = SamplingArguments(responses_per_prompt=2, max_new_tokens=7, temperature=0.8)

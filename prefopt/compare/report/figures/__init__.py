@@ -11,7 +11,7 @@ from .answers import draw_best_of, draw_distributions, draw_lengths
 from .cost import draw_cost
 from .plane import draw_frontier
 from .standing import draw_forest, draw_grades, draw_matrix
-from .style import THEMES, Look, Theme, Wording
+from .style import DPI, THEMES, Look, Theme, Wording
 from .training import draw_curves, draw_overoptimisation
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ FIGURES: Mapping[str, Callable[[Findings, Look], Figure | None]] = {
 """None of one says that the findings have nothing for it."""
 
 
-def write_figures(findings: Findings, folder: Path, lang: str = "en") -> dict[str, tuple[Path, Path]]:
+def write_figures(
+    findings: Findings, folder: Path, lang: str = "en", *, dpi: int = DPI
+) -> dict[str, tuple[Path, Path]]:
     """Name -> the light and the dark file, of the figures that there are numbers for; none without matplotlib.
 
     The same findings give the same bytes with the same version of matplotlib and the same fonts.
@@ -42,7 +44,7 @@ def write_figures(findings: Findings, folder: Path, lang: str = "en") -> dict[st
     if new_figure() is None:  # which says so in the log
         return {}
     wording = Wording.of(findings, lang)
-    light, dark = (_written(findings, Look.of(findings, wording, theme), folder) for theme in THEMES)
+    light, dark = (_written(findings, Look.of(findings, wording, theme, dpi=dpi), folder) for theme in THEMES)
     return {name: (light[name], dark[name]) for name in light}
 
 

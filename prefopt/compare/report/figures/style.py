@@ -187,17 +187,18 @@ def _shortened(text: str) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """What a drawing function needs beside the findings."""
+    """What a drawing function needs beside the findings. dpi: pixels of an inch."""
 
     theme: Theme
     wording: Wording
     styles: Mapping[str, Style]
+    dpi: int = DPI
 
     @classmethod
-    def of(cls, findings: Findings, wording: Wording, theme: Theme) -> Look:
+    def of(cls, findings: Findings, wording: Wording, theme: Theme, *, dpi: int = DPI) -> Look:
         others = [name for name in everyone(findings) if name != findings.baseline]
         styles = {name: _style(number, theme) for number, name in enumerate(others)}
-        return cls(theme, wording, styles | {findings.baseline: Style(theme.quiet, "d", LINES[1])})
+        return cls(theme, wording, styles | {findings.baseline: Style(theme.quiet, "d", LINES[1])}, dpi)
 
     def label(self, key: str, **values: Any) -> str:
         return self.wording.labels[key].format(**values)
@@ -218,7 +219,7 @@ class Look:
         """Without pyplot, whose figures are global and whose windows a server does not have."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), dpi=self.dpi, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
         figure.suptitle(self.label(title), x=0.012, ha="left", fontsize=TEXT + 2)
         return figure

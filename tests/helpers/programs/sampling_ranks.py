@@ -1,4 +1,4 @@
-"""Run by torchrun: one iteration of rejection sampling on however many ranks there are, prints JSON."""
+"""Run by itself or by torchrun: rejection sampling on however many ranks there are; prints JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from datasets import Dataset
 from prefopt import RejectionSamplingTrainer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
-from tests.training.iterative.test_iterations import config, untrained, vowels
+from tests.helpers.iterations import config, vowels
+from tests.helpers.models import untrained
 
 
 def run(folder: Path) -> dict[str, object]:

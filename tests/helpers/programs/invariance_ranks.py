@@ -1,4 +1,4 @@
-"""Run by torchrun: trains and evaluates one case of test_invariance on however many ranks there are, prints JSON."""
+"""Run by itself or by torchrun: trains and evaluates each of `cases` on however many ranks there are; prints JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from prefopt.testbed.model import build_tokenizer
-from tests.training.test_invariance import CASES, build, numbers
+from tests.helpers.cases import CASES, build, numbers
 
 
 def measure(name: str, args: dict[str, int]) -> dict[str, object]:

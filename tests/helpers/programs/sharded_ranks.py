@@ -1,4 +1,4 @@
-"""Run by torchrun: trains a few cases with all weights on each rank (DDP) or spread over ranks (FSDP2), prints JSON."""
+"""Run by torchrun: trains a few cases with all weights on each rank (DDP) or spread over ranks (FSDP2); prints JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from transformers.distributed import DistributedConfig
 from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.objectives.base import load
 from prefopt.testbed.model import build_tokenizer
-from tests.conftest import quiet, ragged_pairs, tiny_llama
+from tests.helpers.models import tiny_llama
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "simpo": ("simpo", {}, {}),

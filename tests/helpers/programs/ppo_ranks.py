@@ -17,8 +17,8 @@ from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.checkpoint import problem_with
-from tests.training.iterative.test_iterations import untrained
-from tests.training.ppo.test_on_policy import logs, reward_model, trainer_of
+from tests.helpers.models import untrained
+from tests.helpers.ppo import logs, reward_model, trainer_of
 
 CHANGES: dict[str, Any] = {
     "max_steps": 12,

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from prefopt.batch import Batch
 from prefopt.models.forward import forward
 from prefopt.models.heads import scorer_from_policy
-from tests.models.families import ragged, tiny
+from tests.helpers.by_hand import gradients
+from tests.helpers.models import tiny
+from tests.helpers.rows import ragged
 
 BOTH = frozenset({"logps", "values"})
 LOGPS, VALUES = frozenset({"logps"}), frozenset({"values"})
@@ -67,12 +69,6 @@ def weigh(values: Tensor, seed: int) -> Tensor:
 def joint_loss(policy: nn.Module, batch: Batch) -> Tensor:
     out = forward(policy, batch, BOTH)
     return weigh(out.required("logps"), 0) + weigh(out.required("values") ** 2, 1)
-
-
-def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def apart(policy: nn.Module, critic: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
