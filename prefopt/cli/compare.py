@@ -36,9 +36,9 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
         raise ValueError("compare starts processes of its own, one for each GPU: run it without torchrun")
     from rich.console import Console
 
-    from ..compare.plan.plan import read_plan
-    from ..compare.report.terminal import print_summary
-    from ..compare.run.comparison import compare
+    from ..compare.plan import read_plan
+    from ..compare.report import print_summary
+    from ..compare.run import compare
 
     plan = read_plan(args.plan)
     plan = plan if args.seeds is None else replace(plan, seeds=tuple(args.seeds))

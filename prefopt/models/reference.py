@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from ..data.encode import stop_token_ids
+from ..utils import files
 from ..utils.flop_counter import scope
 from .auxiliary import is_critic_parameter
 from .forward import forward
@@ -290,13 +291,9 @@ def read_cache(path: Path) -> Tensor:
 
 
 def write_cache(path: Path, logps: Tensor) -> None:
-    """Whole or not at all: a run that dies here leaves nothing that a later one would trust."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file({"ref_logps": logps.contiguous()}, staged)
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    """Keep log-probs for later runs. A run that dies here leaves nothing that a later one would trust.
+
+    Several runs may write the same log-probs at the same time, so each has a file of its own until it is whole.
+    """
+    content = {"ref_logps": logps.contiguous()}
+    files.replace(path, lambda staged: save_file(content, staged), staging=f".{os.getpid()}.staging")

@@ -88,7 +88,10 @@ class RowsArguments:
     dataset_name: str | None = option(None, "The data: a file, a folder or a hub id.")
     dataset_config: str | None = option(None, "Configuration of a dataset on the hub.")
     dataset_train_split: str = option("train", "Split to read, where the data has splits.")
-    adapter: str = option("auto", "Format of the rows; by default recognised. A wrong name lists the known ones.")
+    adapter: str = option(
+        "auto",
+        "Format of the rows; by default recognised. A name that is known, or module:name of your own.",
+    )
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any, cast
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from ..data.batching import Order, TokenBudget, shard, token_counts
+from ..data.batching import RowSampler, TokenBudget, shard, token_counts
 from ..data.collate import Rows
 from .config import PreferenceConfig
 
@@ -54,7 +54,7 @@ class Batching:
         """Batches of a fixed number of rows, as `DataLoader` is told of them."""
         whole = self.args.world_size > 1 or self.args.dataloader_drop_last
         multiple = size * self.args.world_size if whole else 1
-        return {"sampler": Order(len(rows), multiple=multiple, **order), "batch_size": size}
+        return {"sampler": RowSampler(len(rows), multiple=multiple, **order), "batch_size": size}
 
     def _by_tokens(self, rows: Dataset, order: dict[str, Any]) -> dict[str, Any]:
         """Batches of as many rows as fit in so many tokens, as `DataLoader` is told of them."""

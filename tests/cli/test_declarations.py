@@ -13,9 +13,9 @@ import pytest
 import prefopt
 import prefopt.training
 from prefopt.cli.commands import all_commands
-from prefopt.compare.plan.method_spec import trainer_of, way_of
+from prefopt.compare.plan.method_spec import make_method_spec, trainer_of
 from prefopt.training.declarations import DECLARATIONS, Declaration, named_trainers, public_names
-from tests.cli.test_cli import error_of, run
+from tests.helpers.commands import error_of, run
 
 MODULE = """
 from dataclasses import dataclass
@@ -90,8 +90,8 @@ def test_a_declared_trainer_is_public(mine: Any) -> None:
 
 def test_a_declared_trainer_is_comparable(mine: Any) -> None:
     assert mine in named_trainers() and trainer_of(mine.objective_type()) is mine
-    way = way_of("mine", {"method": "my_trainers:mine", "sharpness": 3.0}, {"max_length": 9})
-    assert way.trainer is mine and way.arguments == {"sharpness": 3.0, "max_length": 9}
+    spec = make_method_spec("mine", {"method": "my_trainers:mine", "sharpness": 3.0}, {"max_length": 9})
+    assert spec.trainer is mine and spec.arguments == {"sharpness": 3.0, "max_length": 9}
 
 
 def test_what_type_checkers_read_is_what_is_declared() -> None:

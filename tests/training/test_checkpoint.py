@@ -101,13 +101,13 @@ def test_a_resumed_run_equals_one_that_went_through(case: str, tmp_path: Path) -
 def test_orders_of_rows_depend_on_seed_and_epoch_only(tmp_path: Path) -> None:
     def orders(trainer: PreferenceTrainer) -> list[list[int]]:
         seen: list[list[int]] = []
-        real = trainer.units
+        real = trainer.step.count
 
         def spy(batches: list[Any]) -> Any:
             seen.append([i for batch in batches for i in batch.index.tolist()])
             return real(batches)
 
-        with mock.patch.object(trainer, "units", spy):
+        with mock.patch.object(trainer.step, "count", spy):
             trainer.train()
         half = len(seen) // 2
         return [sum(seen[:half], []), sum(seen[half:], [])]

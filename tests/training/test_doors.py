@@ -21,7 +21,7 @@ from prefopt import (
     SFTConfig,
     SFTTrainer,
 )
-from prefopt.data.batching import Order
+from prefopt.data.batching import RowSampler
 from prefopt.models.load import load_scorer
 from prefopt.objectives.dpo import DPO
 from tests.helpers.models import tiny_llama
@@ -119,10 +119,10 @@ def test_sft_takes_its_arguments_in_order(tmp_path: Path, tokenizer: Any) -> Non
 
 
 def test_the_order_of_rows() -> None:
-    assert sorted(Order(13, seed=0)) == list(range(13))
-    assert list(Order(13, seed=0)) != list(Order(13, seed=0, epoch=lambda: 1))
-    assert sorted(Order(13, multiple=8, seed=0)) == [-1, -1, -1, *range(13)]
-    dropped = list(Order(13, multiple=8, drop=True, seed=0))
+    assert sorted(RowSampler(13, seed=0)) == list(range(13))
+    assert list(RowSampler(13, seed=0)) != list(RowSampler(13, seed=0, epoch=lambda: 1))
+    assert sorted(RowSampler(13, multiple=8, seed=0)) == [-1, -1, -1, *range(13)]
+    dropped = list(RowSampler(13, multiple=8, drop=True, seed=0))
     assert len(dropped) == len(set(dropped)) == 8 and -1 not in dropped
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...utils.names import did_you_mean
 from . import words_en, words_zh
-from .numerals import MISSING, number
+from .number_format import MISSING, number
 
 TEXTS: Mapping[str, Mapping[str, str]] = {"en": words_en.TEXTS, "zh": words_zh.TEXTS}
 BCP47 = {"en": "en", "zh": "zh-Hans"}
@@ -17,8 +17,8 @@ BCP47 = {"en": "en", "zh": "zh-Hans"}
 class Words(string.Formatter):
     """The texts in one language: `words("few_seeds", seeds=2, needed=5)`.
 
-    A text names what it is told and how to write it, "{rate:.0%}"; see `numerals.number`. Several values in one place
-    become a list in a sentence. What a text does not name is not needed.
+    A text names what it is told and how to write it, "{rate:.0%}"; see `number_format.number`. Several values in one
+    place become a list in a sentence. What a text does not name is not needed.
 
     Raises:
         ValueError: no such language.

@@ -1,4 +1,4 @@
-"""How large a difference would have been seen, and how much is needed to see one. Knows sizes and spreads, no data."""
+"""Power: how large a difference would have been found, and how many seeds or prompts it takes to find one."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ class Design:
         """
         steady, varying = self._parts()
         quantiles = (np.arange(4000) + 0.5) / 4000
-        drawn = [Part(part.variance * stats.chi2.ppf(quantiles, part.df) / part.df, part.df) for part in varying]
-        far, error = margin([*drawn, *steady], 1 - self.alpha), self.error
+        sampled = [Part(part.variance * stats.chi2.ppf(quantiles, part.df) / part.df, part.df) for part in varying]
+        far, error = margin([*sampled, *steady], 1 - self.alpha), self.error
         return float(np.mean(stats.norm.sf(far, difference, error) + stats.norm.cdf(-far, difference, error)))
 
     @property

@@ -7,8 +7,8 @@ import pytest
 
 from prefopt import testbed
 from prefopt.candidates.candidate import prompt_key
+from prefopt.compare.plan.dataset_sources import HeldOutData, TrainingData, make_dataset_source
 from prefopt.compare.plan.plan import Data, Evaluation, PlanError
-from prefopt.compare.plan.sources import HeldOut, Rows, world_of
 
 SMALL = Evaluation(prompts=12, pairs=10, curve_prompts=6)
 
@@ -16,7 +16,7 @@ SMALL = Evaluation(prompts=12, pairs=10, curve_prompts=6)
 def files(folder: Path, train: list[Any], test: list[Any], **more: Any) -> Any:
     for name, rows in (("train", train), ("test", test)):
         testbed.write_jsonl(folder / f"{name}.jsonl", rows)
-    return world_of(Data(train=str(folder / "train.jsonl"), test=str(folder / "test.jsonl"), **more), SMALL)
+    return make_dataset_source(Data(train=str(folder / "train.jsonl"), test=str(folder / "test.jsonl"), **more), SMALL)
 
 
 def keys(prompts: Any) -> set[str]:
@@ -77,7 +77,7 @@ def test_prompts_alone_can_be_tested_on(tmp_path: Path) -> None:
 
 
 def test_seeds_of_the_small_world_learn_from_other_rows_and_are_measured_on_the_same() -> None:
-    world = world_of(Data(train="testbed", train_rows=20), SMALL)
+    world = make_dataset_source(Data(train="testbed", train_rows=20), SMALL)
     first, second = world.rows(0), world.rows(1)
     assert first.train[:] != second.train[:]
     assert world.held_out(first).prompts == world.held_out(second).prompts
@@ -86,11 +86,11 @@ def test_seeds_of_the_small_world_learn_from_other_rows_and_are_measured_on_the_
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
-    world = world_of(Data(train="testbed", train_rows=20), SMALL)
+    world = make_dataset_source(Data(train="testbed", train_rows=20), SMALL)
     rows = world.rows(0)
     held_out = world.held_out(rows)
     rows.write(tmp_path / "rows")
     held_out.write(tmp_path / "held_out")
-    again, also = Rows.read(tmp_path / "rows"), HeldOut.read(tmp_path / "held_out")
+    again, also = TrainingData.read(tmp_path / "rows"), HeldOutData.read(tmp_path / "held_out")
     assert again.train[:] == rows.train[:] and again.validation == rows.validation
     assert also.prompts == held_out.prompts and also.pairs is not None and also.pairs[:] == held_out.pairs[:]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What a language model is asked that judges two responses, and what its answer says. Knows no network and no file.
+"""Writes the prompt by which a language model compares two responses, and reads the verdict from its answer.
 
 Responses are data: each stands between lines that carry a mark made of all that is shown, so that no response can know
 it and pretend to end there, and the judge is told that nothing between these lines is an instruction.
@@ -14,7 +14,7 @@ from ...data.records import Messages
 from ...utils.fingerprint import digest
 
 SHOWN = 200
-"""How many characters of an answer an error shows."""
+"""How many characters of an answer an error message shows."""
 
 ENGLISH = """\
 Two assistants responded to the same conversation. Judge which response is better. A good response does what the user \
@@ -73,7 +73,11 @@ class Question(NamedTuple):
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError if something that is to be judged has no place in it."""
+    """Check that a template has a place for everything that is to be judged.
+
+    Raises:
+        ValueError: something has no place.
+    """
     missing = [f"{{{name}}}" for name in PLACES if f"{{{name}}}" not in template]
     if missing:
         raise ValueError(
@@ -82,8 +86,8 @@ def check_template(template: str) -> None:
         )
 
 
-def written(question: Question, template: str | None = None) -> str:
-    """What the judge is asked; by default in the language of the conversation.
+def judge_prompt(question: Question, template: str | None = None) -> str:
+    """The prompt for the judge; without a template, in the language of the conversation.
 
     Args:
         template: has {conversation}, {first} and {second}, each of which becomes text between marked lines, and may
@@ -100,7 +104,7 @@ def written(question: Question, template: str | None = None) -> str:
         "second": _between(mark, "response B", question.second),
     }
     # At once: a response that spells a placeholder keeps it.
-    return re.sub(r"\{(mark|conversation|first|second)\}", lambda found: parts[found[1]], template)
+    return re.sub(r"\{(mark|conversation|first|second)\}", lambda match: parts[match[1]], template)
 
 
 def _between(mark: str, what: str, text: str) -> str:
@@ -113,9 +117,9 @@ def _chinese(prompt: Messages) -> bool:
     return len(re.findall(r"[\u3400-\u9fff]", text)) > len(re.findall(r"[A-Za-z]+", text))
 
 
-def verdict(answer: str) -> float | None:
-    """1 if the last line says A, 0 for B, 1/2 for a tie, and None for whatever else: nothing is guessed."""
+def parse_verdict(answer: str) -> float | None:
+    """1 if the last line says A, 0 for B, 1/2 for a tie, and None for anything else: no verdict is guessed."""
     lines = [line for line in answer.splitlines() if line.strip()]
     last = unicodedata.normalize("NFKC", lines[-1]) if lines else ""
-    found = VERDICT.fullmatch(re.sub(r"[*_`#]", "", last).strip().lower())
-    return VALUES[found["what"]] if found else None
+    match = VERDICT.fullmatch(re.sub(r"[*_`#]", "", last).strip().lower())
+    return VALUES[match["what"]] if match else None

@@ -1,4 +1,4 @@
-"""Figures of the responses themselves: of the best of several, and of all. Knows findings, not texts."""
+"""Plots the responses themselves: the best of several, their distributions, their lengths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOW: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_best_of(findings: Findings, look: Look) -> Figure | None:
+def plot_best_of(findings: Findings, look: Look) -> Figure | None:
     """Best and median of K responses, with what Gaussian scores would give; below it the gold reward of the best."""
     curves = findings.best_of
     if not curves:
@@ -79,7 +79,7 @@ def _doublings(axes: Axes, curves: Sequence[BestOfCurve], look: Look) -> None:
     axes.set_xlabel(look.label("K"))
 
 
-def draw_distributions(findings: Findings, look: Look) -> Figure | None:
+def plot_distributions(findings: Findings, look: Look) -> Figure | None:
     """A row for each method and a panel for each metric; a tick is the mean."""
     histograms, methods = findings.histograms, findings.methods
     names = list(dict.fromkeys(name for each in histograms for name in each.shares))
@@ -128,7 +128,7 @@ def _ridge(axes: Axes, edges: np.ndarray, heights: np.ndarray, row: int, colour:
     axes.stairs(heights + row, edges, baseline=row, color=colour, linewidth=1.3, zorder=order)
 
 
-def draw_lengths(findings: Findings, look: Look) -> Figure | None:
+def plot_lengths(findings: Findings, look: Look) -> Figure | None:
     """Does a longer response get more? A panel for each method; rho is Spearman's rank correlation."""
     points = {each.method: each for each in findings.lengths if each.length}
     if not points:

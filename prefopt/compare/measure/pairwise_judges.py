@@ -1,7 +1,4 @@
-"""A method's responses against the baseline's, prompt by prompt: by scores, or by somebody who is shown both.
-
-Knows tables of responses and judgements; neither what a judge is called in a plan nor what is counted.
-"""
+"""The judges: each compares a method's responses with the baseline's, prompt by prompt, by scores or by seeing both."""
 
 from __future__ import annotations
 
@@ -21,16 +18,16 @@ from ...scoring.reward_model import RewardModelScorer
 from ...scoring.scorer import Scorer, checked
 from ...utils.fingerprint import digest
 from ..records import JUDGEMENTS, table
-from ..statistics.wins import LOSS, TIE, WIN, both_orders
-from .asked import Asked, as_far_as_it_goes
-from .verdict import Question
+from ..statistics import LOSS, TIE, WIN, both_orders
+from .judge_prompt import Question
+from .row_results import RowResults, evaluate_rows
 
 COLUMNS = {"score": "reward-model", "gold": "gold"}
 Prompts = Mapping[str, Messages]
 
 
 class PairJudge(Protocol):
-    """Says of each prompt whose response is better.
+    """Decides for each prompt whose response is better.
 
     `kind` is one of `report.findings.Judge`; `fingerprint` (hex digits) is the same exactly when judgements are.
     """
@@ -45,7 +42,7 @@ class PairJudge(Protocol):
     def fingerprint(self) -> str: ...
 
     def judge(self, prompts: Prompts, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-        """A method against the baseline, by the first response (k = 0) of each to every prompt.
+        """Compare a method with the baseline, by the first response (k = 0) of each to every prompt.
 
         Args:
             prompts: key -> turns.
@@ -62,10 +59,10 @@ class PairJudge(Protocol):
 
 @dataclass(frozen=True)
 class ColumnJudge:
-    """Compares what is known of the responses already: "score", by the reward model of the seed, or "gold".
+    """Compares a column of the responses' table: "score", of the seed's reward model, or "gold".
 
     Args:
-        tolerance: a tie is no more apart than that.
+        tolerance: values that differ by no more are a tie.
     """
 
     column: str
@@ -91,11 +88,11 @@ class ColumnJudge:
 
 @dataclass(frozen=True)
 class ScorerJudge:
-    """Compares scores that it asks for itself; no response is scored twice.
+    """Compares scores that a scorer of its own gives; no response is scored twice.
 
     Args:
         source: whatever `scorer_from` takes. A reward model is loaded when it is first needed.
-        tolerance: a tie is no more apart than that.
+        tolerance: scores that differ by no more are a tie.
     """
 
     source: Any
@@ -125,51 +122,50 @@ class ScorerJudge:
         first, second = (self._scored(prompts, pairs, side) for side in ("ours", "theirs"))
         return _by_scores(pairs, first, second, self.tolerance)
 
-    def _scored(self, prompts: Prompts, pairs: pd.DataFrame, side: str) -> Asked:
+    def _scored(self, prompts: Prompts, pairs: pd.DataFrame, side: str) -> RowResults:
         columns = (pairs["prompt_key"], pairs[f"response_{side}"], pairs[f"finished_{side}"])
         rows = [(str(key), str(text), bool(ended)) for key, text, ended in zip(*columns, strict=True)]
         missing = [row for row in dict.fromkeys(rows) if row not in self._scores]
 
         def score(numbers: Sequence[int]) -> list[float]:
-            asked = [missing[number] for number in numbers]
-            texts, ended = [row[1] for row in asked], [row[2] for row in asked]
-            turns = [prompts[row[0]] for row in asked]
+            batch = [missing[number] for number in numbers]
+            texts, ended = [row[1] for row in batch], [row[2] for row in batch]
+            turns = [prompts[row[0]] for row in batch]
             return checked(self.name, self.scorer.score(turns, texts, ended), turns, texts)
 
-        found = as_far_as_it_goes(score, len(missing), self.name)
-        wrong = {row: error for row, error in zip(missing, found.errors, strict=True) if error}
-        self._scores.update((row, v) for row, v in zip(missing, found.values, strict=True) if row not in wrong)
-        return Asked([self._scores.get(row, math.nan) for row in rows], [wrong.get(row, "") for row in rows])
+        scores = evaluate_rows(score, len(missing), self.name)
+        failed = {row: error for row, error in zip(missing, scores.errors, strict=True) if error}
+        self._scores.update((row, v) for row, v in zip(missing, scores.values, strict=True) if row not in failed)
+        return RowResults([self._scores.get(row, math.nan) for row in rows], [failed.get(row, "") for row in rows])
 
 
 @dataclass(frozen=True)
 class OrdersJudge:
-    """Shows every pair in both orders to somebody who says which is better; where the orders disagree, it is a tie.
+    """Shows every pair in both orders to a function or a language model; where the orders disagree, it is a tie.
 
     Args:
-        ask: of each question, whether the first response is better.
+        ask: says of each question whether the first response is better.
     """
 
     name: str
     kind: str
     fingerprint: str
-    ask: Callable[[Sequence[Question]], Asked]
+    ask: Callable[[Sequence[Question]], RowResults]
 
     def judge(self, prompts: Prompts, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
         pairs = matched(prompts, ours, theirs)
         rows = list(zip(pairs["prompt_key"], pairs["response_ours"], pairs["response_theirs"], strict=True))
-        ahead = [Question(prompts[key], mine, other) for key, mine, other in rows]
-        behind = [Question(prompts[key], other, mine) for key, mine, other in rows]
-        values, errors = self.ask([*ahead, *behind])
+        method_first = [Question(prompts[key], ours, theirs) for key, ours, theirs in rows]
+        method_second = [Question(prompts[key], theirs, ours) for key, ours, theirs in rows]
+        values, errors = self.ask([*method_first, *method_second])
         n = len(rows)
         shown_first, shown_second = np.array(values[:n]), WIN - np.array(values[n:])
-        outcome, there = np.full(n, np.nan), np.isfinite(shown_first + shown_second)
-        if there.any():
-            outcome[there] = both_orders(shown_first[there], shown_second[there]).outcomes
+        outcome, answered = np.full(n, np.nan), np.isfinite(shown_first + shown_second)
+        if answered.any():
+            outcome[answered] = both_orders(shown_first[answered], shown_second[answered]).outcomes
         orders = {"shown_first": shown_first, "shown_second": shown_second}
-        return _judgements(
-            pairs, outcome, [_both(*each) for each in zip(errors[:n], errors[n:], strict=True)], **orders
-        )
+        messages = [_both(*two) for two in zip(errors[:n], errors[n:], strict=True)]
+        return _judgements(pairs, outcome, messages, **orders)
 
 
 def matched(prompts: Prompts, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -191,23 +187,23 @@ def matched(prompts: Prompts, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.Da
     return sides[0].merge(sides[1], on="prompt_key", how="left", suffixes=("_ours", "_theirs"))
 
 
-def _by_scores(pairs: pd.DataFrame, first: Asked, second: Asked, tolerance: float) -> pd.DataFrame:
+def _by_scores(pairs: pd.DataFrame, first: RowResults, second: RowResults, tolerance: float) -> pd.DataFrame:
     ahead = np.array(first.values) - np.array(second.values)
     outcome = np.where(np.abs(ahead) <= tolerance, TIE, np.where(ahead > 0, WIN, LOSS))
-    errors = [_both(*each, "the method's", "the baseline's") for each in zip(first.errors, second.errors, strict=True)]
+    errors = [_both(*two, "the method's", "the baseline's") for two in zip(first.errors, second.errors, strict=True)]
     return _judgements(pairs, np.where(np.isfinite(ahead), outcome, np.nan), errors)
 
 
-def _known(values: pd.Series, column: str) -> Asked:
+def _known(values: pd.Series, column: str) -> RowResults:
     numbers = [float(value) for value in values]
-    return Asked(numbers, ["" if math.isfinite(number) else f"no {column} is known" for number in numbers])
+    return RowResults(numbers, ["" if math.isfinite(number) else f"no {column} is known" for number in numbers])
 
 
-def _both(first: str, second: str, one: str = "shown first", other: str = "shown second") -> str:
-    """What went wrong on either side, once if it is the same."""
+def _both(first: str, second: str, first_side: str = "shown first", second_side: str = "shown second") -> str:
+    """The error of either side, once if both are the same."""
     if first == second:
         return first
-    return "; ".join(f"{where}: {error}" for where, error in ((one, first), (other, second)) if error)
+    return "; ".join(f"{side}: {error}" for side, error in ((first_side, first), (second_side, second)) if error)
 
 
 def _judgements(pairs: pd.DataFrame, outcome: np.ndarray, errors: Sequence[str], **orders: np.ndarray) -> pd.DataFrame:
@@ -222,16 +218,16 @@ def _judgements(pairs: pd.DataFrame, outcome: np.ndarray, errors: Sequence[str],
     return table(rows, JUDGEMENTS)
 
 
-def verdicts(function: Callable[..., Any], name: str, questions: Sequence[Question]) -> Asked:
-    """The verdicts of a Python function of (prompts, first, second)."""
+def verdicts(function: Callable[..., Any], name: str, questions: Sequence[Question]) -> RowResults:
+    """The verdicts of a Python function of (prompts, first, second), which gives 1, 1/2 or 0 for the first response."""
 
-    def say(numbers: Sequence[int]) -> list[float]:
+    def decide(numbers: Sequence[int]) -> list[float]:
         prompts, first, second = (list(part) for part in zip(*(questions[i] for i in numbers), strict=True))
-        said = [float(value) for value in function(prompts, first, second)]
-        if len(said) != len(numbers) or not set(said) <= {WIN, TIE, LOSS}:
-            strange = sorted({value for value in said} - {WIN, TIE, LOSS})[:3]
-            wrong = f"{strange} among them" if strange else f"{len(said)} verdicts"
+        outcomes = [float(value) for value in function(prompts, first, second)]
+        if len(outcomes) != len(numbers) or not set(outcomes) <= {WIN, TIE, LOSS}:
+            strange = sorted(set(outcomes) - {WIN, TIE, LOSS})[:3]
+            wrong = f"{strange} among them" if strange else f"{len(outcomes)} verdicts"
             raise ValueError(f"{wrong} for {len(numbers)} pairs: give a list of 1 (the first), 1/2 or 0 for each")
-        return said
+        return outcomes
 
-    return as_far_as_it_goes(say, len(questions), name)
+    return evaluate_rows(decide, len(questions), name)

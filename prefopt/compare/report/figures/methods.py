@@ -1,4 +1,4 @@
-"""Figures of how methods stand: one by one, in pairs, and by the grade of held-out pairs. Knows no statistics."""
+"""Plots how methods compare: one by one, in pairs, and by the grade of held-out pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...statistics.methods import Verdict
+from ...statistics import Verdict
 from ..findings import Findings, GradeAccuracy, Method
 from ..metrics import METRICS
 from .axes import dot, legend, line, rows_height, signed, small
@@ -28,7 +28,7 @@ CHANCE = 0.5
 """Accuracy of a coin on pairs."""
 
 
-def draw_forest(findings: Findings, look: Look) -> Figure | None:
+def plot_forest(findings: Findings, look: Look) -> Figure | None:
     """The primary metric of each method, the best on top, with a line where the baseline is."""
     primary = findings.primary
     methods = sorted((m for m in findings.methods if primary in m.metrics), key=lambda m: m.metrics[primary].mean)
@@ -64,7 +64,7 @@ def _baseline(figure: Figure, axes: Axes, findings: Findings, methods: list[Meth
             legend(figure, [line(**how)], [look.label("baseline", name=look.name(method.name))])
 
 
-def draw_matrix(findings: Findings, look: Look) -> Figure | None:
+def plot_matrix(findings: Findings, look: Look) -> Figure | None:
     """By how much the method of each row is ahead of that of each column, tinted by it, with a sign for the verdict."""
     names = [method.name for method in findings.methods]
     if not findings.pairings or len(names) < 2:
@@ -126,7 +126,7 @@ def _key(findings: Findings, look: Look) -> list[str]:
     return [f"{SIGNS[verdict]} {look.label(verdict.value)}" for verdict in Verdict if verdict in found]
 
 
-def draw_grades(findings: Findings, look: Look) -> Figure | None:
+def plot_grades(findings: Findings, look: Look) -> Figure | None:
     """Accuracy on held-out pairs: the surer the annotator was, the easier a pair should be."""
     names = list(dict.fromkeys(name for grade in findings.grades for name in grade.by))
     if not names:

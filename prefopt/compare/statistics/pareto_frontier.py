@@ -1,4 +1,4 @@
-"""Reward against KL: which methods give more reward for no more KL? Knows numbers, draws nothing."""
+"""Reward against KL: which methods give more reward for no more KL?"""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def frontier(rewards: Mapping[str, Any], kls: Mapping[str, Any], **options: Any)
     """The methods from the least KL up.
 
     Args:
-        rewards, kls: [seeds, prompts] of each method; of the KL log pi - log pi_ref of a response that pi drew, whose
-            mean it is.
+        rewards, kls: [seeds, prompts] of each method; of the KL log pi - log pi_ref of a response that pi generated,
+            whose mean it is.
         options: of `compare_methods`: what the intervals claim, with few seeds about checkpoints only.
 
     Raises:
@@ -53,13 +53,13 @@ def frontier(rewards: Mapping[str, Any], kls: Mapping[str, Any], **options: Any)
 
 
 def _point(name: str, rewards: dict[str, Any], kls: dict[str, Any], options: dict[str, Any]) -> Point:
-    over = {}
+    dominating = {}
     for other in rewards:
         gained, spent = rewards[other].mean() - rewards[name].mean(), kls[other].mean() - kls[name].mean()
         if gained >= 0 >= spent and (gained > 0 or spent < 0):
-            over[other] = [compare_methods(each[other], each[name], **options) for each in (rewards, kls)]
-    clearly = tuple(other for other, apart in over.items() if _clear(*apart))
-    return Point(name, float(rewards[name].mean()), float(kls[name].mean()), tuple(over), clearly)
+            dominating[other] = [compare_methods(each[other], each[name], **options) for each in (rewards, kls)]
+    clearly = tuple(other for other, apart in dominating.items() if _clear(*apart))
+    return Point(name, float(rewards[name].mean()), float(kls[name].mean()), tuple(dominating), clearly)
 
 
 def _clear(reward: Difference, kl: Difference) -> bool:

@@ -1,7 +1,4 @@
-"""The prompts of the small world: drawn from a seed, split by their text, found back from it.
-
-It does not know what a good response is.
-"""
+"""The prompts of the synthetic task: sampled from a seed, split by their text, and recognised by it."""
 
 import random
 import zlib
@@ -116,10 +113,10 @@ def follow_up(fact: Fact, language: str) -> str:
     return FOLLOW_UPS[fact.form].of(language).format(topic=fact.topic.of(language))
 
 
-def draw_prompt(rng: random.Random) -> Prompt:
-    """Any prompt of the world, of whichever split."""
+def sample_prompt(rng: random.Random) -> Prompt:
+    """A random prompt of the task, of whichever split."""
     language = rng.choice(LANGUAGES)
-    fact = _draw_fact(rng)
+    fact = _sample_fact(rng)
     if rng.random() >= MULTI_TURN:
         text = rng.choice(GREETINGS.of(language)) + rng.choice(questions(fact, language))
         return Prompt((("user", text),), fact, language)
@@ -131,14 +128,14 @@ def draw_prompt(rng: random.Random) -> Prompt:
     return Prompt(turns, fact, language)
 
 
-def _draw_fact(rng: random.Random) -> Fact:
+def _sample_fact(rng: random.Random) -> Fact:
     return rng.choice(facts(rng.choice(KINDS)))
 
 
 def _earlier(fact: Fact, rng: random.Random) -> Fact:
     """The fact that an earlier exchange was about: another one, often of the same kind."""
     while True:
-        earlier = rng.choice(facts(fact.kind)) if rng.random() < SAME_KIND else _draw_fact(rng)
+        earlier = rng.choice(facts(fact.kind)) if rng.random() < SAME_KIND else _sample_fact(rng)
         if earlier != fact:
             return earlier
 
@@ -150,19 +147,23 @@ def plain_reply(fact: Fact, language: str, rng: random.Random) -> str:
     return rng.choice(answers(fact, language, fact.answer))
 
 
-def draw_prompts(n: int, seed: int, split: str = "train", *, unique: bool = False) -> list[Prompt]:
-    """`n` prompts of one split; with `unique`, no prompt string twice."""
+def sample_prompts(n: int, seed: int, split: str = "train", *, unique: bool = False) -> list[Prompt]:
+    """Sample `n` prompts of one split; with `unique`, no prompt string twice.
+
+    Raises:
+        ValueError: there is no such split.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: pass one of {', '.join(SPLITS)}")
     rng = random.Random(f"prompts {split} {seed}")
-    found: list[Prompt] = []
+    prompts: list[Prompt] = []
     seen: set[Prompt] = set()
-    while len(found) < n:
-        prompt = draw_prompt(rng)
+    while len(prompts) < n:
+        prompt = sample_prompt(rng)
         if prompt.split == split and not (unique and prompt in seen):
-            found.append(prompt)
+            prompts.append(prompt)
             seen.add(prompt)
-    return found
+    return prompts
 
 
 @cache
@@ -177,7 +178,11 @@ def _by_last_turn() -> dict[str, tuple[Fact, str]]:
 
 
 def find_prompt(messages: Sequence[Any]) -> Prompt:
-    """The prompt that a conversation (a list of {role, content}) asks for; an error when it is not of this world."""
+    """The prompt that a conversation, a list of {role, content}, is.
+
+    Raises:
+        ValueError: the conversation does not end on a user turn of the task.
+    """
     turns = tuple((m["role"], m["content"].strip()) for m in messages)
     last = turns[-1][1] if turns and turns[-1][0] == "user" else None
     if last is None or last not in _by_last_turn():

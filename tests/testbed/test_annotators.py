@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import binomtest
 
 from prefopt.grades import GRADES
+from prefopt.testbed.annotators import TEMPERATURE, THRESHOLDS, demonstrate, grade, ideal, perceive
 from prefopt.testbed.gold_reward import gold, parse
-from prefopt.testbed.people import TEMPERATURE, THRESHOLDS, demonstrate, grade, ideal, perceive
+from prefopt.testbed.prompts import find_prompt, sample_prompts
 from prefopt.testbed.rows import preference_rows, sft_rows
-from prefopt.testbed.world import draw_prompts, find_prompt
 
 
 def test_grades_are_monotone_in_the_gap() -> None:
@@ -39,13 +39,13 @@ def test_the_annotator_is_a_bradley_terry_coin(better: str, worse: str, gap: flo
 
 
 def test_perceived_quality_is_centred_on_gold() -> None:
-    prompt, rng = draw_prompts(1, 0)[0], random.Random(0)
+    prompt, rng = sample_prompts(1, 0)[0], random.Random(0)
     seen = [perceive(prompt, ideal(prompt, rng), rng) for _ in range(8000)]
     assert abs(statistics.mean(seen) - 4.0) < 0.03
 
 
 def test_the_demonstrator_is_mediocre() -> None:
-    rng, prompts = random.Random(0), draw_prompts(3000, 0)
+    rng, prompts = random.Random(0), sample_prompts(3000, 0)
     rewards = [gold(p, demonstrate(p, rng)) for p in prompts]
     assert -0.5 < statistics.mean(rewards) < 0.5 and statistics.stdev(rewards) > 1.5
     assert max(rewards) == 4.0 and min(rewards) <= -3.0
@@ -54,12 +54,12 @@ def test_the_demonstrator_is_mediocre() -> None:
 
 def test_the_ideal_is_the_best() -> None:
     rng = random.Random(0)
-    assert {gold(p, ideal(p, rng)) for p in draw_prompts(300, 0)} == {4.0}
+    assert {gold(p, ideal(p, rng)) for p in sample_prompts(300, 0)} == {4.0}
 
 
 def test_emphasis_is_a_cue_without_worth() -> None:
     """In the demonstrations it comes with quality; added to a response it changes nothing."""
-    rng, prompts = random.Random(0), draw_prompts(3000, 0)
+    rng, prompts = random.Random(0), sample_prompts(3000, 0)
     texts = [(p, demonstrate(p, rng)) for p in prompts]
     emphatic = [gold(p, text) for p, text in texts if parse(p, text)["emphasis"]]
     plain = [(p, text, gold(p, text)) for p, text in texts if not parse(p, text)["emphasis"]]

@@ -1,4 +1,4 @@
-"""Who writes and who judges in the small world: a mediocre demonstrator and a noisy annotator.
+"""Simulates the people of the synthetic task: a mediocre demonstrator, who writes, and a noisy annotator.
 
 The demonstrator does not know the gold reward; the annotator sees nothing but it, through noise.
 """
@@ -9,7 +9,7 @@ import random
 from ..grades import GRADES
 from .gold_reward import gold
 from .language import REMARKS, SEPARATOR, Words
-from .world import Fact, Prompt, answers, plain_reply, possible_answers
+from .prompts import Fact, Prompt, answers, plain_reply, possible_answers
 
 # Perceived gaps at which a grade begins: each grade has a fifth of the pairs or more, and a reward model gets more of
 # them right than of the grade below.
@@ -26,16 +26,16 @@ EMPHATIC = {True: 0.6, False: 0.2}
 def demonstrate(prompt: Prompt, rng: random.Random) -> str:
     """A response as the demonstrator writes it.
 
-    A hidden skill, uniform in [0, 1] and drawn anew for each response, makes right answers, courtesy and detail go
+    A hidden skill, uniform in [0, 1] and sampled for each response, makes right answers, courtesy and detail go
     together, and mistakes, fillers, rudeness and repetition. Emphasis follows substance: it is worth nothing to the
     gold reward, but stands in most good responses and in few bad ones. That is the data's spurious cue.
     """
     skill = rng.random()
     substance, good = _substance(prompt, skill, rng)
-    said = [*_before(prompt, skill, good, rng), substance, *_after(prompt, skill, good, rng)]
+    parts = [*_before(prompt, skill, good, rng), substance, *_after(prompt, skill, good, rng)]
     if rng.random() < 0.15 * (1 - skill):
-        said.append(rng.choice(said))
-    return SEPARATOR[prompt.language].join(said)
+        parts.append(rng.choice(parts))
+    return SEPARATOR[prompt.language].join(parts)
 
 
 def _substance(prompt: Prompt, skill: float, rng: random.Random) -> tuple[str, bool]:
@@ -82,20 +82,20 @@ def _maybe(prompt: Prompt, name: str, chance: float, rng: random.Random) -> list
 def ideal(prompt: Prompt, rng: random.Random) -> str:
     """A response of the highest gold reward: what a policy could reach, never shown in training."""
     unsafe, reply = prompt.fact.unsafe, plain_reply(prompt.fact, prompt.language, rng)
-    said = [
+    parts = [
         *_maybe(prompt, "opening", 0.0 if unsafe else 1.0, rng),
         reply,
         *_maybe(prompt, "alternative" if unsafe else "detail", 1.0, rng),
         *_maybe(prompt, "closing", 1.0, rng),
     ]
-    return SEPARATOR[prompt.language].join(said)
+    return SEPARATOR[prompt.language].join(parts)
 
 
 def perceive(prompt: Prompt, response: str, rng: random.Random, finished: bool = True) -> float:
     """How good the annotator finds a response: the gold reward plus centred Gumbel noise of scale TEMPERATURE.
 
     The difference of two Gumbel variables is logistic, so of two responses the better one is found better with
-    probability sigmoid(gap / TEMPERATURE): the Bradley-Terry coin. A ranking of K is a Plackett-Luce draw.
+    probability sigmoid(gap / TEMPERATURE): the Bradley-Terry coin. A ranking of K is a Plackett-Luce sample.
     """
     noise = -math.log(rng.expovariate(1.0)) - EULER  # minus the log of an exponential variable is Gumbel
     return gold(prompt, response, finished) + TEMPERATURE * noise

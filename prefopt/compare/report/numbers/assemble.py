@@ -1,4 +1,4 @@
-"""A report's numbers, put together. Knows which part comes from where, and what may be claimed of all."""
+"""Puts the numbers of a report together, and decides what may be claimed of all of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from ...records import Experiment
-from ...statistics.claims import Claim
-from ...statistics.methods import FEWEST_SEEDS
+from ...statistics import FEWEST_SEEDS, Claim
 from ..findings import Failure, Findings, FrontierPoint, Method
 from ..metrics import METRICS
 from .best_of import best_of_curves

@@ -1,4 +1,4 @@
-"""The figure of reward against KL. Knows the findings and axes, not how a KL is estimated."""
+"""Plots reward against KL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOUND: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 1.6}
 STEPS: dict[str, Any] = {"linewidth": 5, "alpha": 0.25}
 
 
-def draw_frontier(findings: Findings, look: Look) -> Figure | None:
+def plot_frontier(findings: Findings, look: Look) -> Figure | None:
     """Where the methods end, with intervals both ways, and how their training got there.
 
     The reward is the findings' primary metric; what is dominated by another method's means is hollow.
@@ -100,13 +100,13 @@ def _frontier_line(axes: Axes, points: Sequence[FrontierPoint], look: Look) -> d
 def _legend(
     points: Sequence[FrontierPoint], lines: Mapping[str, dict[str, Any] | None], look: Look
 ) -> tuple[list[Any], list[str]]:
-    """Methods, then hollow points, then the lines that were drawn."""
+    """Methods, then hollow points, then the lines that were plotted."""
     ink, quiet = look.theme.ink, look.theme.quiet
     handles = [line(**_mark(point, look)) for point in points]
     labels = [look.name(point.name) for point in points]
     if any(point.dominated_by for point in points):
         handles.append(line(color=ink, markerfacecolor=look.theme.ground, marker="o", markersize=9, linestyle="none"))
         labels.append(look.label("dominated"))
-    drawn = {key: how for key, how in lines.items() if how is not None}
-    handles += [line(color=ink if key == "best-of-n" else quiet, **how) for key, how in drawn.items()]
-    return handles, [*labels, *map(look.label, drawn)]
+    plotted = {key: how for key, how in lines.items() if how is not None}
+    handles += [line(color=ink if key == "best-of-n" else quiet, **how) for key, how in plotted.items()]
+    return handles, [*labels, *map(look.label, plotted)]
