@@ -35,7 +35,7 @@ def test_an_objective_is_described_by_what_json_holds(name: str) -> None:
 def test_what_0_1_printed_of_an_objective_is_read(name: str) -> None:
     """Format 1 held `repr(objective)`: the same objective does not differ from it, whatever its class is called now."""
     objective = load(name)
-    then = {"objective": repr(objective).replace("SFT(", "SFT("), "seed": 0}
+    then = {"objective": repr(objective).replace("SFT(", "BestOf("), "seed": 0}
     assert differences(then, {"format": FORMAT, "objective": objective_description(objective), "seed": 0}) == []
 
 
