@@ -10,6 +10,7 @@ import lazy_loader
 
 from . import _moved
 from .training.declarations import public_names
+from .utils.renamed import renamed
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,7 @@ __all__ = [*_names, "__version__"]  # noqa: PLE0604
 _moved.install()
 
 
-def __getattr__(name: str) -> Any:
+def _public_name(name: str) -> Any:
     if name in _INSTEAD:
         raise ImportError(f"prefopt has no {name}: use {_INSTEAD[name]}")
     if name in _names:
@@ -34,3 +35,6 @@ def __getattr__(name: str) -> Any:
     if path := public_names().get(name):
         return resolve_name(path)
     raise AttributeError(f"module 'prefopt' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+__getattr__ = renamed(__name__, {"BestOf": "SFT"}, _public_name)

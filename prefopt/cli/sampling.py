@@ -130,11 +130,11 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
     """
     from accelerate import PartialState
 
-    from ..models.reference import version_of
+    from ..models.reference import policy_fingerprint
 
     processes, given, folder = PartialState(), Given(rows), Path(args.output_dir).expanduser()
     policy, tokenizer = load_for_sampling(model_args, processes.device)
-    version = version_of(policy, tokenizer)
+    version = policy_fingerprint(policy, tokenizer)
     if is_first():
         begin(folder, {"objective": what, "policy": version, **_deciding(args)}, resume=True)
     pool = Pool(folder / "pool")

@@ -17,7 +17,7 @@ from ..utils.options import option
 from ..utils.tensors import wins
 from .base import Loss, Metric, Objective, Term, mean_of
 from .pair_losses import DIVERGENCES, LOSSES
-from .pairs import COUPLINGS, Coupling, Pairs
+from .pairs import CROSS_BATCH, CrossBatchStatistic, Pairs
 
 
 @dataclass(kw_only=True)
@@ -86,7 +86,7 @@ class DPO(DPOArguments, Objective):
 
     @property
     def mixture(self) -> dict[str, float]:
-        """Weight of each loss, those included that a method brings along."""
+        """The weight of each loss, those included that a method adds to its own, such as ORPO's likelihood."""
         total: dict[str, float] = {}
         for name, weight in zip(self.loss_type, self.loss_weights or [1.0] * len(self.loss_type), strict=True):
             total[name] = total.get(name, 0.0) + weight
@@ -96,7 +96,7 @@ class DPO(DPOArguments, Objective):
 
     @property
     def reads(self) -> frozenset[str]:
-        """What its losses read, as `pair_losses.py` names it."""
+        """The arguments that its losses read, as `pair_losses.py` names them."""
         return frozenset().union(*(LOSSES[name].reads for name in self.loss_type))
 
     @property
@@ -109,34 +109,38 @@ class DPO(DPOArguments, Objective):
         return frozenset({"log_sum_sq"} if self.use_weighting else ())
 
     @property
-    def couples(self) -> bool:  # type: ignore[override]
-        return bool(self._couplings)
+    def cross_batch(self) -> bool:  # type: ignore[override]
+        return bool(self._statistics)
 
     @property
-    def _couplings(self) -> list[Coupling]:
-        return list(dict.fromkeys(COUPLINGS[name] for name in COUPLINGS if name in self.reads))
+    def _statistics(self) -> list[CrossBatchStatistic]:
+        return list(dict.fromkeys(CROSS_BATCH[name] for name in CROSS_BATCH if name in self.reads))
 
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
-        """Beside the usual ones "judged": responses with a label, which leaves out KTO's mismatched ones."""
-        return {**super().sizes(batch), "judged": batch.present[:, :2].sum()}
+        """The usual units, and "labelled": responses with a label, which KTO's mismatched ones have not."""
+        return {**super().sizes(batch), "labelled": batch.present[:, :2].sum()}
 
     def init_state(self) -> dict[str, Tensor]:
-        return {name: torch.zeros(()) for coupling in self._couplings for name in coupling.state}
+        """What `bco_pair` remembers: the mean log-ratio so far, and of how many responses."""
+        return {name: torch.zeros(()) for statistic in self._statistics for name in statistic.state}
 
-    def observe(self, out: Outputs, batch: Batch) -> dict[str, Tensor]:
+    def gather_statistics(self, out: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """What `aot`, `kto` and `bco_pair` must know of all pairs of a step: columns [G]."""
         pairs = self._pairs(out, batch)
-        return {name: column for c in self._couplings for name, column in c.observe(pairs).items()}
+        return {name: column for statistic in self._statistics for name, column in statistic.gather(pairs).items()}
 
-    def couple(
-        self, observed: dict[str, Tensor], state: dict[str, Tensor]
+    def apply_statistics(
+        self, gathered: dict[str, Tensor], state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The columns of `CROSS_BATCH` that the losses read, [N], and the next state."""
         columns: dict[str, Tensor] = {}
-        for coupling in self._couplings:
-            added, state = coupling.couple(observed, state, self.bco_momentum)
+        for statistic in self._statistics:
+            added, state = statistic.apply(gathered, state, self.bco_momentum)
             columns |= added
         return columns, state
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """A term for each loss of `mixture`, rewards and accuracies of pairs as metrics, and rewards [G, 2]."""
         pairs = self._pairs(out, batch)
         terms = {name: self._term(name, weight, pairs) for name, weight in self.mixture.items()}
         return Loss(terms, self._metrics(pairs), self.beta * self._log_rewards(pairs)[0])
@@ -147,8 +151,8 @@ class DPO(DPOArguments, Objective):
 
     def _term(self, name: str, weight: float, pairs: Pairs) -> Term:
         spec = LOSSES[name]
-        values = {read: getattr(pairs.batch if read in COUPLINGS else pairs, read) for read in spec.reads}
-        rows = spec.function(**values, **{knob: getattr(self, knob) for knob in spec.knobs})
+        values = {read: getattr(pairs.batch if read in CROSS_BATCH else pairs, read) for read in spec.reads}
+        rows = spec.function(**values, **{name: getattr(self, name) for name in spec.hyperparameters})
         if self.use_weighting and spec.weighable:
             rows = pairs.weight * rows
         return Term(rows.masked_fill(~pairs.present.any(-1), 0.0).sum(), spec.unit, weight)
@@ -205,7 +209,10 @@ def _check_ranges(dpo: DPO) -> None:
 def _check_combinations(dpo: DPO) -> None:
     """Each option must mean something for the losses it would reach; `sft`, which none of them changes, is free."""
     allowed = {
-        "label_smoothing": (dpo.label_smoothing > 0, {n for n, s in LOSSES.items() if "label_smoothing" in s.knobs}),
+        "label_smoothing": (
+            dpo.label_smoothing > 0,
+            {n for n, s in LOSSES.items() if "label_smoothing" in s.hyperparameters},
+        ),
         "f_divergence_type": (dpo.f_divergence_type != "reverse_kl", {n for n, s in LOSSES.items() if s.divergent}),
         "ld_alpha": (dpo.ld_alpha is not None, {n for n, s in LOSSES.items() if s.needs_reference and n != "kto"}),
         "use_weighting": (dpo.use_weighting, {n for n, s in LOSSES.items() if s.weighable}),
@@ -250,4 +257,4 @@ NAMES = {
     "wpo": DPO(use_weighting=True),
     "ld_dpo": DPO(ld_alpha=0.5),
 }
-"""The literature's defaults, each from the paper its loss cites ("sft" alone is in `best_of.py`)."""
+"""The literature's defaults, each from the paper its loss cites (`sft` alone is in `sft.py`)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..batch import Batch, Outputs
 from .base import Loss, Objective
 from .sampling_arguments import IterationArguments
-from .sft import BestOf
+from .sft import SFT
 
 
 @dataclass(kw_only=True)
@@ -31,13 +31,15 @@ class RejectionSampling(IterationArguments, Objective):
 
     @property
     def offline(self) -> Objective:
-        return BestOf()
+        """SFT on the responses that were selected."""
+        return SFT()
 
     @property
     def outputs(self) -> frozenset[str]:
         return self.offline.outputs
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """As of `SFT`, on the responses that were selected."""
         return self.offline.loss(out, batch)
 
 

@@ -1,4 +1,4 @@
-"""RRHF: rank K responses by their log-probs as a scorer ranks them, and imitate the best. Knows scores, not the scorer.
+"""RRHF: the log-probs of K responses learn the order of their scores, and the best response is imitated.
 
 Rank Responses to Align Language Models with Human Feedback without tears, arXiv:2304.05302, section 3.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batch import Batch, Outputs
 from ..utils.options import changed, option
-from ..utils.tensors import masked_sum, wide, wins
+from ..utils.tensors import masked_sum, upcast, wins
 from .base import Loss, Metric, Objective, Term, mean_of
 from .sampling_arguments import IterationArguments
 
@@ -21,32 +21,48 @@ MODES = ("paper", "mean", "code")
 
 
 def ranking_loss(values: Tensor, worse: Tensor) -> Tensor:
-    """How far each response stands above the ones that beat it: sum over r_i < r_j of max(0, p_i - p_j).
+    """How far responses stand above better ones: sum over r_i < r_j of max(0, p_i - p_j).
 
-    Equation 2: no margin, and no gradient from a pair that is in order or level. values: [G, K]; worse: [G, K, K],
-    where r_i < r_j -> [G].
+    Equation 2: no margin, and no gradient from a pair that is in order or level.
+
+    Args:
+        values: [G, K], the p of each response.
+        worse: [G, K, K] bool, True at i, j where r_i < r_j.
+
+    Returns:
+        [G]
     """
     gaps = values[:, :, None] - values[:, None, :]
     return F.relu(gaps).masked_fill(~worse, 0.0).sum((1, 2))
 
 
 def known_scores(batch: Batch) -> Tensor:
-    """[G, K]: the scores r that order a row's responses, NaN for a response that has no place in the order.
+    """The scores r by which a row's responses are ordered.
 
     A row without a single score, such as a preference pair, counts as ranked best first. Where others of its row have a
     score, a response without one is compared with none.
+
+    Returns:
+        [G, K], NaN for a response that has no place in the order.
     """
     present = batch.present
-    listed = -torch.arange(present.shape[1], device=present.device, dtype=torch.float32)
+    listed_order = -torch.arange(present.shape[1], device=present.device, dtype=torch.float32)
     if "score" not in batch:
-        return listed.expand(present.shape).masked_fill(~present, torch.nan)
-    scores = wide(batch.score).masked_fill(~present, torch.nan)
+        return listed_order.expand(present.shape).masked_fill(~present, torch.nan)
+    scores = upcast(batch.score).masked_fill(~present, torch.nan)
     unscored = scores.isnan().all(-1, keepdim=True)
-    return torch.where(unscored & present, listed.to(scores.dtype), scores)
+    return torch.where(unscored & present, listed_order.to(scores.dtype), scores)
 
 
-def best_of(scores: Tensor) -> Tensor:
-    """Which response has the highest score, of several the one listed first. scores: [G, K], NaN to skip -> [G, K]"""
+def best_mask(scores: Tensor) -> Tensor:
+    """Which response of each row has the highest score; of several the one that is listed first.
+
+    Args:
+        scores: [G, K], NaN for a response that has no score.
+
+    Returns:
+        [G, K] bool, True at most once in a row.
+    """
     highest = scores.masked_fill(scores.isnan(), -torch.inf).argmax(-1, keepdim=True)
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, highest, True) & ~scores.isnan()
 
@@ -111,15 +127,16 @@ class RRHF(RRHFArguments, Objective):
             raise ValueError(f"rrhf_weight={self.rrhf_weight} must not be below 0: worse responses would rank higher")
 
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
-        """The usual ones, but the best is the one that scores say, wherever it stands."""
-        best = best_of(known_scores(batch))
+        """The usual units; "best_tokens" are those of the response with the highest score, wherever it stands."""
+        best = best_mask(known_scores(batch))
         return {**super().sizes(batch), "best_tokens": batch.lengths.masked_fill(~best, 0).sum()}
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
-        logps = masked_sum(wide(out.required("logps")), batch.loss_mask)
+        """The terms "rank" and "likelihood", and p as the rewards [G, K]."""
+        logps = masked_sum(upcast(out.required("logps")), batch.loss_mask)
         values = logps / self.divisors(batch)
         scores = known_scores(batch)
-        worse, best = scores[:, :, None] < scores[:, None, :], best_of(scores)
+        worse, best = scores[:, :, None] < scores[:, None, :], best_mask(scores)
         imitated = values if self.mode == "code" else logps
         likelihood = -imitated.masked_fill(~best, 0.0).sum()
         terms = {
@@ -129,18 +146,23 @@ class RRHF(RRHFArguments, Objective):
         return Loss(terms, rrhf_metrics(values.detach(), logps.detach(), worse, best, batch), values.detach())
 
     def divisors(self, batch: Batch) -> Tensor:
-        """[G, K], or [G, 1] where all responses of a prompt share it: what turns a sum of log-probs into p."""
+        """What sums of log-probs are divided by to give p: [G, K], or [G, 1] if responses of a prompt share it."""
         if self.mode != "code":
             return batch.lengths.clamp(min=1)
-        whole = batch.prompt_mask.sum(-1, keepdim=True) + batch.response_mask.sum(-1)
-        return whole.amax(-1, keepdim=True).clamp(min=1)
+        lengths = batch.prompt_mask.sum(-1, keepdim=True) + batch.response_mask.sum(-1)
+        return lengths.amax(-1, keepdim=True).clamp(min=1)
 
 
 def rrhf_metrics(values: Tensor, logps: Tensor, worse: Tensor, best: Tensor, batch: Batch) -> dict[str, Metric]:
-    """DPO's names, with p as the reward and every ordered pair as a pair.
+    """What is logged: DPO's metrics, with p as the reward and every ordered pair as a pair.
 
-    values, logps: [G, K]; worse: [G, K, K]; best: [G, K]. `rank/active` is the share of pairs that the ranking loss
-    still moves.
+    `rank/active` is the share of pairs that the ranking loss still moves.
+
+    Args:
+        values: [G, K], the p of each response.
+        logps: [G, K], sums over tokens.
+        worse: [G, K, K] bool, True at i, j where r_i < r_j.
+        best: [G, K] bool, the best response of each row.
     """
     low, high = values[:, :, None].expand(worse.shape), values[:, None, :].expand(worse.shape)
     metrics = {

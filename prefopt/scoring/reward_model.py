@@ -26,7 +26,7 @@ from ..models.heads import LM_HEAD, is_scorer, normalize
 from ..models.load import load_scorer, load_tokenizer
 from ..models.modes import evaluating, freeze, is_quantized
 from ..models.reference import FrozenModel, fingerprint
-from ..utils.flop_counter import purpose
+from ..utils.flop_counter import scope
 from .scorer import all_finished, checked
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class RewardModelScorer:
     def _scores(self, rows: list[Ids]) -> list[float]:
         found = [0.0] * len(rows)
         bar = tqdm(total=len(rows), desc=f"scoring by {self.name}", disable=not self.progress)
-        with torch.no_grad(), purpose("scoring"), evaluating(self.model), bar:
+        with torch.no_grad(), scope("scoring"), evaluating(self.model), bar:
             for groups in _batches(rows, self.tokens_per_batch):
                 batch = collate(
                     [{"prompt_ids": rows[g[0]][0], "response_ids": [rows[i][1] for i in g]} for g in groups]

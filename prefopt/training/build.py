@@ -14,15 +14,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from ..data.encode import as_text, encode_dataset, with_mismatched
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
-from ..models.layout_choice import choose
+from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.shared_critic import SharedCritic, share_critic
-from ..models.unwrap import bare
+from ..models.wrappers import unwrap
 from ..objectives.base import Objective, load
 from ..objectives.sampling_arguments import SamplingArguments
-from ..objectives.sft import BestOf
+from ..objectives.sft import SFT
 from ..scoring.combine import CombinedScorer
 from ..scoring.load import scorer_from
 from ..scoring.reward_model import RewardModelScorer
@@ -90,7 +90,7 @@ def build(
     elif critic is not None:
         raise ValueError(f"{type(objective).__name__} trains no critic: leave critic out")
     for each in _models(loaded, reference):
-        choose(bare(each), args.layout)
+        request_layout(unwrap(each), args.layout)
     built = Built(objective, loaded, tokenizer, reference, scorer)
     return replace(built, demonstrations=prepare_demonstrations(demonstrations, rows, built, args))
 
@@ -206,7 +206,7 @@ def prepare_demonstrations(dataset: Any, rows: Any, built: Built, args: Preferen
         if dataset is not None:
             raise ValueError(f"ptx_dataset is mixed in with ptx_coef, which {built.objective!r} has not above 0")
         return None
-    found = prepare_dataset(rows if dataset is None else dataset, replace(built, objective=BestOf()), args)
+    found = prepare_dataset(rows if dataset is None else dataset, replace(built, objective=SFT()), args)
     if found is not None and not all(any(row) for row in found["response_ids"]):
         raise ValueError("ptx_coef needs answers to learn, and these rows are prompts: pass ptx_dataset with answers")
     return found
@@ -278,8 +278,8 @@ def _reference(
         return None
     if isinstance(ref_model, str):
         ref_model = load_policy(ref_model, **args.init_kwargs)
-    once = args.precompute_ref_log_probs
-    reference = reference_for(model, ref_model, fresh_adapter=fresh, once=once)
+    before_training = args.precompute_ref_log_probs
+    reference = reference_for(model, ref_model, fresh_adapter=fresh, before_training=before_training)
     if args.sync_ref_model:
         reference.blend(model, 0.0)  # if it cannot, it raises now rather than after ref_model_sync_steps
     return reference

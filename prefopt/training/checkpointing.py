@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..models.auxiliary import alone
+from ..models.auxiliary import policy_only
 from ..models.heads import auxiliary_state, save_normalization
-from ..models.peft_adapters import BESIDE, same_gradients, saved_alone
+from ..models.peft_adapters import AUXILIARY_ADAPTERS, preserved_adapter_state, saving_policy_only
 from ..models.reference import FrozenModel
-from ..models.unwrap import bare
+from ..models.wrappers import unwrap
 from . import checkpoint
 from .config import PreferenceConfig
 from .identity import FORMAT, objective_description
@@ -88,7 +88,7 @@ class Checkpoints:
         model, args = self._unwrapped(), self.args
         return {
             "format": FORMAT,
-            "model": type(bare(model)).__name__,
+            "model": type(unwrap(model)).__name__,
             "adapter": sorted(config.peft_type.value for config in _adapters(model)),
             "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "objective": objective_description(self.step.objective),
@@ -161,7 +161,7 @@ class Checkpoints:
         What trains beside it has a folder of its own.
         """
         policy = self.trained.policy_folder(folder)
-        with saved_alone(self.trained.model), _without_token(self.args):
+        with saving_policy_only(self.trained.model), _without_token(self.args):
             save(str(policy))
         if self.args.should_save:
             save_normalization(self._unwrapped(), policy)
@@ -188,7 +188,7 @@ class Checkpoints:
     def load(self, load: Callable[[str], None], folder: Path) -> None:
         """Into the model, and what trains with it, what `save_model` and `write` have left in a folder."""
         inner = self._unwrapped()
-        with alone(inner), same_gradients(inner):
+        with policy_only(inner), preserved_adapter_state(inner):
             load(str(self.trained.policy_folder(folder)))
         self.trained.load_beside(folder)
         path = folder / EXTRAS
@@ -215,7 +215,7 @@ class Checkpoints:
 
 
 def _adapters(model: nn.Module) -> list[Any]:
-    return [config for name, config in getattr(model, "peft_config", {}).items() if name not in BESIDE]
+    return [config for name, config in getattr(model, "peft_config", {}).items() if name not in AUXILIARY_ADAPTERS]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..data.encode import Encoding
-from ..models.layout_choice import LAYOUTS
+from ..models.layout_selection import LAYOUTS
 from ..utils.options import option, worded
 
 

@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..batch import Batch, Outputs
 from ..models.modes import evaluating
-from ..objectives.base import Loss
+from ..objectives.base import Loss, checked_loss
 from ..utils.tensors import masked_sum
 from .metrics import MetricsAccumulator, term_metrics
 from .step import StepRunner
@@ -48,7 +48,8 @@ class Evaluation:
         """Metrics named with `prefix`, and per row log-probs and rewards, in the order of the dataset."""
         with torch.no_grad(), evaluating(self.model):
             for batch, out in self._outputs():
-                self._add(self.step.objective.loss(out, batch), out, batch)
+                loss = checked_loss(self.step.objective, self.step.objective.loss(out, batch))
+                self._add(loss, out, batch)
                 self.progress()
         terms = self.terms.read()
         logps, rewards = self._per_row()
@@ -65,9 +66,9 @@ class Evaluation:
 
     def _outputs(self) -> Iterator[tuple[Batch, Outputs]]:
         batches: Iterator[Batch] = (self.step.annotate(self.model, batch) for batch in self.batches)
-        if self.step.objective.couples:
-            # The coupling is over the whole set, so a first pass sees every row; the state stays training's own.
-            batches = iter(self.step.couple(self.model, list(batches))[0])
+        if self.step.objective.cross_batch:
+            # Statistics are over the whole set, so a first pass sees every row; the state stays training's own.
+            batches = iter(self.step.add_statistics(self.model, list(batches))[0])
         for batch in batches:
             yield batch, self.step.outputs(self.model, batch)
 

@@ -20,7 +20,7 @@ from transformers.training_args import OptimizerNames
 from ..objectives.base import Objective
 
 FORMAT = 2
-RENAMED: dict[str, str] = {}
+RENAMED = {"BestOf": "SFT"}
 """Objectives of format 1 that have another name now."""
 
 PRINTED = ("learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "max_length")

@@ -22,8 +22,8 @@ from ..batch import Batch, Outputs
 from ..models.forward import forward
 from ..models.modes import without_dropout
 from ..models.reference import Reference
-from ..objectives.base import Loss, Metric, Objective
-from .cross_batch import DONE, couple
+from ..objectives.base import Loss, Metric, Objective, checked_loss
+from .cross_batch import DONE, with_statistics
 from .metrics import MetricsAccumulator, exact, term_metrics
 from .nonfinite import NonFiniteGuard
 
@@ -71,8 +71,8 @@ class StepRunner:
         self._before = self.state
         model.train()  # Trainer does so later, but quantised layers compute differently in the two modes
         batches = [self.annotate(model, batch) for batch in batches]
-        if self.objective.couples and len(batches) > 1:
-            batches, self.state = self.couple(model, batches)
+        if self.objective.cross_batch and len(batches) > 1:
+            batches, self.state = self.add_statistics(model, batches)
         return batches, *self.count(batches)
 
     def annotate(self, model: nn.Module, batch: Batch) -> Batch:
@@ -89,16 +89,17 @@ class StepRunner:
             out = self.reference(model, batch, frozenset({"logps"}))
         return batch.with_columns(ref_logps=out.required("logps"))
 
-    def couple(
+    def add_statistics(
         self, model: nn.Module, batches: list[Batch], outs: list[Outputs] | None = None
     ) -> tuple[list[Batch], State]:
-        """The batches of a step with what each row must know of the others, and the objective's next state."""
+        """The batches of a step with the columns of cross-batch statistics, and the objective's next state."""
         if outs is None:
-            outs = [self._observed(model, batch) if self.objective.observes_outputs else Outputs() for batch in batches]
-        return couple(self.objective, self.state, batches, outs)
+            needed = self.objective.statistics_need_outputs
+            outs = [self._outputs_before(model, batch) if needed else Outputs() for batch in batches]
+        return with_statistics(self.objective, self.state, batches, outs)
 
     @torch.no_grad()
-    def _observed(self, model: nn.Module, batch: Batch) -> Outputs:
+    def _outputs_before(self, model: nn.Module, batch: Batch) -> Outputs:
         # Dropout would draw random numbers that a resumed run, which restores them after this pass, does not see drawn.
         with without_dropout(model):
             return self.outputs(model, batch)
@@ -131,10 +132,10 @@ class StepRunner:
             The loss, NaN if it is not finite, and the model's outputs.
         """
         out = self.outputs(model, batch)
-        if self.objective.couples and DONE not in batch:
-            (batch,), self.state = self.couple(model, [batch], [out])
+        if self.objective.cross_batch and DONE not in batch:
+            (batch,), self.state = self.add_statistics(model, [batch], [out])
         units = units or self.count([batch])[0]
-        loss = self.objective.loss(out, batch)
+        loss = checked_loss(self.objective, self.objective.loss(out, batch))
         total = loss.reduced(units)
         if torch.isfinite(total):
             self._record(loss, batch)

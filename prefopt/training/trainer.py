@@ -27,7 +27,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..batch import Batch
 from ..data.collate import collate
-from ..models.reference import AsHandedIn, FrozenModel, Reference, SyncReference
+from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
 from ..models.weights import spot_check
 from ..objectives.base import Objective
 from .build import Built, as_rows, build, prepare_dataset, reward_models
@@ -151,7 +151,7 @@ class PreferenceTrainer(Trainer):
             scorer.to(self.args.device)
         if isinstance(built.reference, FrozenModel):
             built.reference.model.to(self.args.device)
-        if isinstance(built.reference, AsHandedIn):
+        if isinstance(built.reference, PolicyBeforeTraining):
             self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
 
     def _watch_reference(self) -> str | None:

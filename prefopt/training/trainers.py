@@ -21,7 +21,7 @@ from ..objectives.rejection_sampling import RejectionSampling
 from ..objectives.reward import BradleyTerry, RewardArguments
 from ..objectives.rrhf import RRHF, RRHFArguments
 from ..objectives.sampling_arguments import IterationArguments
-from ..objectives.sft import BestOf
+from ..objectives.sft import SFT
 from ..utils.options import option
 from .config import PreferenceConfig
 from .generating import check_unscored
@@ -288,7 +288,7 @@ class PPOTrainer(NamedTrainer):
 class SFTTrainer(NamedTrainer):
     """Supervised fine-tuning on answers (prompt-only tokens are never trained on)."""
 
-    config, objective_type = SFTConfig, BestOf
+    config, objective_type = SFTConfig, SFT
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives import DPO
 from prefopt.objectives.base import Loss, Objective, Term, checked_loss, load, registry
 from prefopt.objectives.ppo import PPO
-from tests.helpers.objectives import asked, coupled, declared_only, loss_of, make, mapped, numbers, rows
+from tests.helpers.objectives import asked, declared_only, loss_of, make, mapped, numbers, rows, with_statistics
 
 EVERY_SWITCH = PPO(advantage_norm=True, advantage_clip=1.0, entropy_coef=0.01, ptx_coef=1.0, target_kl=6.0)
 OBJECTIVES = registry() | {"ppo-max, every switch": EVERY_SWITCH}
@@ -115,7 +115,7 @@ def test_absent_rows_change_nothing(objective: Objective):
 @settings(max_examples=5)
 def test_parts_add_up_to_the_whole(objective: Objective, cuts: list[int], seed: int):
     batch, out = make(objective, seed=seed)
-    batch = coupled(objective, batch, out)
+    batch = with_statistics(objective, batch, out)
     whole = objective.loss(out, batch)
     slices = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, 6], strict=True)]
     parts = [objective.loss(rows(out, s), batch.rows(s)) for s in slices]

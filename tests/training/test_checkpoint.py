@@ -24,7 +24,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from prefopt import PreferenceTrainer
 from prefopt.models.reference import AdapterCopy
 from prefopt.objectives.dpo import DPO
-from prefopt.objectives.sft import BestOf
+from prefopt.objectives.sft import SFT
 from prefopt.training import checkpoint
 from tests.helpers.checkpoints import LORA, ROWS, assert_equal, build, by_tokens, logs, saved, weights
 from tests.helpers.models import tiny_llama
@@ -322,7 +322,7 @@ OTHERS: dict[str, tuple[Callable[[Path], PreferenceTrainer], str]] = {
     "size": (lambda f: build(f, model=tiny_llama(intermediate_size=96)), "trained weights was"),
     "adapter": (lambda f: build(f, peft_config=LORA), r"adapter was \[\], is \['LORA'\]"),
     "objective": (lambda f: build(f, DPO(beta=0.2)), r"objective.beta was 0.1, is 0.2"),
-    "method": (lambda f: build(f, BestOf()), r"objective.name was .DPO., is .BestOf."),
+    "method": (lambda f: build(f, SFT()), r"objective.name was .DPO., is .SFT."),
     "accumulation": (lambda f: build(f, gradient_accumulation_steps=2), "gradient_accumulation_steps was 1, is 2"),
     "batch": (lambda f: build(f, per_device_train_batch_size=4), "per_device_train_batch_size was 2, is 4"),
     "budget": (lambda f: build(f, max_tokens_per_batch=45), "max_tokens_per_batch was None, is 45"),
@@ -347,7 +347,7 @@ def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) 
 
 
 def test_an_objective_that_prints_its_address_can_resume(tmp_path: Path) -> None:
-    class Foreign(BestOf):
+    class Foreign(SFT):
         __repr__ = object.__repr__
 
     build(tmp_path, Foreign(), max_steps=2).train()

@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ...utils import files
-from ...utils.flop_counter import Tally, counting, paused
+from ...utils.flop_counter import FlopCounter, count_flops, paused
 from ..report import Cost
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Spent(TrainerCallback, ExportableState):
 
     def __init__(self, path: Path | None = None):
         self.path = path
-        self.tally = Tally()
+        self.tally = FlopCounter()
         self.steps = 0
         self.peak_memory: int | None = None
         self._begins: dict[str, Any] = {}
@@ -143,7 +143,7 @@ class Budget(TrainerCallback):
         ValueError: a budget that leaves nothing for training.
     """
 
-    def __init__(self, tally: Tally, flops: float):
+    def __init__(self, tally: FlopCounter, flops: float):
         if not flops > 0:
             raise ValueError(f"a budget of {flops:.3g} FLOPs leaves nothing for training: raise it")
         self.tally, self.flops = tally, flops
@@ -168,7 +168,7 @@ def measured(folder: Path | None = None) -> Iterator[Spent]:
     with suppress(OSError):  # Linux forgets the peak so far; elsewhere it is that of all that the process did
         Path("/proc/self/clear_refs").write_text("5")
     spent = Spent(None if folder is None else folder / FILE)
-    with counting(spent.tally):
+    with count_flops(spent.tally):
         try:
             yield spent
         finally:

@@ -34,7 +34,7 @@ from ...candidates.selection import by_prompt, rows_for
 from ...candidates.temperature_search import search
 from ...data.records import DataError, Messages
 from ...generation.prompts import encoded
-from ...models.reference import version_of
+from ...models.reference import policy_fingerprint
 from ...models.weights import Snapshot, restore, snapshot
 from ...objectives.sampling_arguments import IterationArguments
 from ...scoring.scorer import Scorer
@@ -111,7 +111,7 @@ class IterationLoop:
         """
         began = time.monotonic()
         for number in range(self._begin(resume), self.settings.iterations):
-            version = version_of(self.policy, self.tokenizer)
+            version = policy_fingerprint(self.policy, self.tokenizer)
             self.sample(number, version)
             self.score()
             rows, report = self.select(number)
@@ -193,7 +193,7 @@ class IterationLoop:
     def _description(self) -> dict[str, Any]:
         """What must be the same to go on."""
         sampled = {name: value for name, value in asdict(self.settings).items() if name not in FREE}
-        policy = {"policy": version_of(self.policy, self.tokenizer), "seed": self.args.seed}
+        policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
         rows = {"distinct prompts": len(self.dataset.prompts), "prompts": digest(answers)}
         recipe = {name: plain(getattr(self.args, name)) for name in RECIPE}

@@ -19,7 +19,7 @@ from ...data.collate import Rows, collate
 from ...data.records import Messages
 from ...generation.stopping import Sample
 from ...objectives.base import Metric
-from ...objectives.ppo_losses import derived
+from ...objectives.ppo_losses import derived_metrics
 from ...scoring.scorer import Scorer
 from ...utils.distributed import gathered, rank, world_size
 from ...utils.shuffle import turns
@@ -116,12 +116,12 @@ class RolloutCollector:
         objective, state = self.objective, self.step.state
         if state["policy_start"] < 0:
             batch = batch.with_columns(frozen_policy=batch.index)
-        state = objective.update(objective.observe_rollout(batch), state)
-        batch = batch.with_columns(**objective.experience(batch, state))
+        state = objective.update_state(objective.rollout_statistics(batch), state)
+        batch = batch.with_columns(**objective.compute_advantages(batch, state))
         metrics = objective.rollout_metrics(batch, state)
         if not batch.finished.any():
             self._warn_of_cuts()
-        state = objective.begun(state, means(metrics)["val/explained_variance"], global_step, max_steps)
+        state = objective.start_policy(state, means(metrics)["val/explained_variance"], global_step, max_steps)
         if state["policy_start"] >= 0:
             batch = Batch({name: column for name, column in batch.items() if name != "frozen_policy"})
         return batch, state, metrics
@@ -157,7 +157,7 @@ class RolloutCollector:
 def means(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Of sums over a rollout, and what follows from them."""
     values = {name: float(metric.total / metric.count.clamp(min=1)) for name, metric in metrics.items()}
-    return values | derived(values)
+    return values | derived_metrics(values)
 
 
 def _in_turn(batch: Batch, samples: list[list[Sample]], device: torch.device) -> tuple[Batch, list[list[Sample]]]:

@@ -21,7 +21,7 @@ from ...objectives.base import Metric
 from ...objectives.sampling_arguments import SamplingArguments
 from ...scoring.scorer import Scorer, score_samples
 from ...utils.distributed import gathered, rank, world_size
-from ...utils.tensors import masked_sum, wide
+from ...utils.tensors import masked_sum, upcast
 from ..step import StepRunner
 from .log import Record
 
@@ -115,7 +115,7 @@ def log_ratios(step: StepRunner, model: nn.Module, samples: Sequence[Sample], si
     share, last = -(-len(samples) // world_size()), len(samples) - 1
     own = [min(rank() + world_size() * turn, last) for turn in range(share)]
     batch = measured(step, model, as_batch([[samples[number]] for number in own], own), frozenset({"logps"}), size)
-    ratios = masked_sum(wide(batch.old_logps) - wide(batch.ref_logps), batch.loss_mask)[:, 0].tolist()
+    ratios = masked_sum(upcast(batch.old_logps) - upcast(batch.ref_logps), batch.loss_mask)[:, 0].tolist()
     shares = gathered(list(zip(own, ratios, strict=True)))
     by_number = {number: ratio for part in shares for number, ratio in part}
     return [by_number[number] for number in range(len(samples))]

@@ -21,7 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from ...candidates.dataset_answers import Given
 from ...candidates.evaluate import METRICS, REWARD, Evaluated
 from ...generation.prompts import encoded
-from ...objectives.ppo_losses import derived
+from ...objectives.ppo_losses import derived_metrics
 from ...objectives.sampling_arguments import PLAIN
 from ...scoring.scorer import Scorer
 from ...utils.distributed import of_first, on_first, rank, world_size
@@ -272,7 +272,7 @@ class RolloutSource(GeneratingSource):
 
     def complete(self, logs: MutableMapping[str, float]) -> None:
         if SUMMANDS[0] in logs:
-            logs.update(derived(logs))
+            logs.update(derived_metrics(logs))
             for name in SUMMANDS:
                 logs.pop(name, None)
 
