@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..candidates.report import card, described, write_rewards
+from ..candidates.report import describe, scorer_card, write_rewards
 from ..candidates.selection import Group, Row, above, best, best_random, best_worst, by_prompt, ranked, write_rows
 from ..objectives.sampling_arguments import SamplingArguments, changed
 from ..scoring.scorer import Scorer
@@ -78,7 +78,7 @@ def _select(drawn: Drawn, scorer: Scorer, args: BestOfNArguments) -> None:
     scored = [one for one in drawn.pool.scored(scorer) if drawn.has(one.candidate)]
     groups = by_prompt(scored)
     rows = SELECTIONS[args.select](groups, args)
-    report = {"policy": drawn.version, "scorer": card(scorer), **described(scored)}
+    report = {"policy": drawn.version, "scorer": scorer_card(scorer), **describe(scored)}
     report |= {"unanswered": report["prompts"] - len(groups), "select": args.select, "rows": len(rows)}
     jsonl.replace(drawn.folder / "report.json", [report])
     write_rewards(drawn.folder / "rewards.png", [{"iteration": 0, **report}])

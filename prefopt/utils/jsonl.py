@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines that survive a kill and a full disk; knows nothing of what the records mean.
+"""Files of JSON lines that survive a kill and a full disk: read, appended to, or replaced as a whole.
 
 A record is a line, and counts only once its newline is there: a line that a kill left half-written is invisible to
 readers, and the next append cuts it off. The bytes depend on the records alone: keys are sorted, nothing says when.
@@ -21,11 +21,11 @@ BLOCK = 1 << 16
 
 
 class DamagedFile(ValueError):
-    """A complete line is not a JSON object: not the work of a kill, so nobody but the user may mend it."""
+    """A complete line is no JSON object. A kill does not leave such a line, so nobody but the user may mend it."""
 
 
 def line_of(record: Record) -> bytes:
-    """One record as UTF-8 with its newline; Chinese stays readable.
+    """The line of a record: UTF-8 with its newline, in which Chinese stays readable.
 
     Raises:
         ValueError: NaN or infinity, which JSON lacks, or text that holds half a surrogate pair.
@@ -69,7 +69,7 @@ def append(path: Path, records: Iterable[Record]) -> None:
         return
     try:
         new = not path.exists()
-        _make(path.parent)
+        _make_folder(path.parent)
         with path.open("ab", buffering=0) as file:
             _append(file.fileno(), data, _complete_size(path))
         if new:
@@ -91,9 +91,9 @@ def _append(descriptor: int, data: bytes, size: int) -> None:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
 
 
 def _complete_size(path: Path) -> int:
@@ -121,7 +121,7 @@ def replace(path: Path, records: Iterable[Record]) -> None:
     """
     staged = path.with_name(f"{path.name}.staging")
     try:
-        _make(path.parent)
+        _make_folder(path.parent)
         with staged.open("wb", buffering=0) as file:
             for record in records:
                 _write(file.fileno(), line_of(record))
@@ -134,10 +134,10 @@ def replace(path: Path, records: Iterable[Record]) -> None:
         staged.unlink(missing_ok=True)
 
 
-def _make(folder: Path) -> None:
-    """Create a folder and those above it, their names on the disk."""
+def _make_folder(folder: Path) -> None:
+    """Create a folder and those above it, and make sure that their names are on the disk."""
     if not folder.is_dir():
-        _make(folder.parent)
+        _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         flush(folder.parent)
 

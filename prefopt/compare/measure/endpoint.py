@@ -22,7 +22,7 @@ import httpx2
 from tqdm.auto import tqdm
 
 from ...utils import jsonl
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from .asked import Asked
 from .verdict import CHINESE, ENGLISH, SHOWN, Question, check_template, verdict, written
 
@@ -86,7 +86,7 @@ class Endpoint:
     def fingerprint(self) -> str:
         """Of all that an answer depends on and we know of."""
         templates = [self.template] if self.template is not None else [ENGLISH, CHINESE]
-        return digest([self.url, self.model, self.temperature, templates])
+        return fingerprint_of_values([self.url, self.model, self.temperature, templates])
 
     def key(self) -> str | None:
         """Read when there is something to ask, so that it is part of nothing that is shown or written.
@@ -126,7 +126,7 @@ def ask(settings: Endpoint, questions: Sequence[Question], folder: Path, *, prog
     """
     path = folder / f"{settings.fingerprint}.jsonl"
     texts = [written(question, settings.template) for question in questions]
-    keys = [digest([settings.fingerprint, text]) for text in texts]
+    keys = [fingerprint_of_values([settings.fingerprint, text]) for text in texts]
     found = {record["key"]: (float(record["verdict"]), "") for record in jsonl.read(path)}
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
     found |= _asked(settings, missing, path, progress) if missing else {}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.readers import HUB_ID
-from ...utils.fingerprint import fingerprint_of
+from ...utils.fingerprint import fingerprint_of_code
 from ..plan.sections import built
 from .endpoint import Endpoint, ask
 from .versus import COLUMNS, ColumnJudge, OrdersJudge, ScorerJudge, verdicts
@@ -88,7 +88,7 @@ def _judge(spec: Any, given: _Scored) -> PairJudge:
     if given.tolerance is not None:
         raise ValueError(f"judges: {spec}: a tolerance is for scores, and this one says itself which responses tie")
     name = name or type(found).__name__
-    return OrdersJudge(name, "function", fingerprint_of(found), partial(verdicts, found, name))
+    return OrdersJudge(name, "function", fingerprint_of_code(found), partial(verdicts, found, name))
 
 
 def _model(spec: str) -> str:

@@ -18,7 +18,7 @@ from ...objectives.sampling_arguments import IterationArguments, SamplingArgumen
 from ...training import trainers
 from ...training.config import PreferenceConfig
 from ...training.trainer import PreferenceTrainer
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from .sections import PlanError, nearest
 
 BASELINE = "sft"
@@ -89,7 +89,7 @@ class Way:
             return ""
         module = sys.modules[self.method.partition(":")[0]]
         files = {inspect.getsourcefile(each) or "" for each in (module, type(self.objective))}
-        return digest([Path(file).read_text("utf-8") for file in sorted(files - {""})])
+        return fingerprint_of_values([Path(file).read_text("utf-8") for file in sorted(files - {""})])
 
 
 TAKEN = {REWARD_MODEL: "the seeds' reward models", BASELINE: "the policy that all methods start from"}

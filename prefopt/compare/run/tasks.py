@@ -17,7 +17,7 @@ from ... import __version__
 from ...training.config import PreferenceConfig
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
 from ...utils import jsonl
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from ..measure.judges import FUNCTION, judge_from
 from ..plan.method_spec import BEST_OF_N, NAMED, REWARD_MODEL, Way, check_settings, objective_of
 from ..plan.plan import TESTBED, Plan
@@ -60,7 +60,7 @@ class Task:
     @cached_property
     def _digest(self) -> str:
         needs = {role: task._digest for role, task in self.needs.items() if role not in AFTER}
-        return digest([self.kind, self.seed, self.given, needs, __version__])
+        return fingerprint_of_values([self.kind, self.seed, self.given, needs, __version__])
 
     @property
     def label(self) -> str:
