@@ -146,3 +146,17 @@ def test_only_forward_calls_a_model_and_only_sample_generates() -> None:
     }
     assert [p for p, text in sources.items() if re.search(r"[=(, ]-100\b", text)] == []
     assert {p.name for p, text in sources.items() if "disable_adapter()" in text} == {"reference.py"}
+
+
+@pytest.mark.parametrize("room", ["generation", "scoring", "candidates"])
+def test_a_module_is_public_exactly_when_it_is_used_outside_its_package(room: str) -> None:
+    """With an underscore its own package alone imports it; without one, others do or the package publishes of it."""
+    stub = ast.parse((PACKAGE / room / "__init__.pyi").read_text(encoding="utf-8"))
+    published = {node.module for node in stub.body if isinstance(node, ast.ImportFrom)}
+    outside = {name for path in FILES if room_of(path) != room for name in imports(path)}
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        used = path.stem in published or f"{room}.{path.stem}" in outside
+        if path.stem.startswith("_") and path.stem != "__init__":
+            assert f"{room}.{path.stem}" not in outside, f"{path} is private, and another package imports it"
+        elif path.stem != "__init__":
+            assert used, f"only {room} uses {path}: begin its name with an underscore, or publish something of it"

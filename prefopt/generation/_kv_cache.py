@@ -1,4 +1,4 @@
-"""Where the keys and values of a shared prompt are: held once for all responses to it, with the attention over them.
+"""Where the keys and values of a shared prompt are: kept once for all responses to it, with the attention over them.
 
 A registered attention function finds the cache by the layer that calls it, so that any model which looks its attention
 up by name can decode this way, as it does for packed rows. A row is one response; the cache knows positions, not what

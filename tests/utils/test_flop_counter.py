@@ -101,7 +101,7 @@ def test_nothing_is_computed_for_a_count_that_nobody_takes(monkeypatch: pytest.M
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("counted for nobody")
 
-    for place in ("models.forward.count_forward", "generation.engine.work_of", "generation.beams.work_of"):
+    for place in ("models.forward.count_forward", "generation._engine.work_of", "generation.beams.work_of"):
         monkeypatch.setattr(f"prefopt.{place}", never)
     model = tiny_llama()
     forward(model, batch(), LOGPS)
@@ -262,7 +262,7 @@ def test_responses_are_counted_by_their_lengths(
     loop: str, batch_size: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loop == "generate":
-        monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "served", lambda _: False)
+        monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "is_supported", lambda _: False)
     model = tiny_llama()
     model.generation_config.eos_token_id = list(range(0, 1000, 9))  # responses of many lengths
     with counting() as tally:
