@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "prefopt"
+from tests.helpers.imports import FILES, MODULES, PACKAGE, imports
+
 LAYERS = [
     {"utils", "batch", "grades"},
     {"objectives", "data"},
@@ -24,28 +25,10 @@ LAYERS = [
     {"__init__", "__main__", "_moved"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-FILES = sorted(PACKAGE.rglob("*.py"))
-MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imports(path: Path) -> set[str]:
-    """The modules of prefopt that a file imports: at its top, inside a function, or for the type checker alone."""
-    parents = path.relative_to(PACKAGE).with_suffix("").parts
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {name.name.removeprefix("prefopt.") for name in node.names if name.name.startswith("prefopt.")}
-        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "prefopt"):
-            base = parents[: len(parents) - node.level] if node.level else ()
-            module = ".".join([*base, *([(node.module or "").removeprefix("prefopt.")] if node.module else [])])
-            for name in node.names:
-                inner = f"{module}.{name.name}".removeprefix(".")
-                found.add(inner if inner in MODULES else module)
-    return {name for name in found if name in MODULES and name != "__init__"}
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
@@ -163,3 +146,17 @@ def test_no_test_file_imports_another() -> None:
         ours = [name.split(".") for name in names if name.split(".")[0] == "tests"]
         others = [parts for parts in ours if any(part.startswith(("test_", "conftest")) for part in parts)]
         assert not others, f"{path.relative_to(tests)} imports {others}: move what it needs to tests/helpers"
+
+
+@pytest.mark.parametrize("room", ["generation", "scoring", "candidates"])
+def test_a_module_is_public_exactly_when_it_is_used_outside_its_package(room: str) -> None:
+    """With an underscore its own package alone imports it; without one, others do or the package publishes of it."""
+    stub = ast.parse((PACKAGE / room / "__init__.pyi").read_text(encoding="utf-8"))
+    published = {node.module for node in stub.body if isinstance(node, ast.ImportFrom)}
+    outside = {name for path in FILES if room_of(path) != room for name in imports(path)}
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        used = path.stem in published or f"{room}.{path.stem}" in outside
+        if path.stem.startswith("_") and path.stem != "__init__":
+            assert f"{room}.{path.stem}" not in outside, f"{path} is private, and another package imports it"
+        elif path.stem != "__init__":
+            assert used, f"only {room} uses {path}: begin its name with an underscore, or publish something of it"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.helpers.models import tiny_llama
+from tests.helpers.processes import TIMEOUT_S
 from tests.helpers.rows import ragged_pairs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -196,7 +197,7 @@ def test_sampling_speed_measures_profiles_and_compares_once(tmp_path: Path, toke
     command = [sys.executable, BENCHMARKS / "sampling_speed.py", "--model", model, *sizes, "--output_dir", tmp_path]
 
     def run(*flags: str) -> str:
-        done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=TIMEOUT_S)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 

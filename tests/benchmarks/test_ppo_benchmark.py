@@ -21,6 +21,7 @@ from prefopt.testbed import gold, sample_prompts
 from prefopt.training.ppo.log import Record
 from prefopt.utils import jsonl
 from tests.helpers.models import untrained
+from tests.helpers.processes import TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,6 +149,6 @@ def test_a_tiny_comparison(tmp_path: Path, tokenizer: Any) -> None:
 
 def benchmark(*arguments: str) -> str:
     command = [sys.executable, "-m", "benchmarks.ppo", "--jobs", "1", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

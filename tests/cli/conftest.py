@@ -24,7 +24,11 @@ def _same_logging() -> Iterator[None]:
 
 
 JUDGES = """
+import os, time
+
 def vowels(prompts, responses):
+    while os.path.exists(os.environ.get("WAITS_BESIDE", "")):  # for a kill
+        time.sleep(0.01)
     return [sum(c in "aeiou的是" for c in text) - 0.01 * len(text) for text in responses]
 
 def few(prompts, responses):

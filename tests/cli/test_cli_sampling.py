@@ -92,9 +92,9 @@ def test_killed_while_it_draws_a_run_ends_the_same(
     killed = asked("rejection-sampling", tmp_path / "killed", *more)
     words = [sys.executable, "-m", "prefopt", *map(str, killed)]
     # The folder that a program is started in is not on an installed one's path; its modules are found all the same.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    file = tmp_path / "killed/pool/candidates-000-00001.jsonl"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "WAITS_BESIDE": str(file)}
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        file = tmp_path / "killed/pool/candidates-000-00001.jsonl"
         while not file.exists() and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_layers import MODULES, imports
+from tests.helpers.imports import MODULES, imports
 
 ROOMS = ("compare.plan", "compare.measure", "compare.run", "compare.statistics", "compare.report", "testbed")
 PUBLIC_MODULES = {"testbed.model", "testbed.measure"}
@@ -48,7 +48,7 @@ def test_examples_and_benchmarks_use_what_is_published() -> None:
 def test_old_names_of_the_testbed_go_on_working(old: str, new: str) -> None:
     from prefopt import testbed
 
-    with pytest.warns(FutureWarning, match=f"prefopt.testbed.{old} is now prefopt.testbed.{new}") as warned:
+    with pytest.warns(FutureWarning, match=f"prefopt.testbed.{old} is now {new}") as warned:
         assert getattr(testbed, old) is getattr(testbed, new)
     assert warned[0].filename == __file__
 

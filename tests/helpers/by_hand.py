@@ -42,6 +42,11 @@ def by_hand(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 DIFFERENTIABLE = ("logps", "entropy", "log_sum_sq")
 
 
+TO_ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
+"""For float64 numbers that are computed twice: weights that were read from a file lie elsewhere in memory than those of
+the model that was saved, and where they lie decides, on some processors, in which order a matrix product adds up."""
+
+
 def exactness(dtype: torch.dtype = torch.float64) -> float:
     """How near `assert_near` wants numbers of this precision."""
     return 1e-5 if dtype == torch.float32 else 1e-9

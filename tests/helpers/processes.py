@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 """The folder that holds `tests`."""
 
 
-TIMEOUT_S = 300
+TIMEOUT_S = 1200
+"""Seconds after which a program is taken for hanging, on the slowest and busiest computer."""
 
 
 def completed(processes: int, module: str, argument: str) -> subprocess.CompletedProcess[str]:

@@ -28,7 +28,7 @@ from prefopt.objectives.sft import SFT
 from prefopt.training import checkpoint
 from tests.helpers.checkpoints import LORA, ROWS, assert_equal, build, by_tokens, logs, saved, weights
 from tests.helpers.models import tiny_llama
-from tests.helpers.processes import completed
+from tests.helpers.processes import TIMEOUT_S, completed
 from tests.helpers.programs.dying_runs import MOMENTS, RANDOM, many_saves
 
 # ---- exact resume --------------------------------------------------------------------------------------------------
@@ -129,6 +129,35 @@ def test_skipped_steps_are_still_counted_after_a_resume(tmp_path: Path) -> None:
     assert logs(resumed)[-1]["skipped_steps"] == 2
 
 
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loses power after the rename has every file, the names in its folder, and then the name itself."""
+    staged, final = tmp_path / "staged", tmp_path / "checkpoint-1"
+    (staged / "policy").mkdir(parents=True)
+    (staged / "model.safetensors").write_bytes(b"weights")
+    (staged / "policy" / "config.json").write_text("{}")
+    happened: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        happened.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def renamed(source: Any, target: Any) -> None:
+        happened.append(("rename", str(source)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    checkpoint.publish(staged, final, {"format": 2})
+    moment = happened.index(("rename", str(staged)))
+    names = ("model.safetensors", "policy/config.json", "policy", checkpoint.MANIFEST, "")
+    assert {path for what, path in happened[:moment]} == {str(staged / name) for name in names}
+    assert happened[moment + 1 :] == [("sync", str(tmp_path))]
+    assert checkpoint.problem_with(final) is None
+
+
 # ---- runs that die -------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +169,7 @@ def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         root.mkdir()
     except FileExistsError:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + TIMEOUT_S
         while not (root / "outcome").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
     else:
@@ -202,7 +231,7 @@ FAILURES = {
     "optimizer": ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")),
     "state": ("transformers.TrainerState.save_to_json", OSError(28, "No space left on device")),
     "extras": ("prefopt.training.checkpointing.save_file", SafetensorError("IoError: No space left on device")),
-    "publishing": ("prefopt.training.checkpoint._flush", OSError(5, "Input/output error")),
+    "publishing": ("prefopt.training.checkpoint.flush", OSError(5, "Input/output error")),
 }
 
 

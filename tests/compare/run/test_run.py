@@ -20,6 +20,7 @@ from prefopt.compare.plan.plan import PlanError
 from prefopt.compare.report.findings import Findings
 from prefopt.compare.run.comparison import compare
 from prefopt.testbed.model import build_policy, build_tokenizer
+from tests.helpers.processes import TIMEOUT_S
 
 TINY: dict[str, Any] = {
     "title": "tiny",
@@ -216,7 +217,7 @@ def _finish(plan: Path, out: Path) -> str:
 def _kill_when(plan: Path, out: Path, pattern: str) -> None:
     """Begin, and kill the run once there is such a file."""
     process = _begin(plan, out)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + TIMEOUT_S
     while not any(out.glob(pattern)):
         assert process.poll() is None, f"it ended before {pattern}: {process.communicate()[0].decode()}"
         assert time.monotonic() < deadline
