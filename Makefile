@@ -39,7 +39,7 @@ clean:
 	touch $@
 
 .venv/report: .venv/ready
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[report]"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[compare]"
 	touch $@
 
 .venv/test: .venv/ready

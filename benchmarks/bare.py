@@ -122,9 +122,9 @@ class Loop:
 
 
 def choose_layout(model: nn.Module, layout: str) -> None:
-    from prefopt.models.layout_choice import choose
+    from prefopt.models.layout_selection import request_layout
 
-    choose(model, layout)
+    request_layout(model, layout)
 
 
 def budgeted(rows: list[Row], max_tokens: int) -> Iterator[list[Row]]:

@@ -1,4 +1,4 @@
-"""How often does a comparison of two equally good methods say that they differ? Simulated, for each way to compare.
+"""How often does a comparison of two equally good methods say that they differ? Simulated, for each test.
 
     python benchmarks/compare_aa.py --trials 1000 --seeds 5 --prompts 256
 
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefopt.compare import FEWEST_SEEDS, Claim, Design, Spread, resampled_means, who_beats_whom
-from prefopt.compare.statistics.claims import Part, margin, parts
+from prefopt.compare.statistics import Part, margin, parts
 
 LEVEL = 0.95
 LOT = 2**22
@@ -72,7 +72,7 @@ def bootstrap(crossed: bool, resamples: int) -> Test:
     return interval
 
 
-def every_way(resamples: int) -> dict[str, Test]:
+def all_tests(resamples: int) -> dict[str, Test]:
     return {
         "prompts, one seed": one_seed,
         "prompts, seeds pooled": pooled,
@@ -93,7 +93,7 @@ LUCK: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = 
 """What a seed does to a difference, with mean 0 and variance 1. "collapse": one in five falls by 2, the others rise."""
 
 
-def draws(
+def simulated(
     spread: Spread, seeds: int, prompts: int, trials: int, effect: float, seed: int, luck: str = "normal"
 ) -> Iterator[np.ndarray]:
     """[some trials, seeds, prompts] at a time, `trials` in all."""
@@ -105,11 +105,11 @@ def draws(
         yield effect + lucky + suited + spread.residual * rng.standard_normal((count, seeds, prompts))
 
 
-def rates(lots: Iterator[np.ndarray], ways: dict[str, Test], truth: float, level: float) -> dict[str, np.ndarray]:
+def rates(lots: Iterator[np.ndarray], tests: dict[str, Test], truth: float, level: float) -> dict[str, np.ndarray]:
     """For each test the shares of trials declared different, and of intervals with the truth in them: [2]."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ways}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in tests}
     for differences in lots:
-        for name, test in ways.items():
+        for name, test in tests.items():
             low, high = test(differences, level)
             found[name].append(np.stack([(low > 0) | (high < 0), (low <= truth) & (truth <= high)]))
     return {name: np.concatenate(each, axis=1).mean(1) for name, each in found.items()}
@@ -132,39 +132,39 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 def one_size(args: argparse.Namespace, spread: Spread) -> None:
     """A table of all tests for the seeds asked for."""
-    ways, same = every_way(args.resamples), Spread(spread.seed, 0.0, spread.residual)
+    tests, same = all_tests(args.resamples), Spread(spread.seed, 0.0, spread.residual)
     columns = []
     for drawn, effect in ((same, 0.0), (spread, 0.0), (spread, args.effect)):
-        lots = draws(drawn, args.seeds, args.prompts, args.trials, effect, args.seed, args.luck)
-        columns.append(rates(lots, ways, effect, LEVEL))
-    cells = [(name, *(c[name][0] for c in columns), columns[2][name][1]) for name in ways]
+        lots = simulated(drawn, args.seeds, args.prompts, args.trials, effect, args.seed, args.luck)
+        columns.append(rates(lots, tests, effect, LEVEL))
+    cells = [(name, *(c[name][0] for c in columns), columns[2][name][1]) for name in tests]
     rows = [[name, *(with_error(float(share), args.trials) for share in shares)] for name, *shares in cells]
     title = f"{args.trials} trials, {args.seeds} seeds, {args.prompts} prompts: declared different at 5 %"
     show(title, ["test", "A/A", "equally good", f"effect {args.effect:g}", "interval covers"], rows)
     for claim in (Claim.SEEDS, Claim.METHODS):
-        plan = Design(spread, args.seeds, args.prompts, claim)
-        said = f"computed power at {args.effect:g}: {plan.power(args.effect):.1%}"
-        console.print(f"{claim}: {said}; with 80 % power it sees {plan.detectable():.2f}", highlight=False)
+        design = Design(spread, args.seeds, args.prompts, claim)
+        said = f"computed power at {args.effect:g}: {design.power(args.effect):.1%}"
+        console.print(f"{claim}: {said}; with 80 % power it sees {design.detectable():.2f}", highlight=False)
 
 
 def sizes(args: argparse.Namespace, spread: Spread) -> None:
     """Error and power of the test that decides, and of its rivals, for several numbers of seeds."""
-    ways = {name: test for name, test in every_way(args.resamples).items() if name in QUOTED}
+    tests = {name: test for name, test in all_tests(args.resamples).items() if name in QUOTED}
     rows = []
     for seeds in SEEDS_QUOTED:
         null, planted = (
             rates(
-                draws(spread, seeds, args.prompts, args.trials, effect, args.seed + seeds, args.luck),
-                ways,
+                simulated(spread, seeds, args.prompts, args.trials, effect, args.seed + seeds, args.luck),
+                tests,
                 effect,
                 LEVEL,
             )
             for effect in (0.0, args.effect)
         )
-        plan = Design(spread, seeds, args.prompts)
-        wrong = [with_error(float(null[name][0]), args.trials) for name in ways]
+        design = Design(spread, seeds, args.prompts)
+        wrong = [with_error(float(null[name][0]), args.trials) for name in tests]
         seen = with_error(float(planted[DECIDES][0]), args.trials)
-        rows.append([str(seeds), *wrong, seen, f"{plan.power(args.effect):.1%}", f"{plan.detectable():.2f}"])
+        rows.append([str(seeds), *wrong, seen, f"{design.power(args.effect):.1%}", f"{design.detectable():.2f}"])
     head = ["seeds", *QUOTED.values(), f"sees {args.effect:g}", "computed", "80 % sees"]
     show("Equally good methods declared different, by the number of seeds; what the deciding test sees", head, rows)
 
@@ -181,11 +181,11 @@ QUOTED = {
 def small_levels(args: argparse.Namespace, spread: Spread) -> None:
     """Where a Holm correction goes: .005 is the first step of ten pairs, five methods."""
     names = ("seeds and prompts (decides)", "seeds and prompts, Satterthwaite")
-    ways = {name: test for name, test in every_way(args.resamples).items() if name in names}
+    tests = {name: test for name, test in all_tests(args.resamples).items() if name in names}
     rows = []
     for alpha in (0.05, 0.01, 0.005):
-        lots = draws(spread, args.seeds, args.prompts, 10 * args.trials, 0.0, args.seed + 100, args.luck)
-        found = rates(lots, ways, 0.0, 1 - alpha)
+        lots = simulated(spread, args.seeds, args.prompts, 10 * args.trials, 0.0, args.seed + 100, args.luck)
+        found = rates(lots, tests, 0.0, 1 - alpha)
         rows.append([f"{alpha:g}", *(with_error(float(found[name][0]), 10 * args.trials) for name in names)])
     show(f"{10 * args.trials} trials at smaller levels, equally good methods", ["level", *names], rows)
 
@@ -195,7 +195,7 @@ def families(args: argparse.Namespace, spread: Spread, methods: int = 5) -> str:
     rng, wrong, count = np.random.default_rng(args.seed), 0, max(1, args.trials // 4)
     half = 0.5**0.5  # a difference of two methods has the variance of both
     for _ in range(count):
-        lots = draws(spread, args.seeds, args.prompts, methods, 0.0, int(rng.integers(2**31)), args.luck)
+        lots = simulated(spread, args.seeds, args.prompts, methods, 0.0, int(rng.integers(2**31)), args.luck)
         each = np.concatenate(list(lots)) * half
         found = who_beats_whom({str(name): table for name, table in enumerate(each)}, resamples=1)
         wrong += any(p < 1 - LEVEL for p in found.p.values())

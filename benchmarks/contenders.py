@@ -14,6 +14,8 @@ from material import Row, rows_of, tokenizer_of
 from measuring import Measurement, Stopwatch
 from transformers import PrinterCallback, TrainerCallback
 
+from prefopt.data.collate import collate
+
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -94,14 +96,12 @@ def _lora(run: Measurement) -> Any:
 
 def _prefopt(run: Measurement, rows: list[Row], model: Any, args: dict, common: dict, watch: Stopwatch) -> Any:
     import prefopt
-    import prefopt.training.trainer
+    from prefopt.training.reference_logps import ReferencePass
 
     kind = "Reward" if run.setting.work == "reward" else "DPO"
     trainer, config = getattr(prefopt, f"{kind}Trainer"), getattr(prefopt, f"{kind}Config")
     if run.options.get("precompute_ref_log_probs"):
-        prefopt.training.trainer.with_ref_logps = _aside(
-            watch, prefopt.training.trainer.with_ref_logps, before=_first_call
-        )
+        ReferencePass.added_to = _aside(watch, ReferencePass.added_to, before=_first_call)
     return trainer(model, args=config(**{**args, **run.options}), train_dataset=Dataset.from_list(rows), **common)
 
 
@@ -138,10 +138,10 @@ def _aside(watch: Stopwatch, function: Any, before: Any = None) -> Any:
     return timed
 
 
-def _first_call(trainer: Any, dataset: Any) -> None:
+def _first_call(reference: Any, dataset: Any) -> None:
     """A model's first call tries its layouts, once however many pairs follow: part of the warm-up."""
     if dataset is not None:
-        trainer.annotated(trainer.data_collator([dataset[0]]))
+        reference.step.annotate(reference.model, collate([dataset[0]]))
 
 
 def _sides(row: Row) -> Row:

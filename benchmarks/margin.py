@@ -20,9 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefopt.compare import compare_methods, read_plan
-from prefopt.compare.run.progress import Progress
-from prefopt.compare.run.schedule import Schedule
-from prefopt.compare.run.tasks import Tasks
+from prefopt.compare.run import Progress, Schedule, Tasks
 from prefopt.grades import GRADES
 
 PLAN = Path(__file__).with_name("findings.yaml")
@@ -42,7 +40,7 @@ def ranked(margin: str, out: Path, jobs: int) -> dict[str, np.ndarray]:
     plan = read_plan(PLAN)
     assert isinstance(plan.reward, Mapping)
     plan = replace(plan, reward={**plan.reward, "margin": margin})
-    tasks = [task for seed in plan.seeds if (task := Tasks(plan).measure_reward(seed))]
+    tasks = [task for seed in plan.seeds if (task := Tasks(plan).evaluate_reward_model(seed))]
     with Progress(Console(), out, jobs) as progress:
         Schedule(out, jobs, progress).run(tasks)
     read = [pd.read_parquet(task.folder(out) / "pairs.parquet").sort_values("pair") for task in tasks]

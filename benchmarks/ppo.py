@@ -36,7 +36,7 @@ from prefopt.models.load import load_policy, load_tokenizer
 from prefopt.objectives.ppo import NAMES
 from prefopt.scoring import RewardModelScorer
 from prefopt.scoring.scorer import Scorer, all_finished
-from prefopt.testbed import draw_prompts, gold_of, preference_rows
+from prefopt.testbed import gold_of, preference_rows, sample_prompts
 from prefopt.testbed.measure import measure
 from prefopt.utils import jsonl
 
@@ -261,7 +261,7 @@ class Watched:
 
 def judged(policy: Path, models: Path, seed: int, count: int) -> dict[str, list[float]]:
     """Gold reward, score and more of a fresh response to each held-out prompt."""
-    prompts = draw_prompts(count, HELD_OUT, "test", unique=True)
+    prompts = sample_prompts(count, HELD_OUT, "test", unique=True)
     tokenizer, sft = load_tokenizer(str(models / SFT)), load_policy(str(models / SFT))
     found = measure(load_policy(str(policy)), tokenizer, prompts, reference=sft, seed=seed)
     texts, ended = [one.text for one in found.samples], [one.finished for one in found.samples]

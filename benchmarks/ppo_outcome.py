@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.training.ppo.collapse import suspicion
-from prefopt.training.ppo.log import FILE, Record, Trace
+from prefopt.training.ppo.collapse import alarm_of
+from prefopt.training.ppo.log import FILE, Record, RolloutLog
 from prefopt.utils import jsonl
 
 RESULTS, GOLD = "results.json", "gold.jsonl"
@@ -55,7 +55,7 @@ class Run:
     def alarm(self) -> int | None:
         """The first rollout after which the library's own guard suspects reward hacking."""
         counts = range(1, len(self.records) + 1)
-        return next((self.records[n - 1].rollout for n in counts if suspicion(self.records[:n]) is not None), None)
+        return next((self.records[n - 1].rollout for n in counts if alarm_of(self.records[:n]) is not None), None)
 
 
 def load(folder: Path, seed: int, method: str) -> Run:
@@ -65,7 +65,7 @@ def load(folder: Path, seed: int, method: str) -> Run:
         ValueError: the gold rewards there are of other rollouts.
     """
     (row,) = jsonl.read(folder / RESULTS)
-    records, golds = Trace(folder / FILE).read(), list(jsonl.read(folder / GOLD))
+    records, golds = RolloutLog(folder / FILE).read(), list(jsonl.read(folder / GOLD))
     if [record.rollout for record in records] != [each["rollout"] for each in golds]:
         raise ValueError(f"{folder}: {FILE} and {GOLD} hold different rollouts: delete the folder to run it again")
     found = {name: np.array(values, dtype=float) for name, values in row["responses"].items()}

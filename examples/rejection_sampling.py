@@ -20,7 +20,7 @@ from rich.table import Table
 
 from prefopt import RejectionSamplingConfig, RejectionSamplingTrainer, RRHFConfig, RRHFTrainer
 from prefopt.models.load import load_policy, load_tokenizer
-from prefopt.testbed import draw_prompts, preference_rows
+from prefopt.testbed import preference_rows, sample_prompts
 from prefopt.testbed.measure import Measured, measure
 
 from .small_world import common, console, recipe, set_up, train_reward, train_sft
@@ -62,7 +62,7 @@ def results(folder: Path, seed: int, methods: list[str]) -> list[list[str]]:
     """Table rows of one seed: SFT, and each method after each iteration."""
     prepare(folder, seed)
     tokenizer, sft = load_tokenizer(str(folder / "sft")), load_policy(str(folder / "sft"))
-    prompts = draw_prompts(recipe.evaluation_prompts, 1000, "test", unique=True)
+    prompts = sample_prompts(recipe.evaluation_prompts, 1000, "test", unique=True)
     before = measure(sft, tokenizer, prompts, seed=seed)
     rows = [["SFT", "-", f"{before.gold.mean():.2f}", "-", "-", "-", f"{before.length.mean():.1f}"]]
     for name in methods:

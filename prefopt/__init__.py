@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pkgutil import resolve_name
 from typing import Any
 
 import lazy_loader
 
 from . import _moved
+from .training.declarations import public_names
+from .utils.renamed import renamed
 
 __version__ = "0.1.0"
 
@@ -24,9 +27,14 @@ __all__ = [*_names, "__version__"]  # noqa: PLE0604
 _moved.install()
 
 
-def __getattr__(name: str) -> Any:
+def _public_name(name: str) -> Any:
     if name in _INSTEAD:
         raise ImportError(f"prefopt has no {name}: use {_INSTEAD[name]}")
-    if name not in _names:
-        raise AttributeError(f"module 'prefopt' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return _public(name)
+    if name in _names:
+        return _public(name)
+    if path := public_names().get(name):
+        return resolve_name(path)
+    raise AttributeError(f"module 'prefopt' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+__getattr__ = renamed(__name__, {"BestOf": "SFT"}, _public_name)

@@ -8,7 +8,7 @@ from .data import load_sft as load_sft
 from .objectives import DPO as DPO
 from .objectives import PPO as PPO
 from .objectives import RRHF as RRHF
-from .objectives import BestOf as BestOf
+from .objectives import SFT as SFT
 from .objectives import BradleyTerry as BradleyTerry
 from .objectives import Loss as Loss
 from .objectives import Metric as Metric

@@ -1,4 +1,4 @@
-"""What crosses the waist: one batch layout going into a model, one set of outputs coming out of it.
+"""`Batch`, the rows that go into a model, and `Outputs`, what comes out of it: all that an objective is given.
 
 Shape letters, the same in every file:
 
@@ -7,8 +7,6 @@ Shape letters, the same in every file:
     P  prompt positions, left padded
     R  response positions, right padded
     V  vocabulary
-
-A layout only: nothing here knows a tokenizer, a model or a loss.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from torch import Tensor
 
 
 class Batch(dict[str, Tensor]):
-    """A dict of tensors, so that Trainer and accelerate can move it, with its columns as attributes.
+    """The encoded rows of one batch: a dict of tensors, whose columns are attributes too.
 
     ============== ========= ==============================================================================
     prompt_ids     [G, P]    left padded
@@ -36,11 +34,12 @@ class Batch(dict[str, Tensor]):
     margin         [G]       required gap between the scores of a pair, if known
     grade          [G]       index into GRADES, -1 where unknown, if known
     ref_logps      [G, K, R] response log-probs under the reference, if an objective needs them
-    finished       [G, K]    bool: the response ended by itself, if it was drawn
+    finished       [G, K]    bool: the response ended by itself and was not truncated, if it was sampled
     ============== ========= ==============================================================================
 
-    A column of one axis is about prompts, of two about responses, of three about tokens; what else an on-policy
-    objective measures of a rollout stands where its own columns are described.
+    A column of one axis is about prompts, of two about responses, of three about tokens. Columns that an on-policy
+    objective adds to a rollout are described there, see `objectives/ppo.py`. It is a dict so that Trainer and
+    accelerate can move it.
     """
 
     def __getattr__(self, name: str) -> Tensor:
@@ -50,19 +49,19 @@ class Batch(dict[str, Tensor]):
             raise AttributeError(f"this batch has no column {name!r}; it has {sorted(self)}") from None
 
     def with_columns(self, **columns: Tensor) -> Batch:
-        """A batch with these columns added or replaced; the tensors are shared, not copied."""
+        """The batch with these columns added or replaced; its tensors are shared, not copied."""
         return Batch({**self, **columns})
 
     def rows(self, select: slice | Tensor) -> Batch:
-        """The same columns for some of the prompts."""
+        """The batch of some of the prompts, which a slice, a boolean mask or indices select."""
         return Batch({name: column[select] for name, column in self.items()})
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """The batch with its tensors on a device."""
         return Batch({name: column.to(device) for name, column in self.items()})
 
     def trimmed(self) -> Batch:
-        """Without the positions that no prompt, or no response, of this batch has."""
+        """The batch without the positions that no prompt, or no response, of it has."""
         absent = int((~self.prompt_mask.any(0)).cumprod(0).sum())
         longest = int(self.response_mask.flatten(0, 1).sum(-1).max())
         tokens = {name: column[..., : max(longest, 1)] for name, column in self.items() if column.dim() == 3}
@@ -71,12 +70,12 @@ class Batch(dict[str, Tensor]):
 
     @property
     def present(self) -> Tensor:
-        """[G, K] bool: which responses exist."""
+        """Which responses exist: [G, K] bool"""
         return self.response_mask.any(-1)
 
     @property
     def lengths(self) -> Tensor:
-        """[G, K]: how many response tokens count."""
+        """How many tokens of each response count: [G, K]"""
         return self.loss_mask.sum(-1)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,13 +84,13 @@ class Batch(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says about a batch. A field is None unless it was asked for; masked positions are 0.
+    """A model's outputs on a batch. A field is None unless it was asked for, and 0 at masked positions.
 
     ============= ========= ==============================================================================
-    logps         [G, K, R] log-prob of response token t, read where t is predicted
-    values        [G, K, R] value before response token t, read at the same place: a baseline must not see the action
-    scores        [G, K]    reward head at the last response token, which has been fed
-    entropy       [G, K, R] entropy of the distribution that token t was drawn from, in nats
+    logps         [G, K, R] log-prob of response token t, in nats, from the state that predicts t
+    values        [G, K, R] value before response token t, from the same state: a baseline must not see the action
+    scores        [G, K]    the reward head's score, from the state at the last response token
+    entropy       [G, K, R] entropy of the model's distribution of token t, in nats
     top1          [G, K, R] 1 where token t was the most probable one
     log_sum_sq    [G, K, R] log of the sum over the vocabulary of squared probabilities (WPO's normaliser)
     ============= ========= ==============================================================================
@@ -105,10 +104,15 @@ class Outputs:
     log_sum_sq: Tensor | None = None
 
     def detached(self) -> Outputs:
+        """The same outputs, without a gradient."""
         return Outputs(**{name: value if value is None else value.detach() for name, value in vars(self).items()})
 
     def required(self, name: str) -> Tensor:
-        """The field, or an error that says it was not asked for."""
+        """The field of this name.
+
+        Raises:
+            ValueError: it was not computed, since nobody asked for it.
+        """
         value = getattr(self, name)
         if value is None:
             raise ValueError(f"Outputs.{name} was not computed: name it in the objective's `wants` or `trains`")
@@ -116,14 +120,17 @@ class Outputs:
 
 
 def fill_rows(batch: Batch, count: int) -> Batch:
-    """`batch` with `count` more prompts that are absent: every mask False, index -1."""
+    """Add `count` absent prompts to a batch: every mask False, index -1."""
     return Batch({name: torch.cat([column, _empty(name, column, count)]) for name, column in batch.items()})
 
 
 def join(parts: Sequence[Batch]) -> Batch:
-    """The prompts of all parts, in their order, padded to common widths. A column that a part lacks is 0 there."""
-    known = {name: column for part in parts for name, column in part.items()}
-    filled = [{name: _of(part, name, example) for name, example in known.items()} for part in parts]
+    """Put batches together: the prompts of all parts, in their order, padded to common widths.
+
+    A column that a part lacks is 0 in the part's rows; `index` and `grade` are -1.
+    """
+    examples = {name: column for part in parts for name, column in part.items()}
+    filled = [{name: _column_of(part, name, example) for name, example in examples.items()} for part in parts]
     widths = [max(sizes) for sizes in zip(*(part["response_ids"].shape[1:] for part in filled), strict=True)]
     prompt = [max(part["prompt_ids"].shape[1] for part in filled)]
 
@@ -131,20 +138,20 @@ def join(parts: Sequence[Batch]) -> Batch:
         left = name.startswith("prompt_")
         return torch.cat([_padded(part[name], prompt if left else widths, left=left) for part in filled])
 
-    return Batch({name: joined(name) for name in known})
+    return Batch({name: joined(name) for name in examples})
 
 
-def _of(part: Batch, name: str, example: Tensor) -> Tensor:
+def _column_of(part: Batch, name: str, example: Tensor) -> Tensor:
     return part[name] if name in part else _empty(name, example, len(part.prompt_ids))
 
 
 def _padded(column: Tensor, widths: list[int], *, left: bool) -> Tensor:
-    """Zeros to the right of every axis but the first, or to its left, up to the first of `widths`."""
+    """The column with zeros to the right of every axis but the first, or to the left, up to `widths`."""
     missing = [width - size for width, size in zip(widths, column.shape[1:], strict=False)]
-    amounts = [amount for more in reversed(missing) for amount in ((more, 0) if left else (0, more))]
+    amounts = [amount for count in reversed(missing) for amount in ((count, 0) if left else (0, count))]
     return F.pad(column, amounts) if any(amounts) else column
 
 
 def _empty(name: str, column: Tensor, count: int) -> Tensor:
-    """What absent prompts have in a column."""
+    """The column of `count` absent prompts."""
     return column.new_full((count, *column.shape[1:]), -1 if name in ("index", "grade") else 0)

@@ -25,13 +25,13 @@ from prefopt.models.load import load_policy
 from prefopt.objectives.base import registry
 from prefopt.objectives.rrhf import MODES
 from prefopt.scoring import RewardModelScorer
-from prefopt.testbed import draw_prompts, preference_rows, sft_rows
+from prefopt.testbed import preference_rows, sample_prompts, sft_rows
 from prefopt.testbed.measure import Measured, measure
 from prefopt.testbed.model import build_policy
 from tests.helpers.models import tiny_llama
 from tests.helpers.training import quiet
 
-PROMPTS = draw_prompts(recipe.evaluation_prompts, 1000, "test", unique=True)
+PROMPTS = sample_prompts(recipe.evaluation_prompts, 1000, "test", unique=True)
 
 
 def silent(config: Any) -> Any:
@@ -193,7 +193,7 @@ def chosen_wins(trainer: PreferenceTrainer, rows: Dataset) -> float:
     """Share of rows whose chosen side has the higher score, or log-prob per token."""
     batch = collate([Rows(rows)[i] for i in range(len(rows))])
     with torch.no_grad():
-        out = trainer.run(trainer.model.eval(), batch)
+        out = trainer.step.outputs(trainer.model.eval(), batch)
     sides = out.scores if out.logps is None else out.logps.sum(-1) / batch.lengths
     assert sides is not None
     return (sides[:, 0] > sides[:, 1]).float().mean().item()

@@ -11,7 +11,7 @@ import pytest
 
 from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.compare import read_plan
-from prefopt.compare.plan.method_spec import way_of
+from prefopt.compare.plan.method_spec import make_method_spec
 from prefopt.objectives.base import load
 from tests.helpers.models import tiny_llama
 from tests.helpers.rows import ragged_pairs
@@ -48,10 +48,12 @@ def test_the_plan_can_be_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "plan.yaml").write_text(plan)
     monkeypatch.syspath_prepend(str(tmp_path))
     found = read_plan(tmp_path / "plan.yaml")
-    assert list(found.ways) == ["sft", "dpo", "simpo", "mine", "best-of-n", "ppo-max"]
+    assert list(found.method_specs) == ["sft", "dpo", "simpo", "mine", "best-of-n", "ppo-max"]
     assert found.grid is not None
     for name, values in found.grid.methods.items():
-        assert way_of(name, {**found.methods[name], **{key: each[0] for key, each in values.items()}}, found.training)
+        assert make_method_spec(
+            name, {**found.methods[name], **{key: each[0] for key, each in values.items()}}, found.training
+        )
     sys.modules.pop("my_simpo")
 
 

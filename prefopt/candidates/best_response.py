@@ -13,7 +13,7 @@ from ..data.records import Messages
 from ..generation.stopping import Sample
 from ..objectives.sampling_arguments import SamplingArguments
 from ..scoring.load import scorer_from
-from ..scoring.scorer import Scorer, checked
+from ..scoring.scorer import score_samples
 from .candidate import prompt_key
 from .generate import Draw, responses
 
@@ -64,7 +64,7 @@ def best_of_n(
         return []
     where = Draw("", seed)
     drawn = responses(policy, tokenizer, prompts, settings, where, settings.temperature, list(_keys(prompts)), progress)
-    scores = iter(_scores(judge, prompts, drawn))
+    scores = iter(score_samples(judge, prompts, drawn))
     return [_chosen(samples, [next(scores) for _ in samples]) for samples in drawn]
 
 
@@ -80,13 +80,6 @@ def _keys(prompts: Sequence[Messages]) -> Iterator[str]:
         key = prompt_key(prompt)
         yield f"{key} {seen[key]}" if seen[key] else key
         seen[key] += 1
-
-
-def _scores(scorer: Scorer, prompts: Sequence[Messages], drawn: Sequence[Sequence[Sample]]) -> list[float]:
-    asked = [prompt for prompt, samples in zip(prompts, drawn, strict=True) for _ in samples]
-    samples = [one for row in drawn for one in row]
-    texts = [one.text for one in samples]
-    return checked(scorer.name, scorer.score(asked, texts, [one.finished for one in samples]), asked, texts)
 
 
 def best_of(samples: Sequence[Sample], scores: Sequence[float]) -> int:

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ..data.records import Messages
+from ..data.records import FINISH_REASONS, Messages
 from ..generation.stopping import Sample
 
-REASONS = ("stop", "other_stop", "stop_string", "length")
 Key = tuple[int, int, str, int]
 """Round, iteration, prompt, and which of the responses to that prompt."""
 
@@ -48,8 +47,8 @@ class Candidate:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.finish_reason not in REASONS:
-            raise ValueError(f"finish_reason={self.finish_reason!r}: known are {', '.join(REASONS)}")
+        if self.finish_reason not in FINISH_REASONS:
+            raise ValueError(f"finish_reason={self.finish_reason!r}: known are {', '.join(FINISH_REASONS)}")
         if min(self.round, self.iteration, self.k) < 0:
             raise ValueError(f"round {self.round}, iteration {self.iteration} and k {self.k} count from 0")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..data.records import Messages
+from ..data.records import Messages, responses_of
 from ..utils.shuffle import turns
 from .candidate import Candidate, prompt_key
 
@@ -46,8 +46,7 @@ class Given:
 
 def answers_of(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
     """The responses of a row of text, the first answer of each, and whether it is whole and not cut off."""
-    names = [name for name in ("chosen", "rejected", "response") if name in row]
-    answers = list(row["responses"]) if "responses" in row else [row[name] for name in names]
+    answers = responses_of(row)
     return list(zip(answers, row.get("finished") or [True] * len(answers), strict=True))
 
 

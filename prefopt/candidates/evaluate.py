@@ -14,7 +14,7 @@ from ..data.records import Messages
 from ..generation.sampling import sample
 from ..generation.stopping import Sample
 from ..objectives.sampling_arguments import SamplingArguments
-from ..scoring.scorer import Scorer, checked
+from ..scoring.scorer import Scorer, score_samples
 from ..utils.distributed import gathered, rank, world_size
 from .diversity import degenerate
 
@@ -28,7 +28,7 @@ SPREAD = ("objective/scores", "response_length")
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """One response to each prompt, and what the scorer gave it."""
 
     samples: list[Sample]
@@ -48,14 +48,14 @@ class Judged:
         return means | {f"{name}_se": standard_error(np.array(found[name])) for name in spread}
 
 
-def judge(
+def evaluate_policy(
     policy: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Messages],
     scorer: Scorer,
     settings: SamplingArguments,
     seed: int,
-) -> Judged:
+) -> Evaluated:
     """Draw by the settings and score. Several processes share the prompts, and all of them get the result.
 
     Raises:
@@ -76,13 +76,11 @@ def judge(
         **settings.shape,
         **settings.limits,
     )
+    scores = score_samples(scorer, [prompts[number] for number in mine], drawn)
     own = [row[0] for row in drawn]
-    texts, finished = [one.text for one in own], [one.finished for one in own]
-    asked = [prompts[number] for number in mine]
-    scores = checked(scorer.name, scorer.score(asked, texts, finished), asked, texts)
     found = {number: each for part in gathered(list(zip(mine, own, scores, strict=True))) for number, *each in part}
     ordered = [found[number] for number in range(len(prompts))]
-    return Judged([one for one, _ in ordered], [score for _, score in ordered])
+    return Evaluated([one for one, _ in ordered], [score for _, score in ordered])
 
 
 def standard_error(values: np.ndarray) -> float:

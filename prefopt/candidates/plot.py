@@ -1,6 +1,6 @@
 """Pictures of what K responses are worth, as PNG files. Knows numbers and axes, not where the numbers are from.
 
-Needs matplotlib, which `pip install prefopt[report]` brings; without it one line in the log says so, and there is no
+Needs matplotlib, which the extra `prefopt[report]` brings; without it one line in the log says so, and there is no
 picture.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..utils import files
+from ..utils.extras import install
 from .order_statistics import STATISTICS, Estimate
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def new_figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        logger.warning("no picture is drawn, since matplotlib is missing: pip install prefopt[report]")
+        logger.warning("no picture is drawn, since matplotlib is missing: %s", install("report"))
         return None
     return Figure(figsize=SIZE, dpi=DPI, layout="constrained")
 
@@ -182,14 +183,8 @@ def _dress(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> bool:
-    """Whole or not at all, and the same bytes for the same numbers."""
+    """Write a figure as PNG, whole or not at all, and with the same bytes for the same numbers."""
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f"{path.name}.staging")
-    try:
-        staged.write_bytes(data.getvalue())
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    files.replace(path, data.getvalue())
     return True

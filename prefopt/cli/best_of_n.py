@@ -1,32 +1,32 @@
-"""`prefopt best-of-n`: draws N responses to each prompt, scores them and writes the selected ones. Trains nothing.
+"""`prefopt best-of-n`: samples N responses to each prompt, scores them and writes the selected ones. Trains nothing.
 
     responses.jsonl   the selected rows, which training commands take
-    report.json       what was drawn, and what the best of N is worth
+    report.json       what was sampled, and what the best of N is worth
     rewards.png       the same as a picture
 
-beside what `draw.py` puts there.
+beside what `sampling.py` puts there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ..candidates.report import card, described, write_rewards
 from ..candidates.selection import Group, Row, above, best, best_random, best_worst, by_prompt, ranked, write_rows
-from ..objectives.sampling_arguments import SamplingArguments, changed
+from ..objectives.sampling_arguments import SamplingArguments
 from ..scoring.scorer import Scorer
-from ..training.arguments import ScorerArguments, option
+from ..training.arguments import ScorerArguments
 from ..utils import jsonl
-from . import is_first, set_up_logging
-from .draw import DrawingArguments, Drawn, check, draw, parsed
+from ..utils.options import changed, option
+from .command import Command
+from .console import is_first, set_up_logging
+from .help_page import Page
 from .rows import read
+from .sampling import Sampled, SamplingCommandArguments, check, page_of, parsed, sample
 from .scorer import check_scorer, load_scorer
 from .table import places, show
-
-if TYPE_CHECKING:
-    from . import Program
 
 SELECTIONS: dict[str, Callable[[list[Group], Any], list[Row]]] = {
     "best": lambda groups, args: best(groups, args.score_threshold),
@@ -35,12 +35,12 @@ SELECTIONS: dict[str, Callable[[list[Group], Any], list[Row]]] = {
     "best-random": lambda groups, args: best_random(groups, args.seed, args.score_threshold),
     "above": lambda groups, args: above(groups, args.score_threshold),
 }
-EXAMPLE = "prompts.jsonl --scorer reward-model \\\n      --responses_per_prompt 16 --output_dir out"
+TITLE = "Best of N"
 
 
 @dataclass(kw_only=True)
-class BestOfNArguments(DrawingArguments):
-    """How many responses to draw, and which to write."""
+class BestOfNArguments(SamplingCommandArguments):
+    """How many responses to sample, and which to write."""
 
     responses_per_prompt: int = changed(SamplingArguments, "responses_per_prompt", 16)
     select: str = option(
@@ -54,45 +54,53 @@ class BestOfNArguments(DrawingArguments):
     )
 
 
-def main(program: Program, prog: str, argv: Sequence[str]) -> int:
-    """Parse, draw, score, select; returns the exit code."""
-    given = parsed(program, prog, argv, (BestOfNArguments, ScorerArguments), EXAMPLE)
-    if not given:
+KINDS = (BestOfNArguments, ScorerArguments)
+
+
+def help_page(command: Command, prog: str, whole: bool) -> Page:
+    """The page that `--help` shows, or the `whole` one."""
+    return page_of(command, prog, KINDS, TITLE, whole)
+
+
+def main(command: Command, prog: str, argv: Sequence[str]) -> int:
+    """Parse, sample, score, select; returns the exit code."""
+    arguments = parsed(command, prog, argv, KINDS, TITLE)
+    if not arguments:
         return 0
-    args, scorer_args, model_args, rows_args = given
+    args, scorer_args, model_args, rows_args = arguments
     check(args, model_args, rows_args)
     check_scorer(scorer_args)
     if args.select == "above" and args.score_threshold is None:
         raise ValueError("--select above needs --score_threshold: say above what")
     set_up_logging()
     rows = read(rows_args, "any")
-    scorer = cast(Scorer, load_scorer(scorer_args))  # before anything is drawn: it may be none after all
-    drawn = draw("best-of-n", args, model_args, rows)
-    drawn.pool.score(scorer)
+    scorer = cast(Scorer, load_scorer(scorer_args))  # before anything is sampled: it may be none after all
+    sampled = sample("best-of-n", args, model_args, rows)
+    sampled.pool.score(scorer)
     if is_first():
-        _select(drawn, scorer, args)
+        _select(sampled, scorer, args)
     return 0
 
 
-def _select(drawn: Drawn, scorer: Scorer, args: BestOfNArguments) -> None:
-    scored = [one for one in drawn.pool.scored(scorer) if drawn.has(one.candidate)]
+def _select(sampled: Sampled, scorer: Scorer, args: BestOfNArguments) -> None:
+    scored = [each for each in sampled.pool.scored(scorer) if sampled.has(each.candidate)]
     groups = by_prompt(scored)
     rows = SELECTIONS[args.select](groups, args)
-    report = {"policy": drawn.version, "scorer": card(scorer), **described(scored)}
+    report = {"policy": sampled.version, "scorer": card(scorer), **described(scored)}
     report |= {"unanswered": report["prompts"] - len(groups), "select": args.select, "rows": len(rows)}
-    jsonl.replace(drawn.folder / "report.json", [report])
-    write_rewards(drawn.folder / "rewards.png", [{"iteration": 0, **report}])
-    write_rows(drawn.folder / "responses.jsonl", rows)
+    jsonl.replace(sampled.folder / "report.json", [report])
+    write_rewards(sampled.folder / "rewards.png", [{"iteration": 0, **report}])
+    write_rows(sampled.folder / "responses.jsonl", rows)
     if not rows:
-        raise ValueError(_nothing(drawn, report, args))
-    show(report, drawn.new)
-    places([(f"{args.select} ({len(rows):,} rows)", "responses.jsonl"), ("report", "report.json")], drawn.folder)
+        raise ValueError(_nothing(sampled, report, args))
+    show(report, sampled.new)
+    places([(f"{args.select} ({len(rows):,} rows)", "responses.jsonl"), ("report", "report.json")], sampled.folder)
 
 
-def _nothing(drawn: Drawn, report: dict[str, Any], args: BestOfNArguments) -> str:
+def _nothing(sampled: Sampled, report: dict[str, Any], args: BestOfNArguments) -> str:
     threshold = args.score_threshold
     wanted = "" if threshold is None else f", and --score_threshold {threshold:g} may leave out the others"
     return (
-        f"none of {report['responses']} responses gives a row: {report['unfinished']:.0%} were cut off at "
-        f"--max_new_tokens {args.max_new_tokens}{wanted}; they and their scores are in {drawn.pool.folder}"
+        f"none of {report['responses']} responses gives a row: {report['unfinished']:.0%} were truncated at "
+        f"--max_new_tokens {args.max_new_tokens}{wanted}; they and their scores are in {sampled.pool.folder}"
     )

@@ -6,13 +6,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from . import Program
+from .command import Command
 
 ABOUT = """\
-Train every method of a plan with every seed from the same start on the same rows, judge all of them on the same
+Train every method of a plan with every seed from the same start on the same rows, evaluate all of them on the same
 held-out prompts, and write a report: OUTPUT_DIR/report/report.html, and the same as Markdown and JSON. What is done is
 not done again: run the same command to go on after a kill, after a failure, or with a longer plan.
 """
@@ -31,16 +29,16 @@ exit code: 0 all is done, 1 something failed and is said in the report, 2 nothin
 """
 
 
-def main(program: Program, prog: str, argv: Sequence[str]) -> int:
+def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     """Parse, compare, print; returns the exit code."""
-    args = _parser(program, prog).parse_args(list(argv))
+    args = _parser(prog).parse_args(list(argv))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("compare starts processes of its own, one for each GPU: run it without torchrun")
     from rich.console import Console
 
-    from ..compare.plan.plan import read_plan
-    from ..compare.report.terminal import print_summary
-    from ..compare.run.comparison import compare
+    from ..compare.plan import read_plan
+    from ..compare.report import print_summary
+    from ..compare.run import compare
 
     plan = read_plan(args.plan)
     plan = plan if args.seeds is None else replace(plan, seeds=tuple(args.seeds))
@@ -52,7 +50,7 @@ def main(program: Program, prog: str, argv: Sequence[str]) -> int:
     return 1 if findings.failures else 0
 
 
-def _parser(program: Program, prog: str) -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=ABOUT, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,6 +60,6 @@ def _parser(program: Program, prog: str) -> argparse.ArgumentParser:
     add("--jobs", type=int, help="processes at a time (one for each GPU)")
     add("--seeds", type=int, nargs="+", help="instead of the plan's")
     add("--lang", choices=["en", "zh"], default="en", help="language of the report (%(default)s)")
-    add("--keep_going", action="store_true", help="leave out methods that there are not, and say so in the report")
+    add("--keep_going", action="store_true", help="leave out methods that do not exist, and say so in the report")
     add("--report_only", action="store_true", help="report on what is done, and do nothing else")
     return parser

@@ -1,4 +1,4 @@
-"""`prefopt data check`: reads the arguments and prints what the doctor found; finds nothing itself."""
+"""`prefopt data check`: reads the arguments and prints what `prefopt.data.check` finds in the files."""
 
 import argparse
 import json
@@ -26,8 +26,8 @@ WORDS = {
     "boundary_merges": "answers whose first token would merge with the prompt's last",
     "template_mismatches": "answers the chat template renders otherwise in the whole conversation",
     "answers_dropped": "later answers dropped, as the chat template rewrites an earlier one",
-    "specials_kept": "rows whose prompt (or bare text) spells a special token, and so gets a real one",
-    "specials_split": "rows whose answer (or plain prompt) spells a special token, kept as text",
+    "special_tokens_kept": "rows whose prompt (or bare text) spells a special token, and so gets a real one",
+    "special_tokens_split": "rows whose answer (or plain prompt) spells a special token, kept as text",
     "doubled_bos": "prompts that bring their own BOS",
     "doubled_eos": "answers that bring their own EOS",
 }
@@ -65,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a data file, a folder or a hub id; two to compare them"
     )
-    parser.add_argument("--adapter", default="auto", help="how to read the rows (default: recognise the format)")
+    parser.add_argument(
+        "--adapter",
+        default="auto",
+        help="how to read the rows: auto (default) recognises the format; or a name below, or module:name of your own",
+    )
     parser.add_argument("--tokenizer", help="a model path or hub id: also check what happens on the way to token ids")
     parser.add_argument("--max_length", type=int, help="with --tokenizer: the longest sequence in tokens")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

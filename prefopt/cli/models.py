@@ -33,12 +33,12 @@ def check_place(flag: str, name: str) -> None:
 def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:
     """Refuse arguments that mean nothing without another one, which was not given."""
     defaults = {field.name: field.default for field in fields(arguments)}
-    given = [name for name in names if getattr(arguments, name) != defaults[name]]
-    if given:
-        raise ValueError(f"--{given[0]} means nothing without --{switch}: add it, or leave --{given[0]} out")
+    changed = [name for name in names if getattr(arguments, name) != defaults[name]]
+    if changed:
+        raise ValueError(f"--{changed[0]} means nothing without --{switch}: add it, or leave --{changed[0]} out")
 
 
-def load_for_drawing(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:
+def load_for_sampling(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:
     """The policy on its device, and its tokenizer."""
     from ..models.load import load_policy, load_tokenizer
     from ..models.modes import freeze, is_quantized

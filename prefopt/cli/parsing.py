@@ -6,15 +6,16 @@ import sys
 from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
-from . import is_first
-from .values import Option
+from ..training.setting_names import ALIASES, ELSEWHERE
+from ..utils.names import did_you_mean
+from ..utils.settings import SettingsError, read_yaml
+from .console import is_first
+from .options import Option
 
 
 class TrlParser(HfArgumentParser):
@@ -112,7 +113,7 @@ class TrlParser(HfArgumentParser):
             if name in self.options:
                 self._default(name, value, where)
             elif strict:
-                self.error(f"{where}: unknown key {name!r}{self._nearest(name)}")
+                self.error(f"{where}: unknown key {name!r}{self._meant(name)}")
             else:
                 strangers += [f"--{name}", str(value)]
         return strangers
@@ -128,49 +129,28 @@ class TrlParser(HfArgumentParser):
     def _read(self, config: str) -> Mapping[str, tuple[Any, str]]:
         try:
             return read_yaml(Path(config).expanduser())
-        except OSError as error:
-            self.error(f"--config {config}: {error.strerror}")
-        except ValueError as error:
-            self.error(str(error))
+        except SettingsError as error:
+            self.error(f"--config {error}")
 
     def _unknown(self, rest: list[str]) -> str:
         word = rest[0].split("=")[0]
         if word.startswith("-"):
-            return f"unknown option {word}{self._nearest(word.lstrip('-'), '--')}"
+            return f"unknown option {word}{self._meant(word.lstrip('-'), '--')}"
         return f"unexpected {word!r}: every argument has a name, such as --dataset_name {word} or --config {word}"
 
-    def _nearest(self, name: str, prefix: str = "") -> str:
-        name = name.replace("-", "_")
-        found = get_close_matches(name, self.options, n=2) or [known for known in self.options if name in known][:2]
-        return f"; did you mean {' or '.join(prefix + known for known in found)}?" if found else ""
+    def _meant(self, name: str, prefix: str = "") -> str:
+        """The end of a message about a name that no option has."""
+        if elsewhere := ELSEWHERE.get(name.replace("-", "_").lower()):
+            return f": {elsewhere}"
+        meant = did_you_mean(name, self.options, ALIASES, prefix=prefix)
+        return f"; {meant}" if meant else f"; {self.prog} --help-all lists all options" if self._lists_all else ""
+
+    @property
+    def _lists_all(self) -> bool:
+        """Whether this is a command's parser, whose help page another module makes."""
+        return not self.add_help
 
     def error(self, message: str) -> NoReturn:
         """One message, from the first of several processes, and exit code 2."""
         self.exit(2, f"{self.prog}: error: {message}\n" if is_first() else None)
         raise AssertionError  # exit never returns
-
-
-def read_yaml(path: Path) -> dict[str, tuple[Any, str]]:
-    """Keys of a YAML mapping, with `-` as `_` -> value and "file:line".
-
-    Raises:
-        ValueError: not YAML, not a mapping, or a key twice.
-    """
-    text = path.read_text(encoding="utf-8")
-    try:
-        node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    if node is None:
-        return {}
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path}: holds no mapping: write one `name: value` per line")
-    places: dict[str, str] = {}
-    for key, _ in node.value:
-        name = str(key.value).replace("-", "_")
-        if name in places:
-            raise ValueError(f"{path}:{key.start_mark.line + 1}: {name!r} is here again, after {places[name]}")
-        places[name] = f"{path}:{key.start_mark.line + 1}"
-    named = {str(key).replace("-", "_"): value for key, value in values.items()}
-    return {name: (value, places.get(name, str(path))) for name, value in named.items()}

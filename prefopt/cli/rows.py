@@ -54,10 +54,10 @@ def hold_out(rows: datasets.Dataset, ratio: float, seed: int) -> tuple[datasets.
     keys = [repr(prompt) for prompt in rows["prompt"]]
     prompts = sorted(set(keys))
     random.Random(seed).shuffle(prompts)
-    held = set(prompts[: max(1, round(ratio * len(prompts)))])
-    if len(held) == len(prompts):
+    held_out = set(prompts[: max(1, round(ratio * len(prompts)))])
+    if len(held_out) == len(prompts):
         raise ValueError(f"eval_ratio={ratio} of {len(prompts)} distinct prompts leaves none to train on")
-    where = [key in held for key in keys]
+    where = [key in held_out for key in keys]
     train, evaluation = ([i for i, inside in enumerate(where) if inside is side] for side in (False, True))
     return rows.select(train), rows.select(evaluation)
 

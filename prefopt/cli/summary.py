@@ -16,7 +16,7 @@ TIMING = ("runtime", "per_second", "flos", "epoch")
 def summary(trainer: Any, rows: Rows, metrics: dict[str, float]) -> None:
     """Print what was done, measured and written, a line each."""
     console, out = Console(highlight=False, markup=False, soft_wrap=True), Path(trainer.args.output_dir)
-    lines = [*_run(trainer, rows, metrics), *_numbers(metrics), *_places(out), *_drawn(trainer, out)]
+    lines = [*_run(trainer, rows, metrics), *_numbers(metrics), *_places(out), *_responses(trainer, out)]
     width = max(len(label) for label, _ in lines)
     console.print(f"\n{type(trainer).__name__.removesuffix('Trainer')} training is done", style="bold")
     for label, value in lines:
@@ -26,10 +26,10 @@ def summary(trainer: Any, rows: Rows, metrics: dict[str, float]) -> None:
 def _run(trainer: Any, rows: Rows, metrics: dict[str, float]) -> list[tuple[str, str]]:
     dropped = rows.report.dropped.total()
     note = f", {dropped:,} dropped" if dropped else ""
-    held = f", {len(rows.evaluation):,} held out" if rows.evaluation is not None else ""
+    evaluated = f", {len(rows.evaluation):,} held out" if rows.evaluation is not None else ""
     use = "trained on" if trainer.scorer is None else "read for prompts"
     return [
-        ("rows", f"{len(rows.train):,} {use}{held}{note}"),
+        ("rows", f"{len(rows.train):,} {use}{evaluated}{note}"),
         ("steps", f"{trainer.state.global_step:,} in {_time(metrics.get('train_runtime', 0.0))}"),
     ]
 
@@ -57,8 +57,8 @@ def _places(out: Path) -> list[tuple[str, str]]:
     return [*places, ("checkpoints", f"{out}/checkpoint-* ({checkpoints})")] if checkpoints else places
 
 
-def _drawn(trainer: Any, out: Path) -> list[tuple[str, str]]:
-    """Where a run that drew responses has them, and what each iteration or rollout made of them."""
+def _responses(trainer: Any, out: Path) -> list[tuple[str, str]]:
+    """Where a run that sampled responses has them, and what each iteration or rollout made of them."""
     if trainer.scorer is None:
         return []
     done = len(list(out.glob("iteration-*/policy")))

@@ -1,4 +1,4 @@
-"""What drawn responses were worth, printed: a table for people and where everything is. Measures nothing."""
+"""What sampled responses were worth, printed: a table for people and where everything is. Measures nothing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def show(report: dict[str, Any], new: int) -> None:
     console = _console()
     console.print(
         f"\n{report['responses']:,} responses to {report['prompts']:,} prompts, {new:,} of them new; "
-        f"{report['unfinished']:.1%} unfinished"
+        f"{report['unfinished']:.1%} truncated"
     )
     if report["unanswered"]:
-        console.print(f"prompts without a response that finished and says something: {report['unanswered']:,}")
+        console.print(f"prompts without a response that ends by itself and says something: {report['unanswered']:,}")
     console.print(f"\nExpected score of N responses by {report['scorer']['name']}, ± its 95 % interval over prompts")
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("N", *STATISTICS):

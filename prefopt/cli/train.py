@@ -1,4 +1,4 @@
-"""A training command from its arguments to its closing summary. Knows no method: its trainer does."""
+"""A training command from its settings to its closing summary. Knows no method: its trainer does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..objectives.sampling_arguments import IterationArguments, SamplingArguments
 from ..training import trainers
@@ -19,55 +19,72 @@ from ..training.arguments import (
     loading,
 )
 from ..training.checkpoint import RUN, newest
-from . import INTERRUPTED, is_first, set_up_logging
-from .help import ASKED, names_of, page, sections
+from ..training.declarations import Declaration
+from .command import HELP_ALL, Command
+from .console import INTERRUPTED, is_first, set_up_logging
+from .help_page import Page
+from .help_pages import NEEDED, SHORT, Pages, asked_for, names_of, training_groups
 from .models import ADAPTER, FOUR_BITS, check_place, check_without, named
 from .parsing import TrlParser
 from .rows import Rows, load_rows
 from .scorer import check_scorer, load_scorer
 from .summary import summary
 
-if TYPE_CHECKING:
-    from . import Method
-
 YES, NO = ("true", "yes"), ("false", "no", "none")
 TASK = {"policy": "CAUSAL_LM", "scorer": "SEQ_CLS", "actor-critic": "CAUSAL_LM"}
-PAIRS = "pairs.jsonl --output_dir out --use_peft --lora_r 32"
-DRAWN = "prompts.jsonl --scorer reward-model --output_dir out"
 
 
-def main(method: Method, prog: str, argv: Sequence[str]) -> int:
+def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     """Parse, train, evaluate, save; returns the exit code."""
-    trainer_type = getattr(trainers, method.trainer)
-    parser = _parser(trainer_type, prog)
-    if ASKED & set(argv):
-        whole, example = "--help-all" in argv, DRAWN if _needs_scorer(trainer_type) else PAIRS
-        parts = sections(trainer_type.config, parser.options, whole)
-        print(page(prog, method.summary, parts, parser.options, example, whole, trainer_type.presets), end="")
+    if asked_for(argv):
+        print(help_page(command, prog, HELP_ALL in argv).text(), end="")
         return 0
-    args, model_args, data_args, *judging = parser.parse_args_and_config(argv)
-    scorer_args = judging[0] if judging else ScorerArguments()
+    trainer_type = _trainer_of(command)
+    args, model_args, data_args, *scoring = _parser(trainer_type, prog).parse_args_and_config(argv)
+    scorer_args = scoring[0] if scoring else ScorerArguments()
     check(model_args, data_args, TASK[trainer_type.objective_type.trains])
     check_scorer(scorer_args, needed=_needs_scorer(trainer_type))
-    if judging and not scorer_args.scorer:
+    if scoring and not scorer_args.scorer:
         check_without("scorer", args, names_of(IterationArguments))
-    trainers.objective_from(args, trainer_type.objective_type)  # complains of its knobs before anything is loaded
+    trainers.objective_from(args, trainer_type.objective_type)  # complains of its settings before anything is loaded
     iterates = bool(scorer_args.scorer) and not trainer_type.objective_type.on_policy
     resume = resumption(args, iterates)
     set_up_logging()
-    rows = load_rows(data_args, args, "any" if scorer_args.scorer else method.purpose)
+    rows = load_rows(data_args, args, "any" if scorer_args.scorer else _declared(command).purpose)
     return _train(build(trainer_type, args, model_args, rows, load_scorer(scorer_args)), rows, resume)
 
 
+def help_page(command: Command, prog: str, whole: bool) -> Page:
+    """The page that `--help` shows, or the `whole` one."""
+    trainer_type = _trainer_of(command)
+    options, title = _parser(trainer_type, prog).options, trainer_type.config.__name__.removesuffix("Config")
+    scored = _needs_scorer(trainer_type)
+    needed = (*NEEDED, "scorer") if scored else NEEDED
+    more = " --scorer reward-model --output_dir out" if scored else " --output_dir out --use_peft"
+    pages = Pages(command, prog, options, needed, _declared(command).data, more, trainer_type.presets)
+    return (
+        pages.all(title, training_groups(trainer_type.config, options, title)) if whole else pages.short(title, SHORT)
+    )
+
+
+def _declared(command: Command) -> Declaration:
+    assert command.trainer is not None, "this module runs commands of named trainers alone"
+    return command.trainer
+
+
+def _trainer_of(command: Command) -> Any:
+    return _declared(command).load()
+
+
 def _parser(trainer_type: Any, prog: str) -> TrlParser:
-    draws, iterates = (issubclass(trainer_type.config, kind) for kind in (SamplingArguments, IterationArguments))
-    kinds = (trainer_type.config, ModelConfig, ScriptArguments, *([ScorerArguments] if draws else []))
+    samples, iterates = (issubclass(trainer_type.config, kind) for kind in (SamplingArguments, IterationArguments))
+    kinds = (trainer_type.config, ModelConfig, ScriptArguments, *([ScorerArguments] if samples else []))
     parser = TrlParser(kinds, prog=prog, add_help=False, presets=trainer_type.presets)
     parser.describe(
         "output_dir", "Folder for the model, the checkpoints and the metrics.", f"{prog.split()[-1]}-output"
     )
-    more = "; where responses are drawn, true goes on with the run in output_dir" if iterates else ""
-    parser.describe("resume_from_checkpoint", f"A checkpoint, or true for the newest one in output_dir{more}.", None)
+    more = " Where responses are sampled, true goes on with the run there." if iterates else ""
+    parser.describe("resume_from_checkpoint", f"A checkpoint, or true for the newest one in output_dir.{more}", None)
     return parser
 
 
@@ -143,9 +160,11 @@ def resumption(args: Any, iterates: bool) -> str | bool:
 
 
 def _goes_on(folder: str, wanted: str) -> bool:
-    """Whether a run that draws is to go on in its folder."""
+    """Whether a run that samples responses is to go on in its folder."""
     if wanted not in (*YES, *NO):
-        raise ValueError(f"--resume_from_checkpoint {wanted}: a run that draws goes on in its output_dir, say true")
+        raise ValueError(
+            f"--resume_from_checkpoint {wanted}: a run that samples responses goes on in its output_dir, say true"
+        )
     # The others may look when the first has begun.
     if wanted in NO and is_first() and (Path(folder) / RUN).is_file():
         raise ValueError(
@@ -167,7 +186,7 @@ def _standing(trainer: Any) -> str:
     if trainer.scorer is not None and not trainer.objective.on_policy:
         done = len(list(Path(out).glob("iteration-*/policy")))
         come = f"Interrupted after {done} of {trainer.objective.iterations} iterations."
-        return f"{come}\nWhat is drawn, scored and trained is in {out}\n{go_on}"
+        return f"{come}\nWhat is sampled, scored and trained is in {out}\n{go_on}"
     come = f"Interrupted after step {trainer.state.global_step} of {trainer.state.max_steps}."
     try:
         return f"{come}\nNewest checkpoint: {newest(out)}\n{go_on}"

@@ -1,4 +1,7 @@
-"""Comparing methods: a plan in, a report out. The statistics need only numpy and scipy."""
+"""Compares methods: a plan in, a report out.
+
+The statistics need numpy and scipy only; all else needs the extra `prefopt[compare]`.
+"""
 
 import lazy_loader
 

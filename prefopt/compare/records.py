@@ -1,6 +1,6 @@
-"""What a cell of a comparison leaves behind, per example: tables as parquet files, and how they are read again.
+"""The per-example results of a comparison's cells: their tables, as parquet files, and the columns of these.
 
-A cell is one method with one seed. Knows columns and files, neither how a number came about nor what is made of it.
+A cell is one method with one seed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..utils import files
+
 RESPONSES = {
     "prompt_key": "str",  # `rollout.prompt_key`, one row for each prompt and k, in the order of the test prompts
     "k": "int64",  # which of the responses to this prompt, from 0
@@ -19,7 +21,7 @@ RESPONSES = {
     "finished": "bool",  # it ended by itself
     "length": "int64",  # tokens
     "score": "float64",  # by the reward model of the seed; NaN without one
-    "gold": "float64",  # by the world's own reward; NaN where it is not known
+    "gold": "float64",  # the gold reward of the synthetic task; NaN where it is not known
     "kl": "float64",  # log pi - log pi_ref of the response (k1); of best-of-n the bound log n - (n - 1) / n
     "kl_k2": "float64",  # (log-ratio)^2 / 2: biased, of the shape of a square; NaN of best-of-n
     "kl_k3": "float64",  # sum over tokens of r - 1 - log r with r = pi_ref / pi; NaN of best-of-n
@@ -125,11 +127,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.D
 
 
 def write(path: Path, frame: pd.DataFrame) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(".staging")
-    frame.to_parquet(staged, index=False)
-    staged.replace(path)
+    """Write a table as parquet, whole or not at all."""
+    files.replace(path, lambda staged: frame.to_parquet(staged, index=False))
 
 
 def read(path: Path) -> pd.DataFrame | None:

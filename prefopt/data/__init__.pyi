@@ -1,8 +1,10 @@
+from .adapters import Adapter as Adapter
+from .adapters import Drop as Drop
+from .adapters import register as register
 from .encode import decode_response as decode_response
 from .encode import encode_dataset as encode_dataset
 from .encode import encode_prompt as encode_prompt
 from .encode import with_mismatched as with_mismatched
-from .encoder import Encoding as Encoding
 from .loading import load as load
 from .loading import load_preferences as load_preferences
 from .loading import load_prompts as load_prompts
@@ -13,3 +15,4 @@ from .records import Messages as Messages
 from .records import Turn as Turn
 from .report import LoadReport as LoadReport
 from .template import stop_token_ids as stop_token_ids
+from .truncation import Encoding as Encoding

@@ -1,4 +1,8 @@
-"""What is wrong with this dataset? Counts and examples; changes no data, knows no model and prints nothing."""
+"""What is wrong with a dataset, in counts and examples: what `prefopt data check` prints.
+
+It looks for rows that cannot be used, for what happens to rows on their way to token ids, for duplicates and for
+prompts that two files share. It changes no data and needs no model.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,29 +10,36 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .encoder import Encoder, Encoding
 from .loading import Record, parse, to_dataset
 from .records import DataError
 from .report import EXAMPLES_PER_REASON, LoadReport
+from .row_encoder import Encoder
+from .truncation import Encoding
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 CLEAN, DROPPED, UNREADABLE = 0, 1, 2  # exit codes
 BATCH = 256
-DROPS = {  # names in the report, and how the reasons for dropping begin
+DROPS = {
     "context_mismatches": "context mismatch",
     "empty_sides": "empty ",
     "identical_pairs": "identical ",
 }
+"""Names in the report -> how the reasons for dropping begin."""
+
 _NOTED = {
     "prompts_cut": "_prompt_cut",
     "eos_lost": "_stops_lost",
     "template_mismatches": "_mismatches",
     "answers_dropped": "_answers_dropped",
-    "specials_kept": "_specials_kept",
-    "specials_split": "_specials_split",
+    "special_tokens_kept": "_special_tokens_kept",
+    "special_tokens_split": "_special_tokens_split",
 }
+"""Names in the report -> columns that the encoder counts in."""
+
+RENAMED = {"special_tokens_kept": "specials_kept", "special_tokens_split": "specials_split"}
+"""Names in the report -> what 0.1 called them; the JSON report has both until 0.3."""
 
 
 @dataclass
@@ -70,7 +81,9 @@ class FileReport:
         return {name: sum(n for reason, n in dropped if reason.startswith(start)) for name, start in DROPS.items()}
 
     def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
         findings = {name: vars(finding) for name, finding in self.findings.items()}
+        findings |= {old: findings[name] for name, old in RENAMED.items() if name in findings}
         return {
             **self.load.to_dict(),
             **self.counts(),
@@ -88,9 +101,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
+        """0 where all is clean, 1 where a row was dropped."""
         return DROPPED if any(file.load.dropped for file in self.files) else CLEAN
 
     def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
         shared = [{"files": list(names), **vars(finding)} for names, finding in self.shared.items()]
         return {"exit_code": self.exit_code, "files": [f.to_dict() for f in self.files], "shared_prompts": shared}
 
@@ -102,7 +117,18 @@ def check(
     max_length: int | None = None,
     strict: bool = False,
 ) -> Report:
-    """Read the files as the load functions do and look for what spoils training; an unreadable one is a DataError."""
+    """Read files as the load functions do and look for what spoils training.
+
+    Args:
+        files: what the load functions take: files, folders, hub ids, lists of rows.
+        adapter: how to read them; "auto" recognises the format of each.
+        tokenizer: to look at what happens on the way to token ids; None leaves that out.
+        max_length: with a tokenizer, the longest sequence in tokens.
+        strict: make the first row that cannot be used an error.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     reports, prompts = [], []
     for source in files:
         records, used, load = parse(source, adapter, strict=strict)
@@ -116,22 +142,24 @@ def check(
 
 def _by_prompt(records: Iterable[Record]) -> dict[Any, str]:
     """Where each prompt is first seen."""
-    found: dict[Any, str] = {}
+    places: dict[Any, str] = {}
     for origin, candidates in records:
-        found.setdefault(candidates.prompt, origin)
-    return found
+        places.setdefault(candidates.prompt, origin)
+    return places
 
 
 def _shared(names: list[str], prompts: list[dict[Any, str]]) -> Iterator[tuple[tuple[str, str], Finding]]:
-    for (name, here), (other, there) in combinations(zip(names, prompts, strict=True), 2):
+    """For each pair of files, the prompts that both hold."""
+    for (name, places), (other_name, other_places) in combinations(zip(names, prompts, strict=True), 2):
         finding = Finding()
-        for prompt, origin in here.items():
-            if prompt in there:
-                finding.add(f"{origin} = {there[prompt]}")
-        yield (name, other), finding
+        for prompt, origin in places.items():
+            if prompt in other_places:
+                finding.add(f"{origin} = {other_places[prompt]}")
+        yield (name, other_name), finding
 
 
 def _duplicates(records: Iterable[Record]) -> Finding:
+    """Rows that say the same as an earlier one."""
     finding, seen = Finding(), dict[tuple[Any, ...], str]()
     for origin, candidates in records:
         row = (candidates.prompt, candidates.responses)
@@ -188,7 +216,7 @@ def _generation_config(tokenizer: "PreTrainedTokenizerBase") -> "GenerationConfi
 
 def _boundaries(row: dict[str, Any], encoder: Encoder) -> dict[str, int]:
     """What goes wrong at the edges of a row when prompt and answer are tokenised together, specials added blindly."""
-    opening, responses = encoder.written(row, 0)[:2]
+    opening, responses = encoder.render(row, 0)[:2]
     answers = [segments[0].text for segments in responses]
     alone, *rest = encoder.tokenise([opening, *answers, *(opening + answer for answer in answers)])
     apart, joint = rest[: len(answers)], rest[len(answers) :]

@@ -1,4 +1,4 @@
-"""Token ids -> `Batch`: padding, and rows by number. Knows nothing of text, models or losses."""
+"""Where padding and masks are decided: encoded rows to one `Batch` of tensors, and encoded rows by number."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ Row = Mapping[str, Any]
 
 
 def collate(rows: Sequence[Row], pad_to_multiple_of: int | None = None) -> Batch:
-    """Encoded rows -> one batch; prompts are padded on the left, responses on the right.
+    """One batch of encoded rows; prompts are padded on the left, responses on the right.
 
-    A row has `prompt_ids`, `response_ids` (K lists) and optionally `loss_mask`, `score`, `margin`, `grade`,
-    `ref_logps`, `index`. Rows may have different K: a missing response is absent. The id in padding is 0, and no mask
-    ever lets it through.
+    The id in padding is 0, and no mask ever lets it through.
+
+    Args:
+        rows: each with `prompt_ids`, `response_ids` (K lists) and optionally `loss_mask`, `score`, `margin`, `grade`,
+            `ref_logps`, `index`. Rows may have different K: a missing response is absent.
+        pad_to_multiple_of: the padded lengths of prompts and of responses are multiples of it.
+
+    Returns:
+        A batch of G rows: prompts [G, P], responses [G, K, R].
     """
     k = max([1, *(len(row["response_ids"]) for row in rows)])
     p = _rounded(max([1, *(len(row["prompt_ids"]) for row in rows)]), pad_to_multiple_of)
@@ -41,11 +47,12 @@ def collate(rows: Sequence[Row], pad_to_multiple_of: int | None = None) -> Batch
 
 
 def _rounded(length: int, multiple: int | None) -> int:
+    """The length, or the next multiple."""
     return length if not multiple else -(-length // multiple) * multiple
 
 
 def _optional(rows: Sequence[Row], k: int, r: int, batch: Batch) -> dict[str, Tensor]:
-    """The columns that a dataset may or may not have."""
+    """The columns that these rows have beyond those that all have: [G], [G, K] or [G, K, R]."""
     make: dict[str, Callable[[], Tensor]] = {
         "loss_mask": lambda: _responses(rows, "loss_mask", k, r, 0).bool() & batch.response_mask,
         "ref_logps": lambda: _responses(rows, "ref_logps", k, r, 0.0),
@@ -57,6 +64,7 @@ def _optional(rows: Sequence[Row], k: int, r: int, batch: Batch) -> dict[str, Te
 
 
 def _responses(rows: Sequence[Row], column: str, k: int, r: int, fill: float) -> Tensor:
+    """A column with a list for each response as a tensor [G, K, R], padded on the right with `fill`."""
     padded = []
     for row in rows:
         lists = list(row.get(column, [])) + [[]] * (k - len(row.get(column, [])))
@@ -65,11 +73,12 @@ def _responses(rows: Sequence[Row], column: str, k: int, r: int, fill: float) ->
 
 
 def _grade(name: str | None) -> int:
+    """Which of `GRADES` this is; -1 for none."""
     return GRADES.index(name) if name in GRADES else -1
 
 
 class Rows(Dataset[Row]):
-    """Encoded rows by number, each with its `index`.
+    """Encoded rows by number, each with its `index`: what a DataLoader takes them from.
 
     Number -1 is a row that only fills up a batch: its responses are empty, so every mask is False and nothing counts.
     """

@@ -1,14 +1,18 @@
-"""Datasets of text -> datasets of token ids, and the same for single prompts and responses; knows no tensor."""
+"""Datasets of text to datasets of token ids, and the same for a single prompt or response.
+
+How a row is encoded, its boundary and its stop token, stands in `row_encoder.py`; what is cut of a long one in
+`truncation.py`; padding and tensors in `collate.py`.
+"""
 
 import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .encoder import NOTES, Encoder
-from .encoder import Encoding as Encoding
-from .loading import Source, parse, to_dataset
+from .loading import Source, load
 from .records import DataError, Turn
+from .row_encoder import NOTES, Encoder
 from .template import stop_token_ids as stop_token_ids
+from .truncation import Encoding as Encoding
 
 if TYPE_CHECKING:
     import datasets
@@ -36,11 +40,21 @@ def encode_dataset(
     num_proc: int | None = None,
     generation_config: "GenerationConfig | None" = None,
 ) -> "datasets.Dataset":
-    """`prompt_ids`, `response_ids` (K lists) and, where known, `loss_mask`, `score`, `margin`, `grade` of each row.
+    """A dataset as token ids, ready to train on: `prompt_ids` and `response_ids` (K lists) of each row.
+
+    And, where known, `loss_mask`, `score` (K numbers), `margin` and `grade`.
 
     Takes what `load_preferences`, `load_sft` and `load_prompts` return, and any raw dataset that an adapter
     recognises; an encoded dataset is returned untouched. `loss_mask` (1 on answers, 0 on the turns between them) is
     there when some response has several answers. What truncation did is logged.
+
+    Args:
+        encoding: how long a row may be; by default `Encoding()`.
+        num_proc: processes that encode at the same time.
+        generation_config: of the model; it may say which token ends a response.
+
+    Raises:
+        DataError: a row that cannot be encoded; the message names it.
     """
     import datasets
 
@@ -67,15 +81,11 @@ def as_text(dataset: Source) -> "datasets.Dataset":
 
     if isinstance(dataset, datasets.Dataset) and _is_loaded(dataset):
         return dataset
-    records, adapter, report = parse(dataset)
-    for line in report.lines() if report.dropped or report.repaired else []:
-        log.warning("%s", line)
-    if not records:
-        raise DataError("no row could be used\n" + "\n".join(report.lines()))
-    return to_dataset([candidates for _, candidates in records], adapter.kind)
+    return load(dataset, "any")[0]
 
 
 def _is_loaded(dataset: "datasets.Dataset") -> bool:
+    """Whether a dataset has the columns and types that the load functions give, so that no adapter need read it."""
     columns = set(dataset.column_names)
     if "prompt" not in columns or not columns <= KNOWN_COLUMNS:
         return False
@@ -83,24 +93,24 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
         return False
     if "finished" in columns and getattr(getattr(dataset.features["finished"], "feature", None), "dtype", "") != "bool":
         return False
-    turns = getattr(dataset.features["prompt"], "feature", None)
+    chat = getattr(dataset.features["prompt"], "feature", None)
     texts = (getattr(dataset.features[name], "dtype", None) for name in columns & TEXT_COLUMNS)
-    return isinstance(turns, Mapping) and set(turns) == {"role", "content"} and set(texts) <= {"string"}
+    return isinstance(chat, Mapping) and set(chat) == {"role", "content"} and set(texts) <= {"string"}
 
 
 def _features(columns: list[str]) -> "datasets.Features":
     import datasets
 
     ids = datasets.List(datasets.Value("int32"))
-    found: dict[str, Any] = {"prompt_ids": ids, "response_ids": datasets.List(ids)}
+    features: dict[str, Any] = {"prompt_ids": ids, "response_ids": datasets.List(ids)}
     if "later_turns" in columns:
-        found["loss_mask"] = datasets.List(datasets.List(datasets.Value("int8")))
+        features["loss_mask"] = datasets.List(datasets.List(datasets.Value("int8")))
     if "scores" in columns or "score_chosen" in columns:
-        found["score"] = datasets.List(datasets.Value("float64"))
-    found |= {
+        features["score"] = datasets.List(datasets.Value("float64"))
+    features |= {
         name: datasets.Value(kind) for name, kind in (("margin", "float64"), ("grade", "string")) if name in columns
     }
-    return datasets.Features(found | {name: datasets.Value("int32") for name in NOTES})
+    return datasets.Features(features | {name: datasets.Value("int32") for name in NOTES})
 
 
 def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
@@ -117,8 +127,8 @@ def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
 
 def encode_prompt(turns: Iterable[Turn | Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The ids after which the model is to answer, for sampling: the very ids that training has before a response."""
-    prompt = [{"role": t.role, "content": t.content} if isinstance(t, Turn) else dict(t) for t in turns]
-    return Encoder(tokenizer, Encoding()).alone(prompt)
+    messages = [{"role": t.role, "content": t.content} if isinstance(t, Turn) else dict(t) for t in turns]
+    return Encoder(tokenizer, Encoding()).encode_prompt(messages)
 
 
 def decode_response(ids: Iterable[int], tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -132,7 +142,7 @@ def decode_response(ids: Iterable[int], tokenizer: "PreTrainedTokenizerBase") ->
 
 
 def with_mismatched(dataset: "datasets.Dataset", max_length: int | None = None) -> "datasets.Dataset":
-    """Each pair with one more response, of another prompt: KTO's mismatched answer, whose KL is its reference point.
+    """Pairs with one more response each, of another prompt: KTO's mismatched answer, whose KL is its reference point.
 
     Row i takes the chosen (even i) or rejected (odd i) answer of row i + 1, the last row that of the first. As this
     depends on the dataset alone, so does the loss, whatever the batch size. With `max_length` that answer is cut to

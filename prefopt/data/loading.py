@@ -1,11 +1,15 @@
-"""Source -> checked records -> `datasets.Dataset` of text; knows neither file formats, nor raw schemas, nor tokens."""
+"""From a source of rows to a dataset of text: `load_preferences`, `load_sft`, `load_prompts`, and what they share.
+
+`readers.py` reads the files, an adapter says what each row means, and here the records become a `datasets.Dataset` with
+the same columns for every format.
+"""
 
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from .adapters import Adapter, Drop, by_name, catalogue, recognise
+from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside, recognise
 from .readers import Located, Source, read_rows
 from .records import Candidates, DataError, Turn
 from .report import LoadReport
@@ -15,17 +19,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Which kinds of row serve a purpose: SFT trains on the best of several responses, and every row has a prompt.
 KINDS = {
     "preferences": frozenset({"pair", "list"}),
     "sft": frozenset({"pair", "list", "sft"}),
     "prompts": frozenset({"pair", "list", "sft", "prompt"}),
     "any": frozenset({"pair", "list", "sft", "prompt"}),  # prompts, with whatever answers they have
 }
+"""Which kinds of row serve a purpose: SFT trains on the best of several responses, and every row has a prompt."""
+
 ANY = KINDS["prompts"]
-SAMPLE = 64  # rows looked at to recognise a format
+
+SAMPLE = 64
+"""How many rows are looked at to recognise a format."""
 
 Record = tuple[str, Candidates]
+"""Where a row stands, and what it means."""
 
 
 def load_preferences(
@@ -34,18 +42,29 @@ def load_preferences(
     """Preference rows of any known format: `prompt` (list of {role, content}), `chosen`, `rejected` (text).
 
     Also `margin`, `grade`, `score_chosen`, `score_rejected` where known. K-lists have `responses` (best first where
-    scores say so) and `scores` instead of a pair. `finished`, where given, says of each response whether it ended by
-    itself. What was repaired and dropped is logged; `load` returns it as well.
+    scores say so) and `scores` instead of a pair. `finished`, where the rows say it, has for each response whether it
+    is terminated: the model ended it by itself; one that was truncated gets no stop token. What was repaired and
+    dropped is logged; `load` returns it as well.
+
+    Args:
+        source: a file, a folder, a hub id, a `datasets.Dataset` or a list of dicts.
+        adapter: how to read the rows: "auto" recognises the format; else the name of a known format, or `module:name`
+            of an adapter of your own, see `prefopt.data.adapters.base`.
+        split: which split of a dataset that has several.
+        strict: make the first row that cannot be used an error.
+
+    Raises:
+        DataError: no row can be read, or no adapter knows them; a row that contradicts itself.
     """
     return load(source, "preferences", adapter, split, strict)[0]
 
 
 def load_sft(source: Source, adapter: str = "auto", split: str = "train", strict: bool = False) -> "datasets.Dataset":
-    """Demonstrations: `prompt` (list of {role, content}) and `response`, the text of the first answer.
+    """Demonstrations of any known format: `prompt` (list of {role, content}) and `response`, the first answer's text.
 
     A dataset with conversations of several answers has one more column, `later_turns`: the turns after that answer
-    (empty in a row with one answer). Of a preference row the best response is taken. `finished`, where given, says
-    whether the (last) answer ended by itself.
+    (empty in a row with one answer). Of a preference row the best response is taken. `finished`, where the rows say it,
+    has whether the (last) answer is terminated. The arguments are those of `load_preferences`.
     """
     return load(source, "sft", adapter, split, strict)[0]
 
@@ -53,69 +72,83 @@ def load_sft(source: Source, adapter: str = "auto", split: str = "train", strict
 def load_prompts(
     source: Source, adapter: str = "auto", split: str = "train", strict: bool = False
 ) -> "datasets.Dataset":
-    """The prompts of rows of any known format: `prompt` (list of {role, content})."""
+    """The prompts of rows of any known format: `prompt` (list of {role, content}); see `load_preferences`."""
     return load(source, "prompts", adapter, split, strict)[0]
 
 
 def load(
     source: Source, purpose: str = "preferences", adapter: str = "auto", split: str = "train", strict: bool = False
 ) -> tuple["datasets.Dataset", LoadReport]:
-    """The dataset and the account of what was kept, repaired and dropped, which is also logged, a line each."""
+    """The dataset and the account of what was kept, repaired and dropped, which is also logged, a line each.
+
+    Args:
+        purpose: what the rows are for: "preferences", "sft", "prompts", or "any" for prompts with whatever answers
+            there are.
+    """
     if purpose not in KINDS:
         raise DataError(f"unknown purpose {purpose!r}; known are {', '.join(KINDS)}")
-    records, chosen, report = parse(source, adapter, split, strict, KINDS[purpose])
+    records, used, report = parse(source, adapter, split, strict, KINDS[purpose])
     level = logging.WARNING if report.dropped or report.repaired else logging.INFO
     for line in report.lines():
         log.log(level, "%s", line)
     if not records:
         raise DataError("no row could be used\n" + "\n".join(report.lines()))
-    kind = {"sft": "sft", "prompts": "prompt"}.get(purpose, chosen.kind)
+    kind = {"sft": "sft", "prompts": "prompt"}.get(purpose, used.kind)
     return to_dataset([candidates for _, candidates in records], kind), report
 
 
 def parse(
     source: Source, adapter: str = "auto", split: str = "train", strict: bool = False, kinds: frozenset[str] = ANY
 ) -> tuple[list[Record], Adapter, LoadReport]:
-    """Records with their origin, the adapter that read them, and the account."""
+    """The records of a source with the place of each, the adapter that read them, and the account."""
     report = LoadReport(_name(source), strict)
     rows = read_rows(source, split, report)
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))
-    chosen = _recognised(sample, kinds) if adapter == "auto" else _allowed(by_name(adapter), kinds)
-    report.adapter = chosen.name
-    return list(_adapted(chain(sample, rows), chosen, report)), chosen, report
+    used = _recognised(sample, kinds) if adapter == "auto" else _allowed(_named(adapter, sample), kinds)
+    report.adapter = used.name
+    return list(_adapted(chain(sample, rows), used, report)), used, report
 
 
 def _name(source: Any) -> str:
-    return (
-        f"{type(source).__name__}" if not isinstance(source, str) and not hasattr(source, "__fspath__") else str(source)
-    )
+    """What the account calls a source: its path or hub id, else its type."""
+    return str(source) if isinstance(source, str) or hasattr(source, "__fspath__") else type(source).__name__
+
+
+def _named(name: str, sample: list[Located]) -> Adapter:
+    """The adapter of this name, ours or a user's own."""
+    if ":" in name and name not in REGISTRY:
+        return from_outside(name, ((origin, _without_nulls(row)) for origin, row in sample))
+    return by_name(name)
 
 
 def _adapted(rows: Iterable[Located], adapter: Adapter, report: LoadReport) -> Iterator[Record]:
     for origin, row in rows:
         try:
-            candidates = adapter(_present(row))
+            candidates = adapter(_without_nulls(row))
         except Drop as reason:
             report.drop(str(reason), origin)
             continue
+        except DataError as error:
+            raise DataError(f"{origin}: {error}") from error
         for repair in candidates.repairs:
             report.repair(repair, origin)
         report.kept += 1
         yield origin, candidates
 
 
-def _present(row: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     """The row less its nulls: a table has a column for every field that any row had."""
     return row if None not in row.values() else {name: value for name, value in row.items() if value is not None}
 
 
 def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
-    rows = [_present(row) for _, row in sample]
-    found = recognise(rows, kinds)
-    if found is not None:
-        return found
+    """The adapter that knows these rows, or an error that says which formats there are."""
+    rows = [_without_nulls(row) for _, row in sample]
+    adapter = recognise(rows, kinds)
+    if adapter is not None:
+        return adapter
     other = recognise(rows, ANY)
     hint = (
         f"\nThey look like {other.name!r}, which holds no {_wanted(kinds)}: use another load function." if other else ""
@@ -127,10 +160,12 @@ def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
 
 
 def _wanted(kinds: frozenset[str]) -> str:
+    """What rows of these kinds have, in a word."""
     return "answer" if "sft" in kinds else "preference"
 
 
 def _allowed(adapter: Adapter, kinds: frozenset[str]) -> Adapter:
+    """The adapter, if rows of its kind serve the purpose."""
     if adapter.kind not in kinds:
         raise DataError(f"adapter {adapter.name!r} holds no {_wanted(kinds)}; adapters that do are\n{catalogue(kinds)}")
     return adapter
@@ -140,8 +175,8 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     """Records of one kind ("pair", "list", "sft", "prompt") as a table; columns nobody filled are left out."""
     import datasets
 
-    turns = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
-    types = {"prompt": turns, "later_turns": turns}
+    chat = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
+    types = {"prompt": chat, "later_turns": chat}
     types |= {name: datasets.Value("float64") for name in ("margin", "score_chosen", "score_rejected")}
     types |= {name: datasets.Value("string") for name in ("chosen", "rejected", "response", "grade")}
     lists = {"responses": "string", "scores": "float64", "finished": "bool"}
@@ -151,8 +186,8 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     return datasets.Dataset.from_dict(columns, features=datasets.Features({name: types[name] for name in columns}))
 
 
-def _plain(turns: Iterable[Turn]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+def _plain(chat: Iterable[Turn]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in chat]
 
 
 def _pair_columns(records: list[Candidates]) -> dict[str, list[Any]]:

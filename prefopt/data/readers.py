@@ -1,4 +1,6 @@
-"""Turns a source (file, folder, dataset, hub id) into rows with their place of origin; does not know what a row means.
+"""Where files are opened: a file, folder, dataset or hub id as raw rows, each with its place, such as "file.jsonl:3".
+
+What a row means is not decided here but by an adapter (`adapters/`). A kind of file is added to `_READERS`, at the end.
 
 JSON is read here and not by `datasets`, which accepts missing keys and mixed types without a word, reports row numbers
 relative to a block, and reuses a stale cache when a file changes within one tick of its clock. Nothing here is cached.
@@ -95,14 +97,15 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     ):
         named = files
     if not named:
-        there = ", ".join(str(path.relative_to(folder)) for path in files[:10]) or "no data file"
+        names = ", ".join(str(path.relative_to(folder)) for path in files[:10]) or "no data file"
         raise DataError(
-            f"{folder}: no file of split {split!r}; found {there}. Name the split as it is in the file name"
+            f"{folder}: no file of split {split!r}; found {names}. Name the split as it is in the file name"
         )
     return named
 
 
 def _names_split(path: Path, split: str) -> bool:
+    """Whether a path holds the name of a split as a word of its own."""
     return re.search(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", str(path).lower()) is not None
 
 
@@ -152,6 +155,7 @@ def _lines(path: Path, report: LoadReport) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(line: bytes, origin: str, report: LoadReport) -> Row | None:
+    """The object that a line holds; None, and a drop in the report, where it holds none."""
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -169,24 +173,25 @@ def _parse(line: bytes, origin: str, report: LoadReport) -> Row | None:
 
 def _read_json(path: Path, report: LoadReport) -> Iterator[Located]:
     """An array of objects, or one under "data". A file of JSON lines with the wrong suffix is read as what it is."""
-    content = b"".join(line for _, line in _lines(path, report))
+    data = b"".join(line for _, line in _lines(path, report))
+    content: Any = None
     try:
-        found = json.loads(content.decode("utf-8"))
+        content = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: bytes are not UTF-8 at byte {error.start + 1}") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        if not content.lstrip().startswith(b"{"):
+        if not data.lstrip().startswith(b"{"):
             raise DataError(f"{path}: not valid JSON: {error}") from error
-        found = None
-    if isinstance(found, dict):
-        found = found.get("data")
-    if isinstance(found, list):
-        yield from _items(found, path, report)
+    if isinstance(content, dict):
+        content = content.get("data")
+    if isinstance(content, list):
+        yield from _items(content, path, report)
     else:
         yield from _read_jsonl(path, report)
 
 
 def _items(items: list[Any], path: Path, report: LoadReport) -> Iterator[Located]:
+    """The objects of a JSON array; what is no object is dropped."""
     for number, row in enumerate(items, 1):
         origin = f"{path}:item {number}"
         if isinstance(row, dict):

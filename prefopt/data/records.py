@@ -1,7 +1,11 @@
-"""What a preference record is, in text; knows no file format, no tokenizer and no tensor."""
+"""What a row means once an adapter has read it: a prompt and its responses as text, in one form for every format.
+
+Here stand the types that the rest of prefopt speaks of: `Candidates`, `Turn`, `Messages`, and `DataError`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation, or a prompt: each turn has a `role` and a `content`."""
@@ -23,16 +27,29 @@ class Turn:
     content: str
 
 
-# A response is the answer's text, or, for a conversation with several answers, every turn after the prompt.
 Response = str | tuple[Turn, ...]
+"""The answer's text, or, for a conversation with several answers, every turn after the prompt."""
+
+FINISH_REASONS = ("stop", "other_stop", "stop_string", "length")
+"""What ended a response: the stop token that ends responses in training; another stop token; a text that the caller
+stops at; or the length limit. A response is terminated by the first alone; the others leave it without a stop token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """A prompt with its responses, best first when an order is known. A pair is two candidates; SFT has one.
 
-    `scores` has one number per response. `finished` says of each whether it ended by itself, with a stop token, and was
-    not cut off; None means that all did. `repairs` names what an adapter had to mend in the raw row.
+    This is what an adapter returns for a row.
+
+    Args:
+        prompt: its turns, the last of them the user's; one turn of the role "text" for bare text.
+        responses: none, where the row is a prompt only.
+        scores: one number for each response.
+        margin: by how much the chosen response of a pair is better.
+        grade: the same as one of `prefopt.grades.GRADES`.
+        finished: for each response, whether it is terminated: the model ended it by itself, with a stop token. One that
+            was truncated gets no stop token in training. None means that all are terminated.
+        repairs: what the adapter had to mend in the raw row, in words that are the same for rows alike.
     """
 
     prompt: tuple[Turn, ...]
@@ -44,8 +61,15 @@ class Candidates:
     repairs: tuple[str, ...] = ()
 
 
+def responses_of(row: Mapping[str, Any]) -> list[str]:
+    """The responses of a row of text, as the load functions give it: of a list, a pair or a single one; or none."""
+    if "responses" in row:
+        return list(row["responses"])
+    return [row[name] for name in ("chosen", "rejected", "response") if name in row]
+
+
 def texts(candidates: Candidates) -> Iterator[str]:
-    """Every piece of text in a record."""
+    """Every text in a record: what the prompt's turns say, and the responses."""
     for turn in candidates.prompt:
         yield turn.content
     for response in candidates.responses:
@@ -56,7 +80,7 @@ def texts(candidates: Candidates) -> Iterator[str]:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in words for people who know JSON."""
+    """What kind of value this is, in words for people who know JSON: "a number", "a list", "null"."""
     if value is None:
         return "null"
     words = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}

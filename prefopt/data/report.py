@@ -1,4 +1,4 @@
-"""The account of a load: what was kept, repaired and dropped, why and where; knows no format and no field."""
+"""The account of a load: how many rows were kept, repaired and dropped, for which reasons, and where they stand."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -46,10 +46,10 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """The account, one readable line per reason."""
-        found = [f"{self.source}: {self.rows:,} rows read as {self.adapter or 'nothing known'}, {self.kept:,} kept"]
+        lines = [f"{self.source}: {self.rows:,} rows read as {self.adapter or 'nothing known'}, {self.kept:,} kept"]
         for word, counter in (("repaired", self.repaired), ("dropped", self.dropped)):
-            found += [f"{word} {n:,}: {why} ({', '.join(self.examples[why])})" for why, n in counter.most_common()]
-        return found
+            lines += [f"{word} {n:,}: {why} ({', '.join(self.examples[why])})" for why, n in counter.most_common()]
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """The account as plain values, for JSON."""

@@ -1,23 +1,31 @@
-"""Texts -> ids in which a special token's text becomes that token, or not; knows no conversation and no row."""
+"""Who decides that "<eos>" in a text becomes the token or stays text: texts to ids, for each text one or the other.
+
+Which of the two holds for a prompt, an answer or what stands between answers, is said in `row_encoder.py`.
+"""
 
 import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..utils.renamed import renamed
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class Piece(NamedTuple):
-    """A text, and whether what spells a special token in it is that token: a template's marker, say."""
+    """A text to tokenise, and whether a special token that is spelled in it becomes that token.
+
+    A template's markers do; what a message says does not.
+    """
 
     text: str
-    marked: bool
+    parse_special: bool
 
 
-class Specials:
-    """A tokenizer, told for each text whether special tokens may come out of it."""
+class SpecialTokens:
+    """A tokenizer that is told for each text whether special tokens may come out of it."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
         self.tokenizer = tokenizer
@@ -30,7 +38,7 @@ class Specials:
         return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     @cached_property
-    def splits(self) -> bool:
+    def can_split(self) -> bool:
         """Whether the tokenizer can read a special token's text as ordinary text; not all can."""
         eos: Any = self.tokenizer.eos_token
         try:
@@ -38,21 +46,25 @@ class Specials:
         except (NotImplementedError, TypeError, ValueError):  # mistral-common's tokenizers refuse the argument
             return False
 
-    def spelled(self, text: str) -> bool:
+    def spelled_in(self, text: str) -> bool:
         """Whether a text holds the text of a special token."""
         return self.pattern.search(text) is not None
 
     def tokenise(self, pieces: Iterable[Piece]) -> list[list[int]]:
         """The ids of each piece, without special tokens around them."""
         pieces = list(pieces)
-        found: list[list[int]] = [[]] * len(pieces)
+        ids_of: list[list[int]] = [[]] * len(pieces)
         for split in (True, False):  # a fast tokenizer remembers the last mode: leave it in the usual one
-            places = [place for place, piece in enumerate(pieces) if piece.marked != split]
+            places = [place for place, piece in enumerate(pieces) if piece.parse_special != split]
             if places:
                 for place, ids in zip(places, self._ids([pieces[i].text for i in places], split), strict=True):
-                    found[place] = ids
-        return found
+                    ids_of[place] = ids
+        return ids_of
 
     def _ids(self, texts: list[str], split: bool) -> list[list[int]]:
         rule: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         return self.tokenizer(texts, split_special_tokens=split, **rule)["input_ids"]  # type: ignore[return-value]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Specials": "SpecialTokens"})

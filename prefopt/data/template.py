@@ -1,4 +1,7 @@
-"""How a conversation is written as text, and which token ends a response; knows no dataset and no length limit."""
+"""Who writes a conversation as text, with the chat template or plainly, and who decides which token ends a response.
+
+Later answers of a conversation are looked for here in what the template makes of it (`Renderer.response`).
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -18,7 +21,7 @@ PROBE = "an answer"
 class Segment(NamedTuple):
     """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers.
 
-    An answer that was cut off is not `finished`: it is trained on without a stop token.
+    An answer that was truncated is not `finished`: it is trained on without a stop token.
     """
 
     text: str
@@ -48,6 +51,7 @@ def stop_token_ids(
 
 
 def _eos_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None") -> list[int]:
+    """The tokens on which sampling stops, the tokenizer's own first."""
     configured: Any = getattr(generation_config, "eos_token_id", None)
     configured = [configured] if isinstance(configured, int) else list(configured or [])
     own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
@@ -117,6 +121,7 @@ class Renderer:
         return self._templated(prompt, opening, tail)
 
     def _plain(self, tail: list[Message]) -> list[Segment]:
+        """The segments in the form that has no template."""
         segments, between = [], ""
         for number, turn in enumerate(tail):
             if turn["role"] != "assistant":
@@ -129,15 +134,17 @@ class Renderer:
         return segments
 
     def _templated(self, prompt: list[Message], opening: str, tail: list[Message]) -> Rendering:
+        """The segments as the template writes them, found by where each answer stands in its text."""
         answers = [number for number, turn in enumerate(tail) if turn["role"] == "assistant"]
         segments: list[Segment] = []
         agrees = True
-        for done, (here, there) in enumerate(pairwise(answers), 1):
-            following = render(self.tokenizer, prompt + tail[:there], prompt=True)
-            found = self._within(tail[here]["content"], following, opening)
-            if found is None:
-                return Rendering([*segments, Segment(tail[here]["content"], True)], False, len(answers) - done)
-            answer, between = found
+        for done, (number, next_number) in enumerate(pairwise(answers), 1):
+            said = tail[number]["content"]
+            following = render(self.tokenizer, prompt + tail[:next_number], prompt=True)
+            split = self._within(said, following, opening)
+            if split is None:
+                return Rendering([*segments, Segment(said, True)], False, len(answers) - done)
+            answer, between = split
             agrees &= following.startswith(opening + answer + self.stop_text)
             segments += [Segment(answer, True), Segment(between, False)]
             opening = following

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..utils.tensors import wide
+from ..utils.tensors import upcast
 from .stopping import Ends, Row
 
 
@@ -93,7 +93,7 @@ class Following:
     """
 
     def __init__(self, logits: Tensor, temperature: float, size: int):
-        logits = wide(logits)
+        logits = upcast(logits)
         self.own = logits.log_softmax(-1)
         self.logps = self.own if temperature == 1 else (logits / temperature).log_softmax(-1)
         if self.logps.isnan().any():

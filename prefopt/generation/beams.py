@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 from ..data.encode import stop_token_ids
 from ..data.records import Messages
 from ..data.template import is_bare
-from ..models.flops import count_generated, work_of
+from ..models.flops import count_generation, flops_model_of
 from ..models.modes import evaluating
-from ..models.unwrap import bare, own_forward
-from ..utils.flop_counter import listening
+from ..models.wrappers import own_forward, unwrap
+from ..utils.flop_counter import is_counting
 from .beam_groups import Following, Rules, Search
 from .prompts import check_numbers, check_policy, encoded, padded, progress_bar
 from .stopping import Ends, Row, Sample
@@ -87,7 +87,7 @@ def beam_search(
     strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
     ends = Ends(tokenizer, tuple(stop_token_ids(tokenizer, policy.generation_config)), max_new_tokens, strings)
     rules = Rules(k, groups, diversity_penalty, temperature, length_penalty, ends)
-    inner = bare(policy)
+    inner = unwrap(policy)
     _check_whole(inner)
     searches = [Search(ids, rules) for ids in encoded(prompts, tokenizer, policy, max_new_tokens)]
     # The longest first: memory that does not suffice shows at once, and there is little padding.
@@ -122,11 +122,11 @@ def _run(model: Any, searches: list[Search], rules: Rules, known: int, done: Cal
             logits = cached.step([beam.place for beam in beams], [beam.row.ids[-1] for beam in beams])
         for place, beam in enumerate(beams):
             beam.place = place
-        if listening():
+        if is_counting():
             lengths = [len(beam.row.prompt_ids) + len(beam.row.ids) for beam in beams]
             fed += [(length, length) for length in lengths]
-    if listening():
-        count_generated(work_of(model), fed, len(fed))
+    if is_counting():
+        count_generation(flops_model_of(model), fed, len(fed))
 
 
 class Cached:

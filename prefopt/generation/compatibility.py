@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from ..models.attention import packed_attention
-from ..models.unwrap import own_forward
+from ..models.wrappers import own_forward
 from .engine import Engine
 from .kv_cache import KERNEL
 

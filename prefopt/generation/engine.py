@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..models.attention import packed_attention
-from ..models.flops import Work, count_generated, work_of
+from ..models.flops import FlopsModel, count_generation, flops_model_of
 from ..models.heads import language_heads
 from ..models.layout import Packing
-from ..utils.flop_counter import listening
+from ..utils.flop_counter import is_counting
 from .kv_cache import KERNEL, Held, Prefill, Step
 from .stopping import Ends, Row
 from .token_sampling import Distribution, uniform_stream
@@ -61,8 +61,8 @@ def decode(
                 for wave, logits in zip(waves, parts, strict=True):
                     done(wave.take(logits, distribution, ends))
             waves = [wave for wave in waves if wave.rows]
-    if listening():
-        count(work_of(model), chunks)
+    if is_counting():
+        count(flops_model_of(model), chunks)
 
 
 def chunked(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:
@@ -72,7 +72,7 @@ def chunked(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:
         yield from (whole[start : start + batch_size] for start in range(0, len(whole), batch_size))
 
 
-def count(work: Work, chunks: Iterable[Sequence[Row]]) -> None:
+def count(work: FlopsModel, chunks: Iterable[Sequence[Row]]) -> None:
     """Tell who counts of responses that are done: the prompt of a chunk was fed once, and no response's last token."""
     spans: list[tuple[int, int]] = []
     drawn = 0
@@ -80,7 +80,7 @@ def count(work: Work, chunks: Iterable[Sequence[Row]]) -> None:
         prompt = len(rows[0].prompt_ids)
         spans += [(1, prompt), *((prompt + 1, prompt + len(row.ids) - 1) for row in rows)]
         drawn += 1 + sum(len(row.ids) - 1 for row in rows)
-    count_generated(work, spans, drawn)
+    count_generation(work, spans, drawn)
 
 
 def _fitting(waiting: deque[list[Row]], free: int) -> Iterator[list[Row]]:

@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from ..models.attention import Options, Rule, Unsupported, rule_for, segments
 from ..models.layout import Packing
-from ..utils.tensors import wide
+from ..utils.tensors import upcast
 
 FIRST = 32
 """Tokens of a response that there is room for at first; the room doubles when it is full."""
@@ -127,7 +127,7 @@ class Held:
             own = self.start[:, None] + torch.arange(self.age + 1, device=self.device)
             seen = rule.allows(self.position[:, None], torch.cat([places, own], 1))
             seen[:, : places.shape[1]] &= places < self.start[:, None]
-            rule.masks[number, self.age] = wide(scores).new_zeros(seen.shape).masked_fill(~seen, -torch.inf)
+            rule.masks[number, self.age] = upcast(scores).new_zeros(seen.shape).masked_fill(~seen, -torch.inf)
         return (scores + rule.masks[number, self.age][:, None, None]).softmax(-1).to(scores.dtype)
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.encoder import Encoder, Encoding
 from ..data.records import DataError, Messages
+from ..data.row_encoder import Encoder
+from ..data.truncation import Encoding
 from .stopping import Row
 
 
@@ -43,7 +44,7 @@ def encoded(
 
 def _encode(number: int, prompt: Messages, encoder: Encoder) -> list[int]:
     try:
-        return encoder.alone([dict(turn) for turn in prompt])
+        return encoder.encode_prompt([dict(turn) for turn in prompt])
     except DataError as error:
         raise DataError(f"prompt {number}: {error}") from error
 

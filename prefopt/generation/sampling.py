@@ -26,10 +26,10 @@ from transformers import (
 from ..data.encode import stop_token_ids
 from ..data.records import Messages
 from ..data.template import is_bare
-from ..models.flops import work_of
+from ..models.flops import flops_model_of
 from ..models.modes import evaluating
-from ..models.unwrap import bare
-from ..utils.flop_counter import listening
+from ..models.wrappers import unwrap
+from ..utils.flop_counter import is_counting
 from .compatibility import served
 from .engine import chunked, count, decode, seen_tokens
 from .prompts import check_numbers, check_policy, encoded, padded, progress_bar
@@ -101,7 +101,7 @@ def _fill(
     if isinstance(policy, VLLM):
         return ask(policy, rows, distribution, ends, done)
     with torch.no_grad(), evaluating(policy):
-        inner = bare(policy)
+        inner = unwrap(policy)
         if rows and served(inner):
             decode(inner, rows, distribution, ends, batch_size, done)
         else:
@@ -117,7 +117,7 @@ def ask(
         take(rows, policy.engine.generate(**policy.requests(rows, distribution, ends)), ends)
         done([row for row in rows if row.ended])
         rows = [row for row in rows if not row.ended]
-    if listening():
+    if is_counting():
         count(policy.work, chunks)
 
 
@@ -142,8 +142,8 @@ def generate(
                 stopping_criteria=StoppingCriteriaList([Ended(batch)]),
             )
             done(batch)
-    if listening():
-        count(work_of(bare(policy)), [[row] for row in rows])
+    if is_counting():
+        count(flops_model_of(unwrap(policy)), [[row] for row in rows])
 
 
 class Drawing(LogitsProcessor):

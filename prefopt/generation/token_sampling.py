@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..utils.tensors import wide
+from ..utils.tensors import upcast
 
 BLOCK = 256
 """Probabilities summed before the cumulative sum: a cumulative sum over a whole vocabulary costs more than its exp."""
@@ -101,7 +101,7 @@ class Distribution:
         return torch.cat(tokens), torch.cat(logps)
 
     def _draw(self, logits: Tensor, uniforms: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-        logits = wide(logits)
+        logits = upcast(logits)
         shaped = self.shaped(logits, seen)
         if self.greedy:
             tokens = shaped.argmax(-1)

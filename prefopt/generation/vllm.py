@@ -19,7 +19,7 @@ from peft import PeftConfig
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 from transformers.utils import find_adapter_config_file
 
-from ..models.flops import Work, work_of
+from ..models.flops import FlopsModel, flops_model_of
 from .stopping import Ends, Row
 from .token_sampling import Distribution, uniform_stream
 
@@ -73,11 +73,11 @@ class VLLM:
         )
 
     @cached_property
-    def work(self) -> Work:
+    def work(self) -> FlopsModel:
         """What the model costs by its config; an adapter's own matrices, which are small, are left out."""
         base, known = self._base
         with torch.device("meta"):
-            return work_of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **known)))
+            return flops_model_of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **known)))
 
     def close(self) -> None:
         """Stop the engine and free its memory; the policy responds no more."""

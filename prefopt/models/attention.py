@@ -1,6 +1,6 @@
-"""Attention over a packed row: which tokens see which, and the kernels that compute it.
+"""The attention kernels of packed rows: a response sees its own prompt and itself, and no other response.
 
-A kernel is registered with transformers under a name, so that any model which looks its attention up there can run on a
+A kernel is registered with transformers under a name, so that any model that looks its attention up there can run on a
 packed row. The layout travels with the call, as an argument that the model hands down to its attention layers, and the
 model's own attention rule (causal, sliding window, chunks) is asked for as a function of positions.
 """
@@ -18,34 +18,45 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
-from ..utils.tensors import wide
+from ..utils.tensors import upcast
+from ._activation_checkpointing import checkpointed_context
 from .layout import Layout, Packing
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
-"""transformers' form of an attention rule: (batch, head, query position, key position) -> may it see it?"""
+"""transformers' form of an attention rule: (batch, head, query position, key position) -> may the query see the key?"""
 
 
 class Unsupported(ValueError):
-    """A model whose attention asks for what the packed kernels do not compute."""
+    """A model asks its attention for something that the packed kernels do not compute."""
 
 
 class Rule:
-    """A model's attention rule on one packed row; transformers passes it to the layers where a mask would be."""
+    """A model's attention rule on one packed row; transformers passes it to the layers where a mask would be.
+
+    Args:
+        mask_function: the rule, by positions.
+    """
 
     def __init__(self, mask_function: MaskFunction):
         self.mask_function = mask_function
         self.masks: dict[tuple[int, int], Tensor] = {}
+        """Masks that were computed for one layer, for the next ones."""
 
     @property
     def causal(self) -> bool:
+        """Whether a token sees all earlier ones and itself, and the rule has no other limit."""
         return self.mask_function is causal_mask_function
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
-        """bool, broadcast: a token at position `query` may see one at position `key` of its own sequence."""
+        """Whether a token at position `query` may see one at position `key` of its sequence: bool, broadcast."""
         return self.mask_function(0, 0, query, key)
 
     def after(self, prompt: int, length: int, device: torch.device) -> Tensor:
-        """[length, prompt + length]: what the tokens that follow `prompt` others may see."""
+        """The mask of the last `length` tokens of a sequence that begins with `prompt` others.
+
+        Returns:
+            [length, prompt + length] bool
+        """
         if (prompt, length) not in self.masks:
             position = torch.arange(prompt + length, device=device)
             self.masks[prompt, length] = self.allows(position[prompt:, None], position[None])
@@ -53,10 +64,10 @@ class Rule:
 
 
 def rule_for(mask_function: MaskFunction, use_vmap: bool = False, **_: Any) -> Rule:
-    """What transformers calls to make a mask.
+    """Make the rule of a packed row; transformers calls this in order to make a mask.
 
     Raises:
-        Unsupported: a rule that asks for more than positions.
+        Unsupported: the model's rule asks for more than positions.
     """
     if use_vmap:
         raise Unsupported("its attention mask depends on more than positions")
@@ -65,7 +76,13 @@ def rule_for(mask_function: MaskFunction, use_vmap: bool = False, **_: Any) -> R
 
 @dataclass(frozen=True)
 class Options:
-    """What a model asks of its attention beside the rule: scores are cap tanh(scale q'k / cap), without cap if None."""
+    """What a model asks of its attention beside the rule.
+
+    Args:
+        scale: attention scores are cap tanh(scale q'k / cap).
+        dropout: rate of the attention weights that are dropped.
+        softcap: the cap; None leaves out the tanh.
+    """
 
     scale: float
     dropout: float
@@ -73,7 +90,16 @@ class Options:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Options) -> Tensor:
-    """q: [1, heads, L, D]; k, v: [1, key heads, S, D] -> [1, heads, L, D]. A mask of None is causal, with L = S."""
+    """Compute one attention.
+
+    Args:
+        q: [1, heads, L, D]
+        k, v: [1, key heads, S, D]
+        mask: [L, S] bool; None is causal, with L = S.
+
+    Returns:
+        [1, heads, L, D]
+    """
     shared = q.shape[1] != k.shape[1]
     if shared and (options.softcap is not None or (mask is not None and q.device.type != "cpu")):
         # Elsewhere than on a CPU only the slowest of torch's kernels takes both a mask and shared keys.
@@ -84,41 +110,52 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Optio
         )
     mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril() if mask is None else mask
     scores = torch.tanh(q @ k.transpose(-1, -2) * (options.scale / options.softcap)) * options.softcap
-    weights = wide(scores).masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
+    weights = upcast(scores).masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
     return F.dropout(weights, options.dropout) @ v
 
 
 def segments(q: Tensor, k: Tensor, v: Tensor, rule: Rule, packing: Packing, options: Options) -> Tensor:
-    """One small attention for each response, in a loop: no work is done for what cannot be seen."""
+    """Attend response by response, in a loop over small attentions: nothing is computed that cannot be seen.
+
+    Args:
+        q: [1, heads, T, D]
+        k, v: [1, key heads, T, D]
+
+    Returns:
+        [1, T, heads, D]
+    """
     # The first response is computed with its prompt: one causal square.
     lengths = [n for p, rs in packing.segments for n in [p + sum(rs[:1]), *rs[1:]]] or [q.shape[2]]
     # `split`, not slices: the backward of a slice fills a zero tensor of full size.
     queries, keys, values = (x.split(lengths, 2) for x in (q, k, v))
-    found, i = [], 0
+    attended, i = [], 0
     for p, rs in packing.segments or [(q.shape[2], [])]:
         square = None if rule.causal else rule.after(0, lengths[i], q.device)
-        found.append(_attend(queries[i], keys[i], values[i], square, options))
+        attended.append(_attend(queries[i], keys[i], values[i], square, options))
         for j, length in enumerate(rs[1:], i + 1):
             key, value = (torch.cat([x[i][:, :, :p], x[j]], 2) for x in (keys, values))
-            found.append(_attend(queries[j], key, value, rule.after(p, length, q.device), options))
+            attended.append(_attend(queries[j], key, value, rule.after(p, length, q.device), options))
         i += max(1, len(rs))
-    return torch.cat([part.transpose(1, 2) for part in found], 1)
+    return torch.cat([part.transpose(1, 2) for part in attended], 1)
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, rule: Rule, packing: Packing, options: Options) -> Tensor:
-    """One attention over the whole row under a mask."""
+    """Attend over the whole row at once, under a mask. Shapes as of `segments`."""
     if not rule.masks:
-        number = torch.arange(q.shape[2], device=q.device)
-        query, key = number[:, None], number[None]
+        numbers = torch.arange(q.shape[2], device=q.device)
+        query, key = numbers[:, None], numbers[None]
         allowed = rule.allows(packing.position[query], packing.position[key])
         rule.masks[0, 0] = packing.visible(query, key) & allowed
     return _attend(q, k, v, rule.masks[0, 0], options).transpose(1, 2)
 
 
 KERNELS = {"segments": segments, "dense": dense}
+"""Every attention kernel of packed rows, by the name that the option `layout` takes."""
 
 
 def _attention(kernel: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:
+    """A kernel in the form that transformers calls."""
+
     def attend(
         module: nn.Module,
         query: Tensor,
@@ -142,54 +179,34 @@ def _attention(kernel: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Non
     return attend
 
 
-def _name(kernel: str) -> str:
+def _registered_name(kernel: str) -> str:
     return f"prefopt_{kernel}"
 
 
 for _kernel, _compute in KERNELS.items():
-    AttentionInterface.register(_name(_kernel), _attention(_compute))
-    AttentionMaskInterface.register(_name(_kernel), rule_for)
-
-
-CHECKPOINTS = ("_gradient_checkpointing_func", "checkpoint_fn")
-"""Where modules keep the function that recomputes them: transformers' layers, torch's `checkpoint_wrapper`."""
+    AttentionInterface.register(_registered_name(_kernel), _attention(_compute))
+    AttentionMaskInterface.register(_registered_name(_kernel), rule_for)
 
 
 @contextmanager
 def packed_attention(model: nn.Module, kernel: str) -> Iterator[None]:
-    """`model` attends by a packed kernel for a while, and again whenever checkpointed layers are recomputed."""
+    """Let `model` attend by a packed kernel inside the block, and later in checkpointed layers that run again.
+
+    Args:
+        kernel: a name in `KERNELS`.
+    """
     configs = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
-    own = [(m, name, m.__dict__[name]) for m in model.modules() for name in CHECKPOINTS if name in m.__dict__]
-    for module, name, recompute in own:
-        setattr(module, name, _recomputed(recompute, configs, kernel))
-    try:
-        with _attending(configs, kernel):
-            yield
-    finally:
-        for module, name, recompute in own:
-            setattr(module, name, recompute)
+    with checkpointed_context(model, lambda: _kernel_in_configs(configs, kernel)):
+        yield
 
 
 @contextmanager
-def _attending(configs: list[Any], kernel: str) -> Iterator[None]:
-    own = [config._attn_implementation_internal for config in configs]
+def _kernel_in_configs(configs: list[Any], kernel: str) -> Iterator[None]:
+    previous = [config._attn_implementation_internal for config in configs]
     for config in configs:
-        config._attn_implementation_internal = _name(kernel)
+        config._attn_implementation_internal = _registered_name(kernel)
     try:
         yield
     finally:
-        for config, name in zip(configs, own, strict=True):
+        for config, name in zip(configs, previous, strict=True):
             config._attn_implementation_internal = name
-
-
-def _recomputed(checkpoint: Any, configs: list[Any], kernel: str) -> Callable[..., Any]:
-    """`checkpoint`, with what it runs attending by the kernel also during the backward pass, when all is restored."""
-
-    def call(run: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        def attending(*inputs: Any, **others: Any) -> Any:
-            with _attending(configs, kernel):
-                return run(*inputs, **others)
-
-        return checkpoint(attending, *args, **named)
-
-    return call

@@ -1,7 +1,8 @@
-"""A place beside the policy for what trains with it and is no part of it. Knows no adapter and no head.
+"""Where a critic is kept: in an auxiliary module of the policy, which trains with the policy and is not saved with it.
 
-What is there is a submodule, so that DDP wraps it, devices and modes reach it and optimizers find it; but it is in no
-state dict of the policy's, so that nothing that saves or loads the policy meets it.
+The auxiliary module is a submodule of the policy's transformers model, so that DDP wraps it, devices and training modes
+reach it and optimizers find its weights. It is left out of the policy's state dicts, so that nothing meets it that
+saves or loads the policy.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from peft import PeftModel
 from torch import nn
 
+from .wrappers import base_transformer
+
 CRITIC = "prefopt_critic"
-"""The submodule, and the adapter of a critic that shares the policy's backbone."""
+"""The name of the auxiliary module, and of the adapter of a critic that shares the policy's backbone."""
 
 
-class Beside(nn.Module):
-    """Holds modules that are left out of the state dicts of the model that it is part of."""
+class AuxiliaryModule(nn.Module):
+    """Holds modules that are left out of the state dicts of the model that they are attached to."""
 
     def __init__(self, **modules: nn.Module):
         super().__init__()
         for name, module in modules.items():
             self.add_module(name, module)
         self.register_state_dict_post_hook(_leave_out)
-        self.register_load_state_dict_post_hook(_never_missing)
+        self.register_load_state_dict_post_hook(_ignore_missing)
 
 
 def _leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -33,37 +35,24 @@ def _leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) ->
         del state[name]
 
 
-def _never_missing(module: nn.Module, keys: Any) -> None:
-    keys.missing_keys[:] = [name for name in keys.missing_keys if not is_critics(name)]
+def _ignore_missing(module: nn.Module, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if not is_critic_parameter(name)]
 
 
-def is_critics(name: str) -> bool:
-    """A parameter's name: is it one of the critic's?"""
+def is_critic_parameter(name: str) -> bool:
+    """Whether a parameter with this name, in a policy, belongs to the policy's critic."""
     return CRITIC in name.split(".")
 
 
-def unwrapped(model: nn.Module) -> Any:
-    """The model without DDP, FSDP or compilation; an adapter stays."""
-    from accelerate.utils import extract_model_from_parallel
-
-    return extract_model_from_parallel(model, keep_torch_compile=False)
-
-
-def transformer_of(model: nn.Module) -> nn.Module:
-    """The transformers model under every wrapper, whatever its adapter is."""
-    inner = unwrapped(model)
-    return inner.get_base_model() if isinstance(inner, PeftModel) else inner
-
-
-def beside(model: nn.Module) -> Beside | None:
-    """What is there, if anything."""
-    return transformer_of(model)._modules.get(CRITIC)  # type: ignore[return-value]
+def auxiliary_module(model: nn.Module) -> AuxiliaryModule | None:
+    """The auxiliary module of a policy, None without one. Any wrapping of the policy will do."""
+    return base_transformer(model)._modules.get(CRITIC)  # type: ignore[return-value]
 
 
 @contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
-    """The place is empty for a while, so that what walks the policy's modules leaves the critic's alone."""
-    inner = transformer_of(model)
+def policy_only(model: nn.Module) -> Iterator[None]:
+    """Take the auxiliary module out of the policy inside the block, for code that walks the policy's modules."""
+    inner = base_transformer(model)
     critic = inner._modules.pop(CRITIC, None)
     try:
         yield

@@ -1,7 +1,7 @@
-"""The only door to what a model says: `Batch` in, `Outputs` out.
+"""The one place where a model is run on a batch: `forward` takes a `Batch` and returns `Outputs`, such as log-probs.
 
-The physical layout (padded or packed rows, the shift by one, which hidden states are read) stays behind this door: an
-objective never sees a logit, a label or a shift.
+The physical layout (padded or packed rows, the shift by one, which hidden states are read) stays behind this function:
+an objective never sees a logit, a label or a shift. Whether a model runs packed is decided in `layout_selection.py`.
 """
 
 from __future__ import annotations
@@ -16,127 +16,144 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Outputs
-from ..utils.flop_counter import listening
+from ..utils.flop_counter import is_counting
+from ._activation_checkpointing import MakeContext, checkpointed_context
+from ._logits import FROM_LOGITS, Head, token_outputs
 from .auxiliary import CRITIC
-from .checkpointed_layers import Setting, throughout
 from .critic import critic_of
 from .flops import count_forward
 from .heads import is_scorer, language_heads, reward_head_of
 from .layout import packed, padded, predictable
-from .layout_choice import PADDED, Choice, chosen, run
-from .logits import FROM_LOGITS, Head, token_outputs
-from .peft_adapters import adapter_layers, switched
+from .layout_selection import PADDED, LayoutSelection, run_on_layout, select_layout
+from .peft_adapters import adapter_layers, layers_using_adapter
 from .shared_critic import SharedCritic
-from .unwrap import bare, inside
+from .wrappers import run_under_wrapper, unwrap
 
 FROM_HEAD = frozenset({"scores", "values"})
+"""The fields of `Outputs` that a reward head gives."""
 
 
 def forward(model: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-    """Run `model`, possibly wrapped (DDP, FSDP, PEFT, compiled), and return the fields of `Outputs` that `wants` names.
+    """Run a model on a batch.
 
     Log-probs and what derives from them come from a language-model head, values and scores from a reward head: the
-    model's own, or for values that of the critic beside it, which runs in the same call. Nothing runs that is not
-    asked for. All are computed in at least float32, whatever the backbone's dtype. The first call for a model also
-    decides on which layout it runs, see `choice.py`.
+    model's own, or for values that of its critic, which runs in the same call. Nothing runs that is not asked for. All
+    are computed in at least float32, whatever the backbone's dtype. The first call for a model also selects its layout.
+
+    Args:
+        model: a policy or a reward model, possibly wrapped (DDP, FSDP, PEFT, compiled).
+        batch: on the model's device.
+        wants: names of fields of `Outputs`.
+
+    Returns:
+        The fields that `wants` names; the others are None.
 
     Raises:
-        ValueError: an unknown field, or a model without the head that a field comes from.
+        ValueError: an unknown field, a model without the head that a field comes from, or a layout that was requested
+            and would be wrong.
     """
     unknown = wants - FROM_LOGITS - FROM_HEAD
     if unknown:
         raise ValueError(f"unknown outputs {sorted(unknown)}; a model can give {sorted(FROM_LOGITS | FROM_HEAD)}")
-    inner, device = bare(model), batch.prompt_ids.device
-    readings = _readings(inner, wants)  # raises before anything is computed
+    inner, device = unwrap(model), batch.prompt_ids.device
+    passes = _passes(inner, wants)  # raises before anything is computed
 
-    def within(compute: Callable[[], Any]) -> Any:
-        return inside(model, inner, compute)
+    def run_wrapped(compute: Callable[[], Any]) -> Any:
+        return run_under_wrapper(model, inner, compute)
 
-    choices = [chosen(reading.inner, device, within) for reading in readings]
+    selections = [select_layout(each.inner, device, run_wrapped) for each in passes]
 
     def compute() -> dict[str, Tensor]:
-        return {k: v for r, choice in zip(readings, choices, strict=True) for k, v in _read(r, batch, choice).items()}
+        results = [_run(each, batch, selection) for each, selection in zip(passes, selections, strict=True)]
+        return {name: column for result in results for name, column in result.items()}
 
-    return Outputs(**within(compute))
+    return Outputs(**run_wrapped(compute))
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """Which model to run, which outputs to read off it, by which reward head, and under what."""
+class _Pass:
+    """One run of one model.
+
+    Args:
+        inner: the model without its wrappers.
+        wants: which outputs to read off it.
+        head: the reward head, for those that one gives.
+        make_context: what the model runs in, such as another adapter.
+    """
 
     inner: Any
     wants: frozenset[str]
     head: nn.Module | None
-    setting: Setting = nullcontext
+    make_context: MakeContext = nullcontext
 
 
-def _readings(inner: nn.Module, wants: frozenset[str]) -> list[_Reading]:
-    """Values come from the critic, where one is beside the model; the rest, if anything, from the model itself."""
+def _passes(inner: nn.Module, wants: frozenset[str]) -> list[_Pass]:
+    """Values come from the critic, where the model has one; the rest, if anything, from the model itself."""
     critic = None if is_scorer(inner) else critic_of(inner)
     own = wants if critic is None else wants - {"values"}
-    found = []
+    passes = []
     if own:
-        found.append(_Reading(inner, own, reward_head_of(inner) if own & FROM_HEAD else None))
+        passes.append(_Pass(inner, own, reward_head_of(inner) if own & FROM_HEAD else None))
     if own != wants and critic is not None:
-        found.append(_reading_of(inner, critic, wants - own))
-    return found
+        passes.append(_critic_pass(inner, critic, wants - own))
+    return passes
 
 
-def _reading_of(inner: nn.Module, critic: nn.Module, wants: frozenset[str]) -> _Reading:
+def _critic_pass(inner: nn.Module, critic: nn.Module, wants: frozenset[str]) -> _Pass:
     if isinstance(critic, SharedCritic):
-        return _Reading(inner, wants, critic.head, partial(switched, adapter_layers(inner), CRITIC))
-    return _Reading(bare(critic), wants, reward_head_of(bare(critic)))
+        return _Pass(inner, wants, critic.head, partial(layers_using_adapter, adapter_layers(inner), CRITIC))
+    return _Pass(unwrap(critic), wants, reward_head_of(unwrap(critic)))
 
 
-def _read(reading: _Reading, batch: Batch, choice: Choice) -> dict[str, Tensor]:
-    with throughout(reading.inner, reading.setting):
-        return _outputs(reading.inner, batch, reading.wants, choice, reading.head)
+def _run(each: _Pass, batch: Batch, selection: LayoutSelection) -> dict[str, Tensor]:
+    with checkpointed_context(each.inner, each.make_context):
+        return _outputs(each.inner, batch, each.wants, selection, each.head)
 
 
 def _outputs(
-    inner: Any, batch: Batch, wants: frozenset[str], choice: Choice, reward_head: nn.Module | None
+    inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
 ) -> dict[str, Tensor]:
-    layout = padded(batch) if choice.layout == PADDED else packed(batch, whole="scores" in wants)
-    part, head = _parts(inner, wants, choice)
-    states = run(inner, part, layout, choice.layout)[0].flatten(0, 1)
-    mask, found = predictable(batch), {}
-    read = states[layout.before[mask]] if wants - {"scores"} else states
-    if listening():
-        logits = len(read if choice.heads else states) if wants & FROM_LOGITS else 0
-        rewards = len(read) * ("values" in wants) + int(batch.present.sum()) * ("scores" in wants)
+    layout = padded(batch) if selection.layout == PADDED else packed(batch, whole="scores" in wants)
+    part, head = _parts(inner, wants, selection)
+    states = run_on_layout(inner, part, layout, selection.layout)[0].flatten(0, 1)
+    mask, by_token = predictable(batch), {}
+    predicting = states[layout.before[mask]] if wants - {"scores"} else states
+    if is_counting():
+        logits = len(predicting if selection.heads else states) if wants & FROM_LOGITS else 0
+        rewards = len(predicting) * ("values" in wants) + int(batch.present.sum()) * ("scores" in wants)
         count_forward(inner, layout.inputs["position_ids"], logits, rewards, reward_head)
     if wants & FROM_LOGITS:
         vocab = inner.config.get_text_config().vocab_size
-        found = token_outputs(head, read, batch.response_ids[mask], vocab, wants & FROM_LOGITS)
+        by_token = token_outputs(head, predicting, batch.response_ids[mask], vocab, wants & FROM_LOGITS)
     if "values" in wants:
-        found["values"] = _score(reward_head, read)
-    spread = {name: _spread(values, mask) for name, values in found.items()}
+        by_token["values"] = _score(reward_head, predicting)
+    outputs = {name: _scatter(values, mask) for name, values in by_token.items()}
     if "scores" in wants:
         # Pool by our own mask: transformers pools by token id and reads one token early when pad is eos.
-        spread["scores"] = _spread(_score(reward_head, states[layout.last[batch.present]]), batch.present)
-    return spread
+        outputs["scores"] = _scatter(_score(reward_head, states[layout.last[batch.present]]), batch.present)
+    return outputs
 
 
-def _parts(inner: Any, wants: frozenset[str], choice: Choice) -> tuple[Callable[..., Any], Head]:
+def _parts(inner: Any, wants: frozenset[str], selection: LayoutSelection) -> tuple[Callable[..., Any], Head]:
     """What to run on the layout, and what turns the states that come out of it into logits."""
     if not wants & FROM_LOGITS:
-        return inner.base_model, _as_they_are
+        return inner.base_model, _unchanged
     for name, head in language_heads(inner).items():
-        if name in choice.heads:
+        if name in selection.heads:
             return inner.base_model, head
-    return inner.forward, _as_they_are  # no known head: the whole model, whose states are its logits
+    return inner.forward, _unchanged  # no known head: the whole model runs, and its states are its logits
 
 
-def _as_they_are(states: Tensor) -> Tensor:
+def _unchanged(states: Tensor) -> Tensor:
     return states
 
 
-def _score(head: Any, hidden: Tensor) -> Tensor:
-    """The reward head in its own dtype, never under autocast: [n, H] -> [n]."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        return head(hidden.to(next(head.parameters()).dtype)).squeeze(-1)
+def _score(head: Any, states: Tensor) -> Tensor:
+    """The reward head in its own dtype, never under autocast: [n, H] -> [n]"""
+    with torch.autocast(states.device.type, enabled=False):
+        return head(states.to(next(head.parameters()).dtype)).squeeze(-1)
 
 
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """One value for each place where `mask` holds -> the shape of `mask`, 0 elsewhere."""
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Put one value into each place where `mask` is True, and 0 elsewhere: [n] -> the shape of `mask`"""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)

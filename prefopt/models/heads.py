@@ -1,4 +1,4 @@
-"""The reward head over any backbone, and the auxiliary language-model head beside it. Knows modules, not batches.
+"""The heads of a model: the reward head, the language-model head, and the normalisation of scores that a model stores.
 
 A reward model is transformers' own sequence-classification class with one label, so that plain
 `AutoModelForSequenceClassification.from_pretrained` loads what was trained here and gives the same scores.
@@ -18,18 +18,25 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .logits import DenseHead, Head
-from .unwrap import own_forward, standing_in
+from ._logits import DenseHead, Head
+from .wrappers import own_forward, patched_forward
 
 logger = logging.getLogger(__name__)
 
 HEAD_NAMES = ("score", "classifier")
+"""What transformers' classification models call the reward head."""
 LM_HEAD = "auxiliary_lm_head"
+"""The submodule of a reward model that is the language-model head of an auxiliary loss."""
 NORMALIZATION = "score_normalization.json"
+"""The file in an adapter's folder that holds the mean and standard deviation of training scores."""
 
 
 def head_name(model: nn.Module) -> str:
-    """Which submodule is the reward head."""
+    """The name of the submodule that is a model's reward head.
+
+    Raises:
+        ValueError: the model has none.
+    """
     for name in HEAD_NAMES:
         if isinstance(getattr(model, name, None), nn.Module):
             return name
@@ -40,22 +47,28 @@ def head_name(model: nn.Module) -> str:
 
 
 def reward_head_of(model: nn.Module) -> nn.Module:
+    """A model's reward head, [n, H] -> [n, 1].
+
+    Raises:
+        ValueError: the model has none.
+    """
     return getattr(model, head_name(model))
 
 
 def is_scorer(model: nn.Module) -> bool:
+    """Whether a model, without its wrappers, has a reward head."""
     return any(isinstance(getattr(model, name, None), nn.Module) for name in HEAD_NAMES)
 
 
-def widen_head(model: nn.Module) -> None:
-    """Keep the reward head in float32: a bfloat16 score ties about a fifth of all pairs."""
+def upcast_head(model: nn.Module) -> None:
+    """Convert a reward head in half precision to float32: bfloat16 scores tie about a fifth of all pairs."""
     head = reward_head_of(model)
     if next(head.parameters()).dtype in (torch.float16, torch.bfloat16):
         head.float()
 
 
 def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
-    """A reward model with the policy's backbone (copied) and a new head, as Llama 2 (section 3.2.2) starts one.
+    """Make a reward model of a copy of the policy's backbone and a new head, as Llama 2 does (section 3.2.2).
 
     Raises:
         ValueError: a quantised policy, or a family for which transformers has no classification model.
@@ -72,15 +85,18 @@ def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
     config = kind.from_dict(policy.config.to_dict() | labels | {"architectures": None})
     scorer = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
     scorer.base_model.load_state_dict(policy.base_model.state_dict())
-    widen_head(scorer)
+    upcast_head(scorer)
     return scorer.to(policy.device).train(policy.training)
 
 
 def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give model and tokenizer a pad token that is not the end of a response.
+    """Give model and tokenizer a pad token that does not end a response.
 
     transformers' classification models score the last token that is not pad. With pad == eos that is one token before
     the one trained here, so another special token becomes pad, in the config and the tokenizer that are saved.
+
+    Raises:
+        ValueError: all special tokens of the tokenizer end a response.
     """
     ends = {tokenizer.eos_token_id, *_template_ends(tokenizer)}
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
@@ -107,6 +123,13 @@ def attach_lm_head(model: PreTrainedModel, policy: Any) -> None:
 
     It is part of the module, so that it trains and is synchronised with the rest, but `save_pretrained` leaves it out,
     since the saved model is a classification model; checkpoints keep what `auxiliary_state` gives.
+
+    Args:
+        model: the reward model.
+        policy: the language model whose head is copied.
+
+    Raises:
+        ValueError: `policy` is None or has no language-model head.
     """
     source = None if policy is None else policy.get_output_embeddings()
     if source is None:
@@ -123,10 +146,11 @@ def attach_lm_head(model: PreTrainedModel, policy: Any) -> None:
 
 
 def language_heads(model: Any) -> dict[str, Head]:
-    """How hidden states of the backbone become logits, [n, H] -> [n, V], in the order of preference.
+    """The ways in which hidden states of a model's backbone may become logits, [n, H] -> [n, V], the fastest first.
 
-    `dense` is the bare matrix, where no adapter, quantisation, sharding or hook sits on the head; `own` is the model's
-    own forward without its backbone. A family may do more than either, so `choice.py` compares them with the model.
+    `dense` is the head's matrix, where no adapter, quantisation, sharding or hook sits on the head; `own` is the
+    model's own forward without its backbone. A family may do more than either, so `layout_selection.py` compares both
+    with the model's logits.
 
     Raises:
         ValueError: a reward model without the auxiliary head.
@@ -164,42 +188,51 @@ class _Hidden(BaseModelOutputWithPast):
 
 
 def _own_logits(model: Any, hidden: Tensor) -> Tensor:
-    """[n, H] -> [n, V] by the model's own forward, around a backbone that returns `hidden`."""
+    """[n, H] -> [n, V] by the model's own forward, around a patched backbone that returns `hidden`."""
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
-    with standing_in(model.base_model, lambda *_, **__: _Hidden(last_hidden_state=hidden[None])):
+    with patched_forward(model.base_model, lambda *_, **__: _Hidden(last_hidden_state=hidden[None])):
         return own_forward(model)(input_ids=ids, use_cache=False).logits[0]
 
 
 def auxiliary_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a reward model that `save_pretrained` leaves out."""
+    """The weights of the auxiliary language-model head, which `save_pretrained` leaves out; empty without one."""
     return {name: tensor for name, tensor in model.state_dict().items() if LM_HEAD in name}
 
 
 def set_normalization(model: PreTrainedModel | PeftModel, mean: float, std: float) -> None:
-    """Store the mean and standard deviation of training scores in the config that is saved with the model."""
+    """Store the mean and standard deviation of training scores in the config, which is saved with the model."""
     model.config.score_mean, model.config.score_std = float(mean), float(std) or 1.0
 
 
 def clear_normalization(model: PreTrainedModel | PeftModel) -> None:
-    """Forget what an earlier training stored: it describes scores that the model no longer gives."""
+    """Remove what an earlier training stored: it describes scores that the model no longer gives."""
     for name in ("score_mean", "score_std"):
         model.config.__dict__.pop(name, None)
 
 
 def normalize(model: PreTrainedModel | PeftModel, scores: Tensor) -> Tensor:
-    """(score - mean) / std by what `set_normalization` stored; unchanged for a model that stores nothing."""
+    """Shift and scale a reward model's scores to mean 0 and standard deviation 1 over its training data.
+
+    Args:
+        model: with a mean and a standard deviation that `set_normalization` stored.
+        scores: of any shape, as the model gives them.
+
+    Returns:
+        (score - mean) / std, of the same shape; `scores` themselves for a model that stores nothing.
+    """
     mean, std = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_std", 1.0)
     return (scores - mean) / std
 
 
 def save_normalization(model: nn.Module, folder: Path) -> None:
-    """What an adapter's folder needs beside the adapter, since it has no config of the model."""
+    """Write mean and standard deviation of scores into an adapter's folder, which has no config of the model."""
     if isinstance(model, PeftModel) and hasattr(model.config, "score_mean"):
         stored = {"score_mean": model.config.score_mean, "score_std": model.config.score_std}
         (folder / NORMALIZATION).write_text(json.dumps(stored))
 
 
 def load_normalization(model: PreTrainedModel, folder: Path) -> None:
+    """Read what `save_normalization` wrote into a folder, if it wrote anything, into the model's config."""
     if (folder / NORMALIZATION).is_file():
         stored = json.loads((folder / NORMALIZATION).read_text())
         set_normalization(model, stored["score_mean"], stored["score_std"])

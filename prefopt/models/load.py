@@ -1,4 +1,4 @@
-"""A path, a hub id or a ready model -> a policy or a reward model, with its dtype, quantisation and adapters."""
+"""Loads policies, reward models and tokenizers from a path or hub id, with dtype, quantisation and adapters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .heads import (
     reward_head_of,
     scorer_from_policy,
     separate_pad,
-    widen_head,
+    upcast_head,
 )
 from .modes import is_quantized, keep_differentiable
 
@@ -51,11 +51,19 @@ class IncompleteCheckpoint(ValueError):
     """Weights are missing that transformers would fill in with random numbers."""
 
 
-SINGLE = ("adapter_model.safetensors", "model.safetensors")
+WEIGHT_FILES = ("adapter_model.safetensors", "model.safetensors")
+"""Files that hold all weights of a folder."""
 
 
 def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id; a missing pad token becomes eos, whose id is never read as padding."""
+    """Load the tokenizer of a model.
+
+    A missing pad token becomes the end-of-sequence token: padding is told by masks here, never by its id.
+
+    Args:
+        source: path or hub id.
+        kwargs: for `AutoTokenizer.from_pretrained`.
+    """
     tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False} | kwargs)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -63,16 +71,20 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
 
 
 def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_config: Any = None, **kwargs: Any) -> Any:
-    """A causal language model.
+    """Load a policy: a causal language model.
 
     Args:
         source: path, hub id or adapter folder (its base is loaded with it and the adapter goes on training), or a
             model, which is returned as it is.
         quantization_config: a `BitsAndBytesConfig`.
         kwargs: for `from_pretrained`; `dtype` is float32 unless given.
+
+    Raises:
+        IncompleteCheckpoint: weights are missing that would be random.
+        ValueError: an argument that has no effect on a model, or a dtype that torch does not know.
     """
     if not isinstance(source, str):
-        return _ready(source, quantization_config, kwargs)
+        return _given_model(source, quantization_config, kwargs)
     auto = AutoPeftModelForCausalLM if _is_adapter(source) else AutoModelForCausalLM
     return _from_pretrained(auto, source, quantization_config, kwargs)
 
@@ -85,7 +97,7 @@ def load_scorer(
     lm_head: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """A reward model: one score per response, its head in float32.
+    """Load a reward model, which gives one score to each response. Its head is in float32.
 
     Args:
         source: path, hub id, adapter folder, or a model; a language model gives its backbone to a new reward head,
@@ -93,6 +105,10 @@ def load_scorer(
         tokenizer: gets a pad token that is not the end of a response, if it has none.
         lm_head: also keep the language-model head, for the auxiliary loss.
         quantization_config, kwargs: as for `load_policy`.
+
+    Raises:
+        IncompleteCheckpoint: weights other than the head's are missing.
+        ValueError: as `load_policy`; a family without a classification model; `lm_head` without a language model.
     """
     if isinstance(source, str) and _is_policy_adapter(source):
         source = load_policy(source, quantization_config=quantization_config, **kwargs)
@@ -101,11 +117,11 @@ def load_scorer(
         auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
     else:
-        scorer = source = _merged_if_policy(_ready(source, quantization_config, kwargs))
+        scorer = source = _merged_if_policy(_given_model(source, quantization_config, kwargs))
         if not isinstance(scorer, PeftModel) and not is_scorer(scorer):
             scorer = scorer_from_policy(scorer)
     inner: Any = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
-    widen_head(inner)
+    upcast_head(inner)
     if isinstance(source, str) and Path(source).is_dir():
         _restore_head(inner, Path(source))
         load_normalization(inner, Path(source))
@@ -133,7 +149,7 @@ def _merged_if_policy(model: Any) -> Any:
 
 
 def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str, Any]) -> Any:
-    """The causal language model that `source` names or is, or None if what is there has no language-model head."""
+    """The causal language model that `source` names or is, or None if it has no language-model head."""
     if not isinstance(source, str):
         return source
     if _is_adapter(source):
@@ -145,7 +161,12 @@ def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str,
 
 
 def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_checkpointing: bool) -> PeftModel:
-    """A fresh adapter on `model`.
+    """Put a fresh adapter on a model, which then trains instead of the model's weights.
+
+    Args:
+        model: a policy or a reward model, quantised or not.
+        peft_config: such as a `LoraConfig`; of a reward model the head trains with the adapter.
+        gradient_checkpointing: layers are checkpointed, for which the inputs of frozen layers need gradients.
 
     Raises:
         ValueError: the model already carries an adapter.
@@ -172,8 +193,8 @@ def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:
         logger.info("task_type was %s: SEQ_CLS it is, so that the reward head trains", config.task_type)
         config.task_type = "SEQ_CLS"
     if hasattr(model, LM_HEAD) and hasattr(config, "exclude_modules"):
-        given = config.exclude_modules or []
-        config.exclude_modules = f"(?:{given})|.*{LM_HEAD}" if isinstance(given, str) else [*given, LM_HEAD]
+        excluded = config.exclude_modules or []
+        config.exclude_modules = f"(?:{excluded})|.*{LM_HEAD}" if isinstance(excluded, str) else [*excluded, LM_HEAD]
     return config
 
 
@@ -197,10 +218,10 @@ def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of missing weights alarms over a head that has to be new
     try:
-        model, found = auto.from_pretrained(source, output_loading_info=True, **options)
+        model, info = auto.from_pretrained(source, output_loading_info=True, **options)
     finally:
         transformers_logging.set_verbosity(verbosity)
-    missing = set(found["missing_keys"])
+    missing = set(info["missing_keys"])
     head = {name for name in missing if name.split(".")[0] in HEAD_NAMES}
     if missing - head:
         raise IncompleteCheckpoint(
@@ -218,13 +239,11 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _ready(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
-    given = sorted(
-        {"quantization_config"} & {"quantization_config" if quantization_config is not None else ""} | set(kwargs)
-    )
-    if given:
+def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
+    arguments = sorted({*kwargs, *(["quantization_config"] if quantization_config is not None else [])})
+    if arguments:
         raise ValueError(
-            f"{', '.join(given)} is for loading a model by name, but {type(model).__name__} is already one"
+            f"{', '.join(arguments)} is for loading a model by name, but {type(model).__name__} is already one"
         )
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
@@ -242,23 +261,22 @@ def _restore_head(model: PreTrainedModel, folder: Path) -> None:
     if _is_adapter(str(folder)):
         copies = getattr(head, "modules_to_save", None) or {}  # PEFT trains a copy of the head
         head, prefix = next(iter(copies.values()), head), f"base_model.model.{prefix}"
-    wanted = {f"{prefix}{name}": parameter for name, parameter in head.named_parameters()}
-    for file, names in _weights_by_file(folder, set(wanted)).items():
+    parameters = {f"{prefix}{name}": parameter for name, parameter in head.named_parameters()}
+    for file, names in _names_by_file(folder, set(parameters)).items():
         with safe_open(file, framework="pt") as weights, torch.no_grad():
             for name in names:
-                wanted[name].copy_(weights.get_tensor(name))
+                parameters[name].copy_(weights.get_tensor(name))
 
 
-def _weights_by_file(folder: Path, wanted: set[str]) -> dict[Path, set[str]]:
+def _names_by_file(folder: Path, names: set[str]) -> dict[Path, set[str]]:
+    """Which of these weights are in which file of a folder; weights that no file has are left out."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        where = json.loads(index.read_text())["weight_map"]
-        return {
-            folder / file: {n for n in wanted if where.get(n) == file}
-            for file in {where[n] for n in wanted & set(where)}
-        }
-    single = next((f for name in SINGLE if (f := folder / name).is_file()), None)
-    if single is None:
+        file_of = json.loads(index.read_text())["weight_map"]
+        files = {file_of[name] for name in names & set(file_of)}
+        return {folder / file: {name for name in names if file_of.get(name) == file} for file in files}
+    only_file = next((file for name in WEIGHT_FILES if (file := folder / name).is_file()), None)
+    if only_file is None:
         return {}
-    with safe_open(single, framework="pt") as weights:
-        return {single: wanted & set(weights.keys())}
+    with safe_open(only_file, framework="pt") as weights:
+        return {only_file: names & set(weights.keys())}

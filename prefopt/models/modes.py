@@ -1,4 +1,4 @@
-"""How a model's modules are set: training or evaluation, dropout or none, and whether gradients reach what trains."""
+"""Switches of a whole model: training or evaluation mode, dropout on or off, frozen or trainable."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Evaluation mode, and no weight takes gradients."""
+    """Put a model into evaluation mode and let no weight take gradients; returns the model."""
     return model.eval().requires_grad_(False)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode, each module's own mode restored after."""
+    """Put a model into evaluation mode inside the block; each module's own mode is restored after it."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -32,7 +32,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training(model: nn.Module) -> Iterator[None]:
-    """`model` in training mode, each module's own mode restored after."""
+    """Put a model into training mode inside the block; each module's own mode is restored after it."""
     evaluated = [module for module in model.modules() if not module.training]
     model.train()
     try:
@@ -43,14 +43,14 @@ def training(model: nn.Module) -> Iterator[None]:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout to zero: log-ratios compare two passes, which must not differ by chance."""
+    """Set every dropout rate to zero: log-ratios compare two passes, which must not differ by chance."""
     for module, name, _ in _dropouts(model):
         setattr(module, name, 0.0)
 
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """No dropout for a while, in whatever mode the modules are.
+    """Set every dropout rate to zero inside the block, in whatever mode the modules are.
 
     Evaluation mode would do the same for a plain model, but quantised layers compute differently in the two modes, so
     a reference on the policy's own layers has to run in the policy's mode.
@@ -65,17 +65,18 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def _dropouts(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
-    """(module, attribute, rate): dropout modules, and attention layers that keep their rate as a number."""
-    found = []
+    """(module, attribute, rate): of dropout modules, and of attention layers that keep their rate as a number."""
+    rates = []
     for module in model.modules():
         for name, value in vars(module).items():
             # attention_dropout, attn_pdrop, layerdrop: every family has its own names
             if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout))):
-                found.append((module, name, value))
-    return found
+                rates.append((module, name, value))
+    return rates
 
 
 def is_quantized(model: nn.Module) -> bool:
+    """Whether the model's weights are quantised, as bitsandbytes' 4-bit and 8-bit weights are."""
     return getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None
 
 
@@ -84,6 +85,9 @@ def keep_differentiable(model: nn.Module) -> None:
 
     On processors with AVX-512 BF16 a 4-bit layer repacks its weights the first time it runs in evaluation mode, for
     good, and the packed kernel has no gradient (bitsandbytes 0.50): after one evaluation, training would stand still.
+
+    Raises:
+        ValueError: a layer was packed already.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -98,9 +102,9 @@ def keep_differentiable(model: nn.Module) -> None:
 
 
 def make_trainable(model: nn.Module) -> None:
-    """Check that training this model trains what was meant.
+    """Check that training this model trains what was meant, and unfreeze a plain model whose weights are all frozen.
 
-    A plain model whose weights are all frozen, which is how `merge_and_unload` leaves them, is trained in full.
+    That is how `merge_and_unload` leaves them; such a model is trained in full.
 
     Raises:
         ValueError: an adapter that is frozen, that transformers and not PEFT put on the model, or quantised weights

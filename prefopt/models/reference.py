@@ -1,6 +1,7 @@
-"""The frozen policy that log-ratios are taken against: a copy, the adapter switched off, a copied adapter, or a cache.
+"""The reference: the frozen policy that log-ratios are taken against, and the cache of its log-probs on disk.
 
-Which one it is depends on what the trainer was given, and is decided in one place, `reference_for`.
+Whether it is a copy of the policy, the policy without its adapter, or a copied adapter depends on what the trainer was
+given, and is decided in `reference_for`.
 """
 
 from __future__ import annotations
@@ -24,37 +25,55 @@ from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from ..data.encode import stop_token_ids
-from ..utils.flop_counter import purpose
-from .auxiliary import is_critics
+from ..utils import files
+from ..utils.flop_counter import scope
+from .auxiliary import is_critic_parameter
 from .forward import forward
 from .modes import evaluating, freeze, without_dropout
-from .peft_adapters import COPY, active, copy_adapter, rewrites_base, same_gradients
-from .weights import whole
+from .peft_adapters import REFERENCE_ADAPTER, copy_adapter, preserved_adapter_state, rewrites_base, using_adapter
+from .weights import full_weight
 
-UNTOLD = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "architectures", "dtype"}
-"""What a config says about where a model came from, or again about its weights."""
+IGNORED_SETTINGS = {
+    "_name_or_path",
+    "name_or_path",
+    "base_model_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+}
+"""Entries of configs that change no output: where a model came from, or what its weights say too."""
 
-REFERENCE = "reference"
-"""What its passes are counted as."""
+SCOPE = "reference"
+"""What FLOPs of the reference are counted as."""
 
 
 class Reference(ABC):
-    """Gives the outputs of a policy that training does not change."""
+    """Gives the outputs of a policy that training does not change: the policy as it was, or another model."""
 
     @abstractmethod
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        """Outputs under the reference, without gradient. `policy` is the trained model as the trainer wraps it."""
+        """Run the reference on a batch, without gradient.
+
+        Args:
+            policy: the trained model as the trainer wraps it.
+            batch: on the policy's device.
+            wants: names of fields of `Outputs`.
+        """
 
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
-        """What its outputs depend on: the weights of the policy that do not train, unless it has its own."""
-        return {name: p for name, p in _own_weights(_unwrapped(policy)).items() if not p.requires_grad}
+        """The weights that its outputs depend on: those of the policy that do not train, unless it has its own."""
+        return {name: p for name, p in _own_weights(_without_ddp(policy)).items() if not p.requires_grad}
 
     def settings(self, policy: nn.Module) -> dict[str, Any]:
-        """What its outputs depend on beside the weights: the model's config and the adapter's."""
-        return _settings(_unwrapped(policy))
+        """The settings that its outputs depend on: the model's config and its adapters'."""
+        return _settings(_without_ddp(policy))
 
     def blend(self, policy: nn.Module, alpha: float) -> None:
-        """Move the reference towards the policy, as TR-DPO does (arXiv:2404.09656): ref <- a policy + (1 - a) ref."""
+        """Move the reference towards the policy: ref <- alpha policy + (1 - alpha) ref. TR-DPO, arXiv:2404.09656.
+
+        Raises:
+            ValueError: the reference has no weights of its own, or others than the policy.
+        """
         raise ValueError(
             f"sync_ref_model needs a reference with weights of its own, not {type(self).__name__}: train without an "
             "adapter"
@@ -63,12 +82,12 @@ class Reference(ABC):
 
 @dataclass(frozen=True)
 class FrozenModel(Reference):
-    """A model of its own: the one handed in as `ref_model`, or a copy of the policy as it was handed in."""
+    """A reference with a model of its own: the one given as `ref_model`, or a copy of the policy before training."""
 
     model: nn.Module
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), purpose(REFERENCE):
+        with torch.no_grad(), scope(SCOPE):
             return forward(self.model, batch, wants)
 
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
@@ -78,7 +97,7 @@ class FrozenModel(Reference):
         return _settings(self.model)
 
     def blend(self, policy: nn.Module, alpha: float) -> None:
-        source = dict(_unwrapped(policy).named_parameters())
+        source = dict(_without_ddp(policy).named_parameters())
         for name, parameter in self.model.named_parameters():
             if name not in source or source[name].shape != parameter.shape:
                 raise ValueError(
@@ -91,44 +110,49 @@ class FrozenModel(Reference):
 
 
 @dataclass(frozen=True)
-class AsHandedIn(Reference):
-    """The policy itself, for log-probs that are all computed before it trains: no second copy in memory."""
+class PolicyBeforeTraining(Reference):
+    """The policy itself, where the reference is only run before the policy trains: no second copy in memory."""
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), purpose(REFERENCE), evaluating(policy):
+        with torch.no_grad(), scope(SCOPE), evaluating(policy):
             return forward(policy, batch, wants)
 
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
-        return _unwrapped(policy).state_dict()
+        return _without_ddp(policy).state_dict()
 
 
 @dataclass(frozen=True)
 class AdapterOff(Reference):
-    """The base model under the policy's fresh adapter: no second copy in memory."""
+    """The base model under the policy's adapter, which is switched off: no second copy in memory."""
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        inner = _unwrapped(policy)
-        off = inner.disable_adapter()
-        with torch.no_grad(), purpose(REFERENCE), without_dropout(policy), same_gradients(inner), off:
+        inner = _without_ddp(policy)
+        adapter_off = inner.disable_adapter()
+        with torch.no_grad(), scope(SCOPE), without_dropout(policy), preserved_adapter_state(inner), adapter_off:
             return forward(policy, batch, wants)
 
     def settings(self, policy: nn.Module) -> dict[str, Any]:
-        return {"": _settings(_unwrapped(policy))[""]}
+        return {"": _settings(_without_ddp(policy))[""]}
 
 
 @dataclass(frozen=True)
 class AdapterCopy(Reference):
-    """A frozen copy of the adapter as it was handed in, on the policy's own backbone."""
+    """A frozen copy of the policy's adapter as it was before training, on the policy's own backbone."""
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), purpose(REFERENCE), without_dropout(policy), active(_unwrapped(policy), COPY):
+        with (
+            torch.no_grad(),
+            scope(SCOPE),
+            without_dropout(policy),
+            using_adapter(_without_ddp(policy), REFERENCE_ADAPTER),
+        ):
             return forward(policy, batch, wants)
 
 
 def reference_for(
-    model: nn.Module, ref_model: nn.Module | None, *, fresh_adapter: bool, once: bool = False
+    model: nn.Module, ref_model: nn.Module | None, *, fresh_adapter: bool, before_training: bool = False
 ) -> Reference:
-    """Which reference a policy has; `once` says that it is asked only before training, so that no copy is needed.
+    """Decide which reference a policy has, and make the copy that it needs.
 
     ============================== ==============================================================
     `ref_model` given              that model, frozen
@@ -140,13 +164,22 @@ def reference_for(
     Adapters whose initialisation rewrites the base weights (PiSSA and its kin) are copied too: switched off, they
     would leave a model that nobody trained. Adapters that train biases of the base model share them with whatever runs
     on it, so there the whole model is copied.
+
+    Args:
+        model: the policy, not yet wrapped.
+        ref_model: the reference that a user gives.
+        fresh_adapter: the policy's adapter is new, and leaves the model as it was.
+        before_training: the reference is only run before training, so that no copy is needed.
+
+    Raises:
+        ValueError: `ref_model` is the policy itself, or the policy cannot be copied.
     """
     if ref_model is not None:
         if ref_model is model:
             raise ValueError("ref_model is the policy itself, so it would train too: leave it out to use a frozen copy")
         return FrozenModel(freeze(ref_model))
-    if once and not isinstance(model, PeftModel):
-        return AsHandedIn()
+    if before_training and not isinstance(model, PeftModel):
+        return PolicyBeforeTraining()
     if isinstance(model, FSDPModule):
         raise ValueError(
             "weights that FSDP spreads over ranks cannot be copied for a reference: pass ref_model, or set "
@@ -161,18 +194,18 @@ def reference_for(
 
 
 def _own_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The policy's, without those of a critic beside it, on which nothing that it says depends."""
-    return {name: p for name, p in model.named_parameters() if not is_critics(name)}
+    """The policy's own weights: nothing that it says depends on its critic's."""
+    return {name: p for name, p in model.named_parameters() if not is_critic_parameter(name)}
 
 
-def _unwrapped(policy: nn.Module) -> Any:
+def _without_ddp(policy: nn.Module) -> Any:
     from accelerate.utils import extract_model_from_parallel
 
     return extract_model_from_parallel(policy)
 
 
 class SyncReference(TrainerCallback):
-    """TR-DPO (arXiv:2404.09656): every so many steps the reference moves towards the policy."""
+    """Moves the reference towards the policy at every `every`-th optimizer step. TR-DPO, arXiv:2404.09656."""
 
     def __init__(self, reference: Reference, alpha: float, every: int):
         self.reference, self.alpha, self.every = reference, alpha, every
@@ -185,40 +218,54 @@ class SyncReference(TrainerCallback):
 def fingerprint(
     weights: Mapping[str, Tensor], tokenizer: Any, rows: Iterable[Mapping[str, Any]], settings: Any = None
 ) -> str:
-    """A hash of all that reference log-probs depend on: weights, settings, tokenizer, chat template and token ids."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(whole(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    for part in (settings, _vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
-        digest.update(json.dumps(part, sort_keys=True, default=_plain).encode())
-    for row in rows:
-        digest.update(json.dumps([row["prompt_ids"], row["response_ids"]]).encode())
-    return digest.hexdigest()
+    """Hash all that the reference's log-probs depend on.
 
-
-def version_of(policy: nn.Module, tokenizer: Any) -> str:
-    """A hash of all that a policy's responses depend on, whatever it was trained to: of drawn text, the policy's name.
-
-    Which tokens end a response counts; ids that padding needs, and what Trainer writes into a config, do not.
+    Args:
+        weights: `Reference.weights`.
+        tokenizer: whose vocabulary and chat template count.
+        rows: encoded rows, with `prompt_ids` and `response_ids`.
+        settings: `Reference.settings` and whatever else changes log-probs; anything that JSON can write.
     """
-    inner = _unwrapped(policy)
-    told = {part: {k: v for k, v in each.items() if not _passing(k)} for part, each in _settings(inner).items()}
-    ends = sorted(stop_token_ids(tokenizer, getattr(inner, "generation_config", None)))
-    return fingerprint(_own_weights(inner), tokenizer, (), [told, ends])
+    hasher = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        hasher.update(full_weight(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for part in (settings, _vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
+        hasher.update(json.dumps(part, sort_keys=True, default=_as_json).encode())
+    for row in rows:
+        hasher.update(json.dumps([row["prompt_ids"], row["response_ids"]]).encode())
+    return hasher.hexdigest()
 
 
-def _passing(name: str) -> bool:
+def policy_fingerprint(policy: nn.Module, tokenizer: Any) -> str:
+    """Hash all that a policy's responses depend on: samples on disk say by it which policy they were sampled from.
+
+    The tokens that end a response count; ids that padding needs, and what Trainer writes into a config, do not.
+
+    Args:
+        policy: in any wrapping.
+        tokenizer: the policy's.
+    """
+    inner = _without_ddp(policy)
+    settings = {
+        part: {name: value for name, value in config.items() if not _changes_no_response(name)}
+        for part, config in _settings(inner).items()
+    }
+    stop_ids = sorted(stop_token_ids(tokenizer, getattr(inner, "generation_config", None)))
+    return fingerprint(_own_weights(inner), tokenizer, (), [settings, stop_ids])
+
+
+def _changes_no_response(name: str) -> bool:
     return name == "use_cache" or name.endswith("_token_id")
 
 
-def _plain(value: Any) -> Any:
-    """What JSON lacks, the same in every process: the order of a set is not."""
+def _as_json(value: Any) -> Any:
+    """A value that JSON lacks, the same in every process, as the order of a set is not."""
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def _vocabulary(tokenizer: Any) -> Any:
-    """How text becomes ids; padding and truncation are left out, as any call of the tokenizer may set them."""
+    """What decides how text becomes ids; not padding and truncation, which any call of the tokenizer may set."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return sorted(tokenizer.get_vocab().items())
@@ -228,28 +275,25 @@ def _vocabulary(tokenizer: Any) -> Any:
 def _settings(model: Any) -> dict[str, Any]:
     adapters = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
     configs = {"": model.config.to_dict(), **adapters}
-    return {name: {k: v for k, v in config.items() if k not in UNTOLD} for name, config in configs.items()}
+    return {part: {k: v for k, v in config.items() if k not in IGNORED_SETTINGS} for part, config in configs.items()}
 
 
 def cache_path(key: str) -> Path:
-    """Where log-probs with this fingerprint are kept: under $PREFOPT_CACHE, else the user's cache folder."""
+    """Where log-probs with this fingerprint are kept: below $PREFOPT_CACHE, else below the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
     folder = Path(os.environ.get("PREFOPT_CACHE", Path(base) / "prefopt"))
     return folder / "ref_logps" / f"{key}.safetensors"
 
 
 def read_cache(path: Path) -> Tensor:
+    """Log-probs that `write_cache` kept, token after token: [sum of response lengths]"""
     return load_file(path)["ref_logps"]
 
 
 def write_cache(path: Path, logps: Tensor) -> None:
-    """Whole or not at all: a run that dies here leaves nothing that a later one would trust."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file({"ref_logps": logps.contiguous()}, staged)
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    """Keep log-probs for later runs. A run that dies here leaves nothing that a later one would trust.
+
+    Several runs may write the same log-probs at the same time, so each has a file of its own until it is whole.
+    """
+    content = {"ref_logps": logps.contiguous()}
+    files.replace(path, lambda staged: save_file(content, staged), staging=f".{os.getpid()}.staging")

@@ -1,4 +1,4 @@
-"""A critic on the policy's own backbone: a second adapter and a value head. It costs no second model."""
+"""A critic that shares the policy's backbone: a second LoRA adapter and a value head, and no second model in memory."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForSequenceClassification
 
-from .auxiliary import CRITIC, Beside, beside, transformer_of
+from .auxiliary import CRITIC, AuxiliaryModule, auxiliary_module
 from .heads import HEAD_NAMES, head_name, is_scorer, reward_head_of
-from .layout_choice import backbone
+from .layout_selection import backbone
 from .load import load_scorer
-from .peft_adapters import always_alone, new_adapter, remove_adapter, rewrites_base, unwrapped, weights_of
+from .peft_adapters import adapter_weights, always_save_policy_only, new_adapter, rewrites_base
 from .weights import spot_check
+from .wrappers import base_transformer, unwrap_parallel
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "base_model.model."
-"""Of every name in an adapter's folder."""
+"""What every name in an adapter's saved folder begins with."""
 
 
-class SharedCritic(Beside):
-    """The value head, under the name that it has in a reward model; the adapter is in the policy's layers."""
+class SharedCritic(AuxiliaryModule):
+    """Holds the value head of a shared critic; its adapter is in the policy's layers.
+
+    Args:
+        name: the head's name in a reward model of this family.
+        head: [n, H] -> [n, 1]
+    """
 
     def __init__(self, name: str, head: nn.Module):
         super().__init__(**{name: head})
@@ -35,37 +41,42 @@ class SharedCritic(Beside):
 
     @property
     def head(self) -> nn.Module:
+        """The value head."""
         return getattr(self, self.head_name)
 
 
 def share_critic(
     policy: nn.Module, peft_config: PeftConfig | None = None, scorer: str | nn.Module | None = None
 ) -> SharedCritic:
-    """Give a policy that trains through LoRA a critic on its own backbone. What it says before it learns is 0.
+    """Give a policy that trains through LoRA a critic on the policy's backbone. Its values are 0 before it learns.
 
     Args:
-        policy: its base weights stay frozen, or the two would train each other's backbone.
+        policy: its base weights stay frozen, or policy and critic would train each other's backbone.
         peft_config: the critic's adapter; by default like the policy's.
-        scorer: a reward model. If it is an adapter on the very weights of the policy's backbone, the critic starts as
-            a copy of it, by its config and not by `peft_config`. Any other gives nothing, which is logged.
+        scorer: a reward model, or its path. If it is an adapter on the very weights of the policy's backbone, the
+            critic starts as a copy of it, by its config and not by `peft_config`. Any other reward model is not used,
+            which is logged.
+
+    Returns:
+        The critic, attached to the policy.
 
     Raises:
         ValueError: a policy that cannot share its backbone; the message says why and what to do.
     """
-    inner = unwrapped(policy)
+    inner = unwrap_parallel(policy)
     _check(inner)
     scorer = load_scorer(scorer) if isinstance(scorer, str) else scorer
     name, head = _blank_head(inner)
-    given = None if scorer is None else _copyable(inner, unwrapped(scorer))
-    wanted = given.active_peft_config if given is not None else peft_config or inner.active_peft_config
-    new_adapter(inner, CRITIC, _on_backbone(inner, wanted))
+    source = None if scorer is None else _copyable(inner, unwrap_parallel(scorer))
+    config = source.active_peft_config if source is not None else peft_config or inner.active_peft_config
+    new_adapter(inner, CRITIC, _without_heads(inner, config))
     critic = SharedCritic(name, head)
-    if given is not None:
-        _copy_into(inner, head, given)
+    if source is not None:
+        _copy_scorer(source, inner, head)
     else:
         logger.info("the shared critic starts from a fresh adapter and a value head of zero")
-    transformer_of(inner).add_module(CRITIC, critic.train(inner.training))
-    always_alone(inner)
+    base_transformer(inner).add_module(CRITIC, critic.train(inner.training))
+    always_save_policy_only(inner)
     for key, parameter in inner.named_parameters():
         if CRITIC in key.split("."):
             parameter.requires_grad_(True)
@@ -80,7 +91,7 @@ def _check(policy: Any) -> None:
             f"share_critic needs an adapter on the policy, and {type(policy).__name__} has none: its backbone would "
             "train as policy and as critic. Pass a peft_config, or attach a critic of its own"
         )
-    if beside(policy) is not None or CRITIC in policy.peft_config:
+    if auxiliary_module(policy) is not None or CRITIC in policy.peft_config:
         raise ValueError("the policy has a critic already: detach_critic(policy) first")
     _check_config(policy.active_peft_config, "the policy's adapter")
     if rewrites_base(policy.active_peft_config):
@@ -101,7 +112,7 @@ def _check_config(config: Any, whose: str) -> None:
 
 
 def _blank_head(policy: PeftModel) -> tuple[str, nn.Module]:
-    """The head of the family's classification model, zero, in float32 at least; with the name that it has there."""
+    """The name and a new head of the family's classification model: zero, in float32 at least."""
     inner: Any = policy.get_base_model()
     kind = type(inner.config)
     if kind not in AutoModelForSequenceClassification._model_mapping or backbone(inner) is None:
@@ -118,14 +129,14 @@ def _blank_head(policy: PeftModel) -> tuple[str, nn.Module]:
     return head_name(scorer), head
 
 
-def _on_backbone(policy: PeftModel, wanted: PeftConfig) -> Any:
-    """`wanted` without what it asks for heads: the critic's is trained in full, the policy's is none of its."""
-    _check_config(wanted, "peft_config")
-    config: Any = copy.deepcopy(wanted)
+def _without_heads(policy: PeftModel, peft_config: PeftConfig) -> Any:
+    """A config of the layers only: the critic's own head trains in full, and the policy's is of no use to it."""
+    _check_config(peft_config, "peft_config")
+    config: Any = copy.deepcopy(peft_config)
     config.base_model_name_or_path = policy.active_peft_config.base_model_name_or_path
     heads = {*HEAD_NAMES, *_output_names(policy)}
-    saved = [name for name in config.modules_to_save or () if name not in heads]
-    config.modules_to_save, config.inference_mode, config.task_type = saved or None, False, "SEQ_CLS"
+    saved_modules = [name for name in config.modules_to_save or () if name not in heads]
+    config.modules_to_save, config.inference_mode, config.task_type = saved_modules or None, False, "SEQ_CLS"
     targets = config.target_modules
     if isinstance(targets, list | set | tuple):
         config.target_modules = {name for name in targets if name.split(".")[-1] not in heads}
@@ -144,7 +155,7 @@ def _output_names(policy: PeftModel) -> list[str]:
 
 
 def _copyable(policy: PeftModel, scorer: Any) -> PeftModel | None:
-    """The scorer, if its adapter means the same on the policy's backbone as on its own."""
+    """The reward model, if its adapter means the same on the policy's backbone as on its own; else None."""
     reason = "it is no adapter"
     if isinstance(scorer, PeftModel) and is_scorer(scorer.get_base_model()):
         config: Any = scorer.active_peft_config
@@ -157,11 +168,11 @@ def _copyable(policy: PeftModel, scorer: Any) -> PeftModel | None:
 
 
 def _difference(policy: PeftModel, scorer: PeftModel) -> str:
-    """How the backbones differ, "" if they do not."""
-    own, other = _base_weights(policy), _base_weights(scorer)
-    if {name: w.shape for name, w in own.items()} != {name: w.shape for name, w in other.items()}:
+    """How the backbones of policy and reward model differ, "" if they do not."""
+    policys, scorers = _base_weights(policy), _base_weights(scorer)
+    if {name: w.shape for name, w in policys.items()} != {name: w.shape for name, w in scorers.items()}:
         return "its backbone is of another shape than the policy's"
-    same = spot_check(own) == spot_check({name: w.to(own[name].dtype) for name, w in other.items()})
+    same = spot_check(policys) == spot_check({name: w.to(policys[name].dtype) for name, w in scorers.items()})
     return "" if same else "its backbone has other weights than the policy's"
 
 
@@ -169,48 +180,55 @@ def _base_weights(model: PeftModel) -> dict[str, Tensor]:
     """The backbone's weights, by the names that they have without adapters."""
     body = backbone(model.get_base_model())
     assert body is not None
-    named = {n: p for n, p in body.named_parameters() if "lora_" not in n and ".modules_to_save." not in n}
-    return {n.replace(".base_layer.", ".").replace(".original_module.", "."): p.detach() for n, p in named.items()}
+    weights = {n: p for n, p in body.named_parameters() if "lora_" not in n and ".modules_to_save." not in n}
+    return {n.replace(".base_layer.", ".").replace(".original_module.", "."): p.detach() for n, p in weights.items()}
 
 
 @torch.no_grad()
-def _copy_into(policy: PeftModel, head: nn.Module, scorer: PeftModel) -> None:
+def _copy_scorer(scorer: PeftModel, policy: PeftModel, head: nn.Module) -> None:
+    """Copy the adapter and head of a reward model into the critic's."""
     inner = scorer.get_base_model()
-    start = f"{PREFIX}{head_name(inner)}."
-    source = weights_of(scorer, scorer.active_adapter)
-    own = weights_of(policy, CRITIC) | {f"{start}{name}": p for name, p in head.named_parameters()}
-    fill(own, source | {f"{start}{name}": p for name, p in _active_head(inner).named_parameters()}, "the reward model")
+    prefix = f"{PREFIX}{head_name(inner)}."
+    scorer_head = {f"{prefix}{name}": p for name, p in _active_head(inner).named_parameters()}
+    critic_head = {f"{prefix}{name}": p for name, p in head.named_parameters()}
+    source = adapter_weights(scorer, scorer.active_adapter) | scorer_head
+    copy_weights(source, adapter_weights(policy, CRITIC) | critic_head, "the reward model")
 
 
 def _active_head(inner: nn.Module) -> nn.Module:
-    """PEFT trains a copy of the head."""
+    """The reward head in use, of which PEFT trains a copy."""
     head = reward_head_of(inner)
     copies: Any = getattr(head, "modules_to_save", None)
     return copies[head.active_adapters[0]] if copies is not None else head  # type: ignore[index,operator]
 
 
 @torch.no_grad()
-def fill(own: dict[str, Tensor], source: dict[str, Tensor], whose: str) -> None:
-    """Write `source` into the tensors of `own`, which stay the same tensors.
+def copy_weights(source: dict[str, Tensor], target: dict[str, Tensor], whose: str) -> None:
+    """Write weights into a critic's, which stay the same tensors.
+
+    Args:
+        source: the weights to copy, by name.
+        target: the critic's weights, by name.
+        whose: how the message calls the owner of `source`.
 
     Raises:
-        ValueError: other names or shapes; nothing is written then.
+        ValueError: the names or shapes differ; nothing is written then.
     """
-    differ = sorted(n for n in own.keys() | source.keys() if n not in own or n not in source)
-    differ = differ or sorted(name for name, tensor in own.items() if tensor.shape != source[name].shape)
+    differ = sorted(n for n in target.keys() | source.keys() if n not in target or n not in source)
+    differ = differ or sorted(name for name, tensor in target.items() if tensor.shape != source[name].shape)
     if differ:
         raise ValueError(
             f"{whose} holds other weights than this critic, such as {', '.join(differ[:3])}: make the critic from what "
             "it was made from then"
         )
-    for name, tensor in own.items():
+    for name, tensor in target.items():
         tensor.copy_(source[name])
 
 
 def shared_weights(policy: PeftModel, critic: SharedCritic) -> dict[str, Tensor]:
-    """Adapter and head, by the names of an adapter on a reward model; the weights themselves."""
-    start = f"{PREFIX}{critic.head_name}."
-    return weights_of(policy, CRITIC) | {f"{start}{name}": p.detach() for name, p in critic.head.named_parameters()}
+    """The critic's adapter and head under the names of an adapter on a reward model: themselves, no copies."""
+    head = {f"{PREFIX}{critic.head_name}.{name}": p.detach() for name, p in critic.head.named_parameters()}
+    return adapter_weights(policy, CRITIC) | head
 
 
 def shared_config(policy: PeftModel, critic: SharedCritic) -> Any:
@@ -218,8 +236,3 @@ def shared_config(policy: PeftModel, critic: SharedCritic) -> Any:
     config: Any = copy.deepcopy(policy.peft_config[CRITIC])
     config.modules_to_save = sorted({*(config.modules_to_save or ()), critic.head_name})
     return config
-
-
-def unshare(policy: PeftModel) -> None:
-    """Take the adapter off again."""
-    remove_adapter(policy, CRITIC)

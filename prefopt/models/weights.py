@@ -1,4 +1,4 @@
-"""Weights set aside and put back, and told from others. Knows no folder: what is kept on disk is a saved model."""
+"""Copies of a model's weights in memory, to go back to, and a cheap hash that tells one model's from another's."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ Snapshot = dict[str, Tensor]
 
 
 def snapshot(model: nn.Module) -> Snapshot:
-    """A copy of every weight that trains, in the machine's own memory: an adapter's alone, where there is one."""
+    """Copy every weight that trains into the CPU's memory: an adapter's weights alone, where there is an adapter."""
     return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()
 def restore(model: nn.Module, weights: Snapshot) -> None:
-    """Put a snapshot of this very model back."""
-    own = dict(model.named_parameters())
+    """Put a snapshot back into the model that it was taken of."""
+    parameters = dict(model.named_parameters())
     for name, weight in weights.items():
-        own[name].copy_(weight)
+        parameters[name].copy_(weight)
 
 
 def spot_check(weights: Mapping[str, Tensor], every: int = 64) -> str:
-    """A hash of some numbers of each tensor: enough to tell two trained models apart, and cheap for a large one."""
-    digest = hashlib.blake2b(digest_size=8)
+    """Hash about `every` numbers of each tensor: enough to tell two trained models apart, and cheap for a large one."""
+    hasher = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(weights.items()):
-        flat = whole(tensor).flatten()
-        some = flat[:: max(1, flat.numel() // every)].cpu().contiguous()
-        digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        flat = full_weight(tensor).flatten()
+        numbers = flat[:: max(1, flat.numel() // every)].cpu().contiguous()
+        hasher.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a weight of which FSDP keeps a part on each rank; every rank has to ask."""
+def full_weight(tensor: Tensor) -> Tensor:
+    """The whole of a weight of which FSDP keeps a part in each process. Every process has to call it."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

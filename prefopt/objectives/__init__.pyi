@@ -10,4 +10,4 @@ from .reward import BradleyTerry as BradleyTerry
 from .rrhf import RRHF as RRHF
 from .sampling_arguments import IterationArguments as IterationArguments
 from .sampling_arguments import SamplingArguments as SamplingArguments
-from .sft import BestOf as BestOf
+from .sft import SFT as SFT

@@ -1,27 +1,40 @@
-"""What an objective is: a frozen value that turns a model's outputs on a batch into a loss.
+"""What a method has to say: `Objective`, whose `loss` turns a model's outputs on a batch into terms and metrics.
 
-An objective knows tensors and nothing else: no model, no tokenizer, no trainer. Adding a method is adding one file to
-this folder (or anywhere: `load("my_package.my_method")`).
+An objective computes with tensors alone; models, tokenizers and steps are the trainer's. To add a method, add one file
+to this folder, or write it anywhere and name it "my_package.my_method:name" (`load`).
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass, field
-from difflib import get_close_matches
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
+from ..utils.extensions import load_module
+from ..utils.names import did_you_mean
+from ._renamed_members import keep_old_names
+
+OLD_NAMES = {"best-of": "sft"}
+"""Objectives whose names have changed: old name -> new name."""
 
 
 class Term(NamedTuple):
-    """One addend of a loss: a SUM over units, which unit it sums over, and its weight."""
+    """One addend of a loss, as a sum over units that the trainer divides by how many units there are.
+
+    Args:
+        total: the SUM over this batch: a tensor with one number.
+        unit: what it sums over, a name in `Objective.sizes`, such as "prompts", "responses" or "tokens".
+        weight: what the mean is multiplied with in the loss.
+    """
 
     total: Tensor
     unit: str
@@ -30,7 +43,13 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """A number to log: a sum with its count, or an extreme (then `count` says whether there was anything)."""
+    """A number to log, which the trainer puts together over micro-batches and processes.
+
+    Args:
+        total: a sum, or an extreme; one number.
+        count: how many values the sum has; of an extreme, 0 where there was none.
+        reduce: "mean" divides sums by counts, "min" and "max" take the extreme.
+    """
 
     total: Tensor
     count: Tensor
@@ -39,19 +58,31 @@ class Metric:
 
 @dataclass(frozen=True)
 class Loss:
-    """Terms and metrics of one micro-batch.
+    """What `Objective.loss` returns: the terms and metrics of one micro-batch.
 
     Terms are sums with units, because only the trainer can count a unit over the whole optimizer step and all ranks:
     a mixture of a mean over pairs and a mean over tokens then does not depend on how the step was split. Metrics are
     sums with counts for the same reason.
+
+    Args:
+        terms: the addends of the loss, by the names under which they are logged.
+        metrics: what else is logged, by name.
+        rewards: [G, K], detached: what a user's `compute_metrics` receives with the log-probs.
     """
 
     terms: Mapping[str, Term]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    rewards: Tensor | None = None  # [G, K], detached: what `compute_metrics` receives beside the log-probs
+    rewards: Tensor | None = None
 
     def reduced(self, units: Mapping[str, Tensor]) -> Tensor:
-        """The scalar loss, each term divided by how many of its units there are."""
+        """Add up the terms, each divided by how many of its units there are.
+
+        Args:
+            units: how many there are of each unit, over the whole step.
+
+        Returns:
+            The loss, one number.
+        """
         return sum(
             (t.weight * t.total / units[t.unit].clamp(min=1e-9) for t in self.terms.values()), start=torch.zeros(())
         )
@@ -66,31 +97,40 @@ IMPLIED = {
 
 
 class Objective(ABC):
-    """Base of every method. Subclasses are final keyword-only dataclasses; everything but `loss` has a default.
+    """A training method: what it needs of the trainer and of a model, and the loss that it computes from that.
 
-    The object is its configuration: it prints, compares and serialises as its fields. `needs`, `wants` and the flags
-    below belong to the instance and may be properties that depend on its fields.
+    Subclasses are keyword-only dataclasses whose fields are the method's hyperparameters; everything but `loss` has a
+    default. The object is its configuration: it prints, compares and serialises as its fields, which cannot be changed
+    once they are set. `needs`, `wants` and the flags below may be properties that depend on the fields.
+
+    A method in which the loss of one row depends on other rows of the optimizer step sets `cross_batch`. The trainer
+    then calls `gather_statistics` on every micro-batch, `apply_statistics` once on all of it together, adds the columns
+    that this returns to the micro-batches, and only then calls `loss`.
     """
 
     trains: Literal["policy", "scorer", "actor-critic"] = "policy"
-    """What it trains: a model with log-probs, one with a reward head, or a policy and a critic that says values."""
+    """What is trained: a model with log-probs, a model with a reward head, or a policy and a critic of its values."""
     on_policy: bool = False
-    """It learns only from what the policy has just drawn: a trainer calls its `experience` before `loss`, see `PPO`."""
+    """It learns from responses just sampled: a trainer calls `compute_advantages` before `loss`, see `PPO`."""
     needs: frozenset[str] = frozenset()
     """What the trainer must provide: "reference" (adds `ref_logps`), "mismatched" (adds one response to each row: the
-    answer to another row's prompt), "scorer" (judges the responses that the policy draws)."""
+    answer to another row's prompt), "scorer" (scores the responses sampled from the policy)."""
     wants: frozenset[str] = frozenset()
     """Outputs beyond the log-probs or scores that `trains` implies, by their names in `Outputs`."""
-    couples: bool = False
-    """The loss of one row depends on other rows: `observe` and `couple` are called."""
-    observes_outputs: bool = True
-    """`observe` reads what the model says. If not, a step in several micro-batches needs no pass to know it first."""
+    cross_batch: bool = False
+    """The loss of one row depends on other rows of the step: the trainer gathers and applies statistics before it."""
+    statistics_need_outputs: bool = True
+    """`gather_statistics` reads the model's outputs. If not, a step in several micro-batches needs no pass before."""
     responses: int | None = None
     """How many responses a row must have; None for any number, 1 for the best of however many there are."""
     free: frozenset[str] = frozenset()
-    """Fields that may be others when a run is resumed, since nothing that is learnt depends on them."""
+    """Names of fields that may have other values when a run is resumed: nothing that is learnt depends on them."""
     fewest: int = 0
     """How many responses a row must have at least, where `responses` asks for no number."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_old_names(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:
@@ -101,20 +141,24 @@ class Objective(ABC):
 
     @property
     def outputs(self) -> frozenset[str]:
-        """All fields of `Outputs` that `loss` reads."""
+        """Names of all fields of `Outputs` that `loss` reads."""
         return self.wants | IMPLIED[self.trains]
 
     def outputs_on(self, batch: Batch) -> frozenset[str]:
-        """Those of them that `loss` reads on this batch."""
+        """Names of the fields of `Outputs` that `loss` reads on this batch: `outputs`, or fewer."""
         return self.outputs
 
     @property
     def offline(self) -> Objective:
-        """What trains on rows once they are there: itself, unless it is a way to make them."""
+        """The objective that trains on a dataset's rows: this one, unless it is about how rows are generated."""
         return self
 
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
-        """How many of each unit this batch holds; the units that `Term.unit` may name."""
+        """Count the units that `Term.unit` may name.
+
+        Returns:
+            How many of each unit this batch holds: scalars, by the unit's name.
+        """
         present, lengths = batch.present, batch.lengths
         return {
             "prompts": present.any(-1).sum(),
@@ -124,68 +168,136 @@ class Objective(ABC):
         }
 
     def init_state(self) -> dict[str, Tensor]:
-        """What the method remembers from step to step; the trainer owns and checkpoints it."""
+        """What the method remembers from step to step, before the first one; the trainer keeps and checkpoints it."""
         return {}
 
-    def observe(self, out: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """What other rows must know of these rows: columns [G, ...]. Called without gradient if `couples`."""
+    def gather_statistics(self, out: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Compute what the losses of other rows depend on. Called without gradient, where `cross_batch` is set.
+
+        Args:
+            out: the model's outputs on the batch; empty where `statistics_need_outputs` is not set.
+            batch: one micro-batch.
+
+        Returns:
+            Columns [G, ...], one entry for each row of the batch.
+        """
         return {}
 
-    def couple(
-        self, observed: dict[str, Tensor], state: dict[str, Tensor]
+    def apply_statistics(
+        self, gathered: dict[str, Tensor], state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Columns to add to the batch, and the next state.
+        """Turn the statistics of all rows of a step into columns that each row's loss reads.
 
-        `observed` holds what `observe` said of every present row of the optimizer step on all ranks (or of the whole
-        evaluation set); a returned column has the same number of rows, in the same order.
+        Args:
+            gathered: what `gather_statistics` returned for every present row of the optimizer step on all ranks (or of
+                the whole evaluation set): columns [N, ...].
+            state: what the method remembers of earlier steps.
+
+        Returns:
+            Columns [N, ...] to add to the batches, in the same order of rows, and the next state.
         """
         return {}, state
 
     @abstractmethod
     def loss(self, out: Outputs, batch: Batch) -> Loss:
-        """Sums over the rows of `batch`; absent rows (all masks False) must contribute nothing."""
+        """Compute the loss of one micro-batch.
+
+        Args:
+            out: the model's outputs, with the fields that `outputs_on(batch)` names.
+            batch: one micro-batch, with the columns that `needs` and `apply_statistics` add.
+
+        Returns:
+            Sums over the rows of `batch`. Absent rows, all of whose masks are False, must add nothing.
+        """
 
 
 def mean_of(values: Tensor, present: Tensor) -> Metric:
-    """Metric for the mean of `values` where `present` holds; both of one shape."""
+    """A metric for the mean of `values` where `present` is True; both of one shape."""
     return Metric(values.detach().masked_fill(~present, 0.0).sum(), present.sum())
 
 
 def registry() -> dict[str, Objective]:
-    """Every name that the files of this folder answer to, with the objective it stands for."""
+    """Every name that the files of this folder declare in `NAMES`, with the objective that it stands for."""
     package = importlib.import_module(__package__)
     files = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "base"]
-    return {name: objective for file in files for name, objective in _names(f"{__package__}.{file}").items()}
+    return {
+        name: objective
+        for file in files
+        for name, objective in _names(importlib.import_module(f"{__package__}.{file}")).items()
+    }
 
 
 def load(name: str) -> Objective:
-    """The objective with this name, or the one that a module at this dotted path declares.
+    """Look an objective up by its name, or by the dotted path of the module that declares it.
 
-    A module declares `NAMES = {"my-method": MyMethod()}`; "module:my-method" loads it, wherever the module is, and
-    "package.module" is enough where it declares only one.
+    A module declares `NAMES = {"my-method": MyMethod()}`; "module:my-method" loads it, wherever the module is, the
+    current folder included, and "package.module" is enough where it declares only one. "module:MyMethod" is the object
+    or class of that name.
 
     Raises:
         ValueError: unknown name (with the nearest known ones), or a module that declares none or several.
     """
     known = registry()
+    if name in OLD_NAMES:
+        message = f"the objective {name!r} is now called {OLD_NAMES[name]!r}; the old name goes in 0.3"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return known[OLD_NAMES[name]]
     if name in known:
         return known[name]
     path, _, wanted = name.partition(":")
     if "." not in path and not wanted:
-        near = get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"unknown objective {name!r}: {hint}known are {', '.join(sorted(known))}")
-    return _foreign(path, wanted)
+        meant = f" {did_you_mean(name, known, most=3)}".rstrip()
+        raise ValueError(f"unknown objective {name!r}:{meant} known are {', '.join(sorted(known))}")
+    return _from_outside(path, wanted)
 
 
-def _names(module: str) -> dict[str, Objective]:
-    return getattr(importlib.import_module(module), "NAMES", {})
+def checked_loss(objective: Objective, value: Any) -> Loss:
+    """Check that what an objective's `loss` returned is a `Loss` whose terms can be added up, and return it.
+
+    Raises:
+        TypeError: it is something else, such as the tensor that a training loop of one's own would want; the message
+            says how to write it.
+    """
+    name = type(objective).__name__
+    if not isinstance(value, Loss):
+        raise TypeError(
+            f"{name}.loss returned {_described(value)}, not a Loss: return Loss({{'{name.lower()}': Term(total, "
+            "'prompts')}), where total is the SUM over rows and 'prompts' says what it sums over"
+        )
+    for key, term in value.terms.items():
+        if not isinstance(term, Term) or not isinstance(term.total, Tensor) or term.total.numel() != 1:
+            given = _described(term.total if isinstance(term, Term) else term)
+            raise TypeError(
+                f"{name}.loss: the term {key!r} is {given}: give Term(total, unit), where total is a tensor with one "
+                "number, the SUM over rows"
+            )
+    return value
 
 
-def _foreign(path: str, wanted: str) -> Objective:
-    declared = _names(path)
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _names(module: ModuleType) -> dict[str, Objective]:
+    return getattr(module, "NAMES", {})
+
+
+def _from_outside(path: str, wanted: str) -> Objective:
+    """The objective of a user's module: the one that NAMES calls so, an object of that name, or the only one."""
+    module = load_module(path, f"objective {path}:{wanted}".rstrip(":"))
+    declared = _names(module)
     if wanted in declared:
         return declared[wanted]
     if not wanted and len(declared) == 1:
         return next(iter(declared.values()))
-    raise ValueError(f"{path} declares NAMES {sorted(declared)}: name one as {path}:NAME")
+    found = getattr(module, wanted, None)
+    found = found() if isinstance(found, type) and issubclass(found, Objective) else found
+    if isinstance(found, Objective):
+        return found
+    meant = f" {did_you_mean(wanted, declared)}".rstrip()
+    raise ValueError(f"{path} declares NAMES {sorted(declared)}:{meant} name one as {path}:NAME")
+
+
+keep_old_names(Objective)

@@ -1,68 +1,63 @@
 """DPO and its family: every method whose loss is a function of a pair's log-probs, and of their ratios to a reference.
 
-The losses themselves are in `pair_losses.py`, what they read in `pairs.py`; here they get their knobs, their units and
-their names.
+The losses themselves are in `pair_losses.py`, what they read in `pairs.py`; here they get settings, units and names.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
+from ..utils.names import did_you_mean
+from ..utils.options import option
 from ..utils.tensors import wins
 from .base import Loss, Metric, Objective, Term, mean_of
 from .pair_losses import DIVERGENCES, LOSSES
-from .pairs import COUPLINGS, Coupling, Pairs
-
-
-def knob(default: Any, help: str, **metadata: Any) -> Any:
-    """A field with its help text, for HfArgumentParser."""
-    source = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**source, metadata={"help": help, **metadata})
+from .pairs import CROSS_BATCH, CrossBatchStatistic, Pairs
 
 
 @dataclass(kw_only=True)
 class DPOArguments:
-    """The knobs of the DPO family, shared by the objective and `DPOConfig`; named as in TRL where TRL has them."""
+    """The hyperparameters of the DPO family, shared by the objective and `DPOConfig`; TRL's names."""
 
-    loss_type: list[str] | str = knob(
+    loss_type: list[str] | str = option(
         lambda: ["sigmoid"], f"Loss, or several to add up with `loss_weights`. Any of: {', '.join(LOSSES)}."
     )
-    loss_weights: list[float] | None = knob(None, "Weights of several losses, in the order of `loss_type`; default 1.")
-    beta: float = knob(
+    loss_weights: list[float] | None = option(
+        None, "Weights of several losses, in the order of `loss_type`; default 1."
+    )
+    beta: float = option(
         0.1,
         "How strongly the policy is held to its reference: the scale of the implicit reward. tau in IPO, lambda in "
         "ORPO, 1 / eta in SPPO.",
     )
-    label_smoothing: float = knob(
+    label_smoothing: float = option(
         0.0,
-        "Probability that a label is flipped, in [0, 0.5): cDPO under `sigmoid`, `sigmoid_norm`, `aot`, "
+        "Probability that a label is flipped, in [0, 0.5). It is cDPO under `sigmoid`, `sigmoid_norm`, `aot`, "
         "`aot_unpaired`, `simpo` and `cpo`; the noise rate of `robust`; epsilon of `exo_pair` (1e-3 in its paper).",
     )
-    f_divergence_type: str = knob(
+    f_divergence_type: str = option(
         "reverse_kl",
         "Divergence from the reference (f-DPO), for losses that are a function of the difference of two rewards.",
         choices=list(DIVERGENCES),
     )
-    f_alpha_divergence_coef: float = knob(0.5, "alpha of `alpha_divergence`: 1 is reverse KL, 0 forward KL.")
-    ld_alpha: float | None = knob(
+    f_alpha_divergence_coef: float = option(0.5, "alpha of `alpha_divergence`: 1 is reverse KL, 0 forward KL.")
+    ld_alpha: float | None = option(
         None, "LD-DPO: weight in [0, 1] of the tokens past the length of the pair's shorter response; default 1."
     )
-    use_weighting: bool = knob(False, "WPO: weigh each pair by how probable the policy finds it.")
-    discopop_tau: float = knob(0.05, "Temperature of `discopop`, in (0, 1].")
-    simpo_gamma: float | None = knob(None, "Target margin of `simpo`; default beta / 2, as its paper recommends.")
-    cpo_alpha: float = knob(1.0, "Weight of the chosen response's likelihood in `cpo`.")
-    desirable_weight: float = knob(1.0, "Weight of chosen responses in `kto`.")
-    undesirable_weight: float = knob(1.0, "Weight of rejected responses in `kto`.")
-    slic_delta: float = knob(1.0, "Margin between the two log-probs in `slic`.")
-    slic_lambda: float = knob(0.1, "Weight of the chosen response's likelihood in `slic`.")
-    bco_momentum: float | None = knob(
+    use_weighting: bool = option(False, "WPO: weigh each pair by how probable the policy finds it.")
+    discopop_tau: float = option(0.05, "Temperature of `discopop`, in (0, 1].")
+    simpo_gamma: float | None = option(None, "Target margin of `simpo`; default beta / 2, as its paper recommends.")
+    cpo_alpha: float = option(1.0, "Weight of the chosen response's likelihood in `cpo`.")
+    desirable_weight: float = option(1.0, "Weight of chosen responses in `kto`.")
+    undesirable_weight: float = option(1.0, "Weight of rejected responses in `kto`.")
+    slic_delta: float = option(1.0, "Margin between the two log-probs in `slic`.")
+    slic_lambda: float = option(0.1, "Weight of the chosen response's likelihood in `slic`.")
+    bco_momentum: float | None = option(
         None,
         "Momentum in [0, 1) of the moving average that `bco_pair` shifts rewards by; default the mean of all so far.",
     )
@@ -91,7 +86,7 @@ class DPO(DPOArguments, Objective):
 
     @property
     def mixture(self) -> dict[str, float]:
-        """Weight of each loss, those included that a method brings along."""
+        """The weight of each loss, those included that a method adds to its own, such as ORPO's likelihood."""
         total: dict[str, float] = {}
         for name, weight in zip(self.loss_type, self.loss_weights or [1.0] * len(self.loss_type), strict=True):
             total[name] = total.get(name, 0.0) + weight
@@ -101,7 +96,7 @@ class DPO(DPOArguments, Objective):
 
     @property
     def reads(self) -> frozenset[str]:
-        """What its losses read, as `pair_losses.py` names it."""
+        """The arguments that its losses read, as `pair_losses.py` names them."""
         return frozenset().union(*(LOSSES[name].reads for name in self.loss_type))
 
     @property
@@ -114,34 +109,38 @@ class DPO(DPOArguments, Objective):
         return frozenset({"log_sum_sq"} if self.use_weighting else ())
 
     @property
-    def couples(self) -> bool:  # type: ignore[override]
-        return bool(self._couplings)
+    def cross_batch(self) -> bool:  # type: ignore[override]
+        return bool(self._statistics)
 
     @property
-    def _couplings(self) -> list[Coupling]:
-        return list(dict.fromkeys(COUPLINGS[name] for name in COUPLINGS if name in self.reads))
+    def _statistics(self) -> list[CrossBatchStatistic]:
+        return list(dict.fromkeys(CROSS_BATCH[name] for name in CROSS_BATCH if name in self.reads))
 
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
-        """Beside the usual ones "judged": responses with a label, which leaves out KTO's mismatched ones."""
-        return {**super().sizes(batch), "judged": batch.present[:, :2].sum()}
+        """The usual units, and "labelled": responses with a label, which KTO's mismatched ones have not."""
+        return {**super().sizes(batch), "labelled": batch.present[:, :2].sum()}
 
     def init_state(self) -> dict[str, Tensor]:
-        return {name: torch.zeros(()) for coupling in self._couplings for name in coupling.state}
+        """What `bco_pair` remembers: the mean log-ratio so far, and of how many responses."""
+        return {name: torch.zeros(()) for statistic in self._statistics for name in statistic.state}
 
-    def observe(self, out: Outputs, batch: Batch) -> dict[str, Tensor]:
+    def gather_statistics(self, out: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """What `aot`, `kto` and `bco_pair` must know of all pairs of a step: columns [G]."""
         pairs = self._pairs(out, batch)
-        return {name: column for c in self._couplings for name, column in c.observe(pairs).items()}
+        return {name: column for statistic in self._statistics for name, column in statistic.gather(pairs).items()}
 
-    def couple(
-        self, observed: dict[str, Tensor], state: dict[str, Tensor]
+    def apply_statistics(
+        self, gathered: dict[str, Tensor], state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The columns of `CROSS_BATCH` that the losses read, [N], and the next state."""
         columns: dict[str, Tensor] = {}
-        for coupling in self._couplings:
-            added, state = coupling.couple(observed, state, self.bco_momentum)
+        for statistic in self._statistics:
+            added, state = statistic.apply(gathered, state, self.bco_momentum)
             columns |= added
         return columns, state
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """A term for each loss of `mixture`, rewards and accuracies of pairs as metrics, and rewards [G, 2]."""
         pairs = self._pairs(out, batch)
         terms = {name: self._term(name, weight, pairs) for name, weight in self.mixture.items()}
         return Loss(terms, self._metrics(pairs), self.beta * self._log_rewards(pairs)[0])
@@ -152,8 +151,8 @@ class DPO(DPOArguments, Objective):
 
     def _term(self, name: str, weight: float, pairs: Pairs) -> Term:
         spec = LOSSES[name]
-        values = {read: getattr(pairs.batch if read in COUPLINGS else pairs, read) for read in spec.reads}
-        rows = spec.function(**values, **{knob: getattr(self, knob) for knob in spec.knobs})
+        values = {read: getattr(pairs.batch if read in CROSS_BATCH else pairs, read) for read in spec.reads}
+        rows = spec.function(**values, **{name: getattr(self, name) for name in spec.hyperparameters})
         if self.use_weighting and spec.weighable:
             rows = pairs.weight * rows
         return Term(rows.masked_fill(~pairs.present.any(-1), 0.0).sum(), spec.unit, weight)
@@ -183,9 +182,8 @@ def _check_names(dpo: DPO) -> None:
     names, weights = dpo.loss_type, dpo.loss_weights
     for name in names:
         if name not in LOSSES:
-            near = get_close_matches(name, LOSSES, n=2)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"unknown loss_type {name!r}: {hint}known are {', '.join(LOSSES)}")
+            meant = f" {did_you_mean(name, LOSSES)}".rstrip()
+            raise ValueError(f"unknown loss_type {name!r}:{meant} known are {', '.join(LOSSES)}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"loss_type={names}: name at least one loss, and each only once")
     if weights is not None and len(weights) != len(names):
@@ -211,17 +209,20 @@ def _check_ranges(dpo: DPO) -> None:
 def _check_combinations(dpo: DPO) -> None:
     """Each option must mean something for the losses it would reach; `sft`, which none of them changes, is free."""
     allowed = {
-        "label_smoothing": (dpo.label_smoothing > 0, {n for n, s in LOSSES.items() if "label_smoothing" in s.knobs}),
+        "label_smoothing": (
+            dpo.label_smoothing > 0,
+            {n for n, s in LOSSES.items() if "label_smoothing" in s.hyperparameters},
+        ),
         "f_divergence_type": (dpo.f_divergence_type != "reverse_kl", {n for n, s in LOSSES.items() if s.divergent}),
         "ld_alpha": (dpo.ld_alpha is not None, {n for n, s in LOSSES.items() if s.needs_reference and n != "kto"}),
         "use_weighting": (dpo.use_weighting, {n for n, s in LOSSES.items() if s.weighable}),
     }
-    for option, (used, names) in allowed.items():
+    for setting, (used, names) in allowed.items():
         given = set(dpo.loss_type) - {"sft"}
-        wrong = not given & names if option == "label_smoothing" else not given <= names or not given
+        wrong = not given & names if setting == "label_smoothing" else not given <= names or not given
         if used and wrong:
             raise ValueError(
-                f"{option}={getattr(dpo, option)!r} has no meaning for loss_type {', '.join(dpo.loss_type)}: "
+                f"{setting}={getattr(dpo, setting)!r} has no meaning for loss_type {', '.join(dpo.loss_type)}: "
                 f"it applies to {', '.join(sorted(names))}"
             )
 
@@ -256,4 +257,4 @@ NAMES = {
     "wpo": DPO(use_weighting=True),
     "ld_dpo": DPO(ld_alpha=0.5),
 }
-"""The literature's defaults, each from the paper its loss cites ("sft" alone is in `best_of.py`)."""
+"""The literature's defaults, each from the paper its loss cites (`sft` alone is in `sft.py`)."""

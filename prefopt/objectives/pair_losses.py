@@ -1,4 +1,4 @@
-"""Losses of a preference pair: pure functions that know neither a batch nor a model nor where their numbers come from.
+"""The losses of the DPO family, formula by formula: pure functions from log-probs of pairs to one loss for each pair.
 
 Every argument is [G] in float32 or wider, and every result is one loss per row, [G]. The arguments' names say what a
 loss reads, and mean the same in all of them (`pairs.py` computes them); w is the chosen response, l the rejected one:
@@ -10,7 +10,7 @@ loss reads, and mean the same in all of them (`pairs.py` computes them); w is th
     mean_delta          f'(a_w) / |y_w| - f'(a_l) / |y_l|
     policy_delta        logp_w - logp_l
     has_w, has_l        1 where the response exists (KTO takes rows with only one)
-    aot_*, kto_z, bco_shift    what other rows of the step said (`pairs.py`, COUPLINGS); no gradient flows into these
+    aot_*, kto_z, bco_shift    cross-batch statistics (`pairs.py`, CROSS_BATCH); no gradient flows into these
 
 Keyword arguments are the fields of `DPOArguments` with those names. ls is log sigmoid throughout. A new loss is one
 function here and one line in `LOSSES` at the end.
@@ -229,6 +229,7 @@ def alpha_divergence(a: Tensor, alpha: float) -> Tensor:
 
 
 DIVERGENCES = {f.__name__: f for f in (reverse_kl, forward_kl, js_divergence, alpha_divergence)}
+"""Every name that `f_divergence_type` takes."""
 
 
 def _expm1(x: Tensor, limit: float = 30.0) -> Tensor:
@@ -238,14 +239,20 @@ def _expm1(x: Tensor, limit: float = 30.0) -> Tensor:
 
 @dataclass(frozen=True)
 class Spec:
-    """A loss with its bookkeeping. What it reads and which knobs it has is its function's signature."""
+    """A loss of the DPO family and what `DPO` must know of it; its arguments are read off its function's signature.
+
+    Args:
+        function: the loss.
+        unit: what it is a mean over, a name in `DPO.sizes`.
+        likelihood: `DPOArguments` -> the weight of the chosen response's likelihood, in a method that adds that to
+            this loss.
+        weighable: whether WPO may weigh it row by row.
+    """
 
     function: Callable[..., Tensor]
     unit: str = "prompts"
     likelihood: Callable[[Any], float] | None = None
-    """Weight of the chosen response's likelihood, for a method that adds it to this loss; takes `DPOArguments`."""
     weighable: bool = True
-    """WPO may weigh it row by row."""
 
     @cached_property
     def _parameters(self) -> list[inspect.Parameter]:
@@ -253,19 +260,22 @@ class Spec:
 
     @cached_property
     def reads(self) -> frozenset[str]:
+        """Names of the tensors that it takes."""
         return frozenset(p.name for p in self._parameters if p.kind is not p.KEYWORD_ONLY)
 
     @cached_property
-    def knobs(self) -> frozenset[str]:
+    def hyperparameters(self) -> frozenset[str]:
+        """Names of the fields of `DPOArguments` that it takes."""
         return frozenset(p.name for p in self._parameters if p.kind is p.KEYWORD_ONLY)
 
     @property
     def needs_reference(self) -> bool:
+        """Whether it takes anything that is computed from a reference."""
         return not self.reads <= REFERENCE_FREE
 
     @property
     def divergent(self) -> bool:
-        """An f-divergence has a meaning for it."""
+        """Whether an f-divergence has a meaning for it."""
         return self.reads <= DIVERGENT
 
 
@@ -287,9 +297,9 @@ LOSSES = {
     "discopop": Spec(discopop),
     "sft": Spec(sft, unit="best_tokens", weighable=False),
     "simpo": Spec(simpo),
-    "cpo": Spec(cpo, likelihood=lambda knobs: knobs.cpo_alpha),
-    "orpo": Spec(orpo, likelihood=lambda knobs: 1.0),
-    "kto": Spec(kto, unit="judged", weighable=False),
-    "slic": Spec(slic, likelihood=lambda knobs: knobs.slic_lambda),
+    "cpo": Spec(cpo, likelihood=lambda arguments: arguments.cpo_alpha),
+    "orpo": Spec(orpo, likelihood=lambda arguments: 1.0),
+    "kto": Spec(kto, unit="labelled", weighable=False),
+    "slic": Spec(slic, likelihood=lambda arguments: arguments.slic_lambda),
 }
 """Every name that `loss_type` takes."""

@@ -1,7 +1,8 @@
-"""PPO-max, and the vanilla PPO that it is measured against: one objective and its switches. Knows no model, no trainer.
+"""PPO: rewards with a KL penalty, advantages, and the losses of policy and critic; PPO-max is a choice of its switches.
 
-Secrets of RLHF part I, arXiv:2307.04964, Figure 5; what has a star there is on in `ppo-max`. The formulas are in
-`actor_critic.py`.
+Secrets of RLHF part I, arXiv:2307.04964, Figure 5; what has a star there is on in `ppo-max`. The formulas, that of the
+KL penalty among them, are in `ppo_losses.py`; the loop that collects rollouts and learns from them is in
+`training/ppo/loop.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Outputs
-from ..utils.tensors import masked_sum, wide
+from ..utils.tensors import masked_sum, upcast
 from .base import Loss, Metric, Objective, Term, mean_of
 from .ppo_arguments import PPOArguments
 from .ppo_losses import (
@@ -33,7 +34,7 @@ MEASURED = {
     "old_values": "the sum of the critic's values",
     "ref_logps": "the reference's log-prob",
 }
-"""What models say of a rollout."""
+"""Columns that models compute of a rollout, and how a message calls them."""
 
 Columns = dict[str, Tensor]
 Part = tuple[dict[str, Term], dict[str, Metric]]
@@ -41,31 +42,35 @@ Part = tuple[dict[str, Term], dict[str, Metric]]
 
 @dataclass(kw_only=True)
 class PPO(PPOArguments, Objective):
-    """PPO on responses that the policy has just drawn, judged by a scorer. `ppo` and `ppo-max` differ in switches only.
+    """PPO on responses just sampled from the policy and scored. `ppo` and `ppo-max` differ in switches only.
 
-    Once per rollout, without gradient, a trainer adds what it measured to the batch:
+    Once per rollout, without gradient, a trainer adds these columns to the batch:
 
     ============ ========= ===================================================================================
     score        [G, K]    what the scorer gave
-    finished     [G, K]    bool: the response ended by itself
-    old_logps    [G, K, R] log-probs under the policy that drew it
-    old_values   [G, K, R] what the critic said before each token
-    ref_logps    [G, K, R] under the reference
+    finished     [G, K]    bool: the response ended by itself, and was not truncated
+    old_logps    [G, K, R] log-probs under the policy that the response was sampled from
+    old_values   [G, K, R] the critic's value before each token
+    ref_logps    [G, K, R] log-probs under the reference
     ============ ========= ===================================================================================
 
-    then `state = update(observed, state)` with what `observe_rollout` says of the rows of all processes, and then
-    `batch.with_columns(**experience(batch, state))`. Moments include the rollout that they normalise, as in MOSS. The
-    reference is there without a KL penalty too: how far the policy has gone is the first thing to watch.
+    and then, with the rows of all processes,
 
-    Two more columns are for minibatches. `ptx` [G], bool, marks rows that are demonstrations: their best response's
-    likelihood counts with `ptx_coef`, and nothing else of them; rows that were drawn have no part in that. Where
-    there is a column `frozen_policy`, whatever is in it, the critic learns alone, and kl_coef does not adapt.
+        state = ppo.update_state(ppo.rollout_statistics(batch), state)
+        batch = batch.with_columns(**ppo.compute_advantages(batch, state))
+
+    Moments include the rollout that they normalise, as in MOSS. The reference is needed without a KL penalty too: how
+    far the policy has gone from it is the first thing to watch.
+
+    Two more columns are for mini-batches. `ptx` [G], bool, marks rows that are demonstrations: the likelihood of their
+    best response counts with `ptx_coef`, and nothing else of them; sampled rows have no part in that. Where there is a
+    column `frozen_policy`, whatever is in it, the critic learns alone, and kl_coef does not adapt.
     """
 
     trains = "actor-critic"
     on_policy = True
     needs = frozenset({"scorer", "reference"})
-    observes_outputs = False
+    statistics_need_outputs = False
     free = frozenset({"sampling_batch_size", "collapse_action"})
 
     def __post_init__(self) -> None:
@@ -76,15 +81,21 @@ class PPO(PPOArguments, Objective):
         return frozenset({"entropy"} if self.entropy_coef else ())
 
     @property
-    def couples(self) -> bool:  # type: ignore[override]
+    def cross_batch(self) -> bool:  # type: ignore[override]
         return self.advantage_norm
 
     def outputs_on(self, batch: Batch) -> frozenset[str]:
+        """Log-probs and values; values alone while only the critic learns."""
         return frozenset({"values"}) if "frozen_policy" in batch else self.outputs
 
     def init_state(self) -> Columns:
-        """Moments of scores; the step from which on the policy learns, -1 while that is not known; where it adapts, the
-        weight of the KL penalty in this rollout and in the next."""
+        """What PPO remembers from rollout to rollout, as scalars.
+
+        Returns:
+            "count", "mean" and "var" of all scores so far; "policy_start", the optimizer step from which on the policy
+            learns, -1 while that is not known; where the weight of the KL penalty adapts, "kl_coef" in this rollout and
+            "next_kl_coef" in the next.
+        """
         adapted = () if self.target_kl is None else ("kl_coef", "next_kl_coef")
         state = {name: torch.zeros(()) for name in ("count", "mean", "var")}
         state["policy_start"] = torch.tensor(-1.0 if self.critic_pretrain_steps else 0.0)
@@ -92,70 +103,94 @@ class PPO(PPOArguments, Objective):
 
     # ---- once per rollout ------------------------------------------------------------------------------------------
 
-    def observe_rollout(self, batch: Batch) -> Columns:
-        """What `update` must know of these rows: columns [G, ...], to be put together row by row over processes."""
+    def rollout_statistics(self, batch: Batch) -> Columns:
+        """Compute what `update_state` must know of a rollout's rows.
+
+        Returns:
+            Columns [G, ...], to be put together row by row over processes.
+        """
         columns = {"index": batch.index, "present": batch.present, "score": self._scores(batch)}
-        columns |= {name: masked_sum(wide(batch[name]), batch.loss_mask) for name in MEASURED}
+        columns |= {name: masked_sum(upcast(batch[name]), batch.loss_mask) for name in MEASURED}
         if self.target_kl is not None and "frozen_policy" not in batch:
             columns["kl"] = masked_sum(_log_ratios(batch), batch.loss_mask)
         return columns
 
-    def update(self, observed: Columns, state: Columns) -> Columns:
-        """The state in which a rollout is rewarded, from all its rows and the state before.
-
-        Raises:
-            ValueError: a number that is not finite; the state before is as it was.
-        """
-        _check_finite(observed)
-        present = observed["present"]
-        moments = merge_moments(_moments(state), Moments.single(observed["score"][present]))
-        return state | vars(moments) | self._adapted(observed, state)
-
-    def _adapted(self, observed: Columns, state: Columns) -> Columns:
-        """The weight of the KL penalty that this rollout pays, and the next."""
-        if self.target_kl is None:
-            return {}
-        kl_coef = after = state["next_kl_coef"]
-        if "kl" in observed and (present := observed["present"]).any():
-            kl = observed["kl"][present].mean()
-            after = adaptive_kl(kl_coef, kl, present.sum(), target=self.target_kl, horizon=self.kl_horizon)
-        return {"kl_coef": kl_coef, "next_kl_coef": after}
-
-    def _kl_coef(self, state: Columns) -> Tensor | float:
-        return self.kl_coef if self.target_kl is None else state["kl_coef"]
-
-    def begun(self, state: Columns, explained: float, step: int, steps: int) -> Columns:
-        """The state, in which the policy begins to learn if the critic has learnt enough alone.
+    def update_state(self, statistics: Columns, state: Columns) -> Columns:
+        """Bring the moments of scores and the weight of the KL penalty up to date with a rollout.
 
         Args:
-            explained: `explained_variance` of the rollout that the next steps learn from.
-            step: how many steps there were.
-            steps: how many there will have been: half of them are the policy's at least.
+            statistics: `rollout_statistics` of all rows of the rollout.
+            state: before the rollout; it stays as it is.
+
+        Returns:
+            The state in which the rollout is rewarded.
+
+        Raises:
+            ValueError: a number that is not finite.
         """
-        waits = step < min(self.critic_pretrain_steps, steps / 2) and not explained > self.critic_pretrain_until
-        if state["policy_start"] >= 0 or waits:
+        _check_finite(statistics)
+        present = statistics["present"]
+        moments = merge_moments(_moments(state), Moments.single(statistics["score"][present]))
+        return state | vars(moments) | self._kl_coefs(statistics, state)
+
+    def _kl_coefs(self, statistics: Columns, state: Columns) -> Columns:
+        """The weight of the KL penalty in this rollout, and in the next one."""
+        if self.target_kl is None:
+            return {}
+        kl_coef = next_kl_coef = state["next_kl_coef"]
+        if "kl" in statistics and (present := statistics["present"]).any():
+            kl = statistics["kl"][present].mean()
+            next_kl_coef = adaptive_kl(kl_coef, kl, present.sum(), target=self.target_kl, horizon=self.kl_horizon)
+        return {"kl_coef": kl_coef, "next_kl_coef": next_kl_coef}
+
+    def _kl_coef(self, state: Columns) -> Tensor | float:
+        """The weight of the KL penalty in this rollout."""
+        return self.kl_coef if self.target_kl is None else state["kl_coef"]
+
+    def start_policy(self, state: Columns, explained: float, step: int, steps: int) -> Columns:
+        """Let the policy begin to learn, if it has not yet, once the critic has learnt enough alone.
+
+        Args:
+            state: of the rollout that the next steps learn from.
+            explained: `explained_variance` of that rollout.
+            step: optimizer steps so far.
+            steps: optimizer steps of the whole run, in at least half of which the policy learns.
+
+        Returns:
+            The state, with "policy_start" set to `step` if the policy begins now.
+        """
+        critic_alone = step < min(self.critic_pretrain_steps, steps / 2) and not explained > self.critic_pretrain_until
+        if state["policy_start"] >= 0 or critic_alone:
             return state
         return state | {"policy_start": torch.full_like(state["policy_start"], float(step))}
 
-    def experience(self, batch: Batch, state: Columns) -> Columns:
-        """Advantages and returns of a rollout, [G, K, R]; `state` is what `update` returned for it."""
-        mask, values = batch.loss_mask, wide(batch.old_values).masked_fill(~batch.loss_mask, 0.0)
+    def compute_advantages(self, batch: Batch, state: Columns) -> Columns:
+        """Reward a rollout: token rewards with the KL penalty, and advantages and returns that follow from them.
+
+        Args:
+            batch: the rollout, with the columns that are described above.
+            state: what `update_state` returned for this rollout.
+
+        Returns:
+            The columns "advantages" and "returns", [G, K, R] each.
+        """
+        mask, values = batch.loss_mask, upcast(batch.old_values).masked_fill(~batch.loss_mask, 0.0)
         penalty = torch.zeros_like(values)
         if self.kl_coef:
             penalty = KL_ESTIMATORS[self.kl_estimator](_log_ratios(batch))
-        rewards = token_rewards(self._shaped(batch, state), penalty, mask, kl_coef=self._kl_coef(state))
+        rewards = token_rewards(self._normalised_scores(batch, state), penalty, mask, kl_coef=self._kl_coef(state))
         advantages = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
         return {"advantages": advantages, "returns": advantages + values}
 
     def _scores(self, batch: Batch) -> Tensor:
-        """[G, K]: scores less what unfinished responses lose, 0 where there is no response."""
-        scores = wide(batch.score)
+        """Scores less the penalty of truncated responses, 0 where there is no response: [G, K]"""
+        scores = upcast(batch.score)
         if self.missing_eos_penalty is not None:
             scores = torch.where(batch.finished, scores, scores - self.missing_eos_penalty)
         return scores.masked_fill(~batch.present, 0.0)
 
-    def _shaped(self, batch: Batch, state: Columns) -> Tensor:
-        """[G, K]: scores, normalised and clipped."""
+    def _normalised_scores(self, batch: Batch, state: Columns) -> Tensor:
+        """Scores, normalised and clipped: [G, K]"""
         scores = self._scores(batch)
         if self.reward_norm == "norm":
             scores = scores - state["mean"]
@@ -164,25 +199,29 @@ class PPO(PPOArguments, Objective):
         return scores if self.reward_clip is None else scores.clamp(-self.reward_clip, self.reward_clip)
 
     def rollout_metrics(self, batch: Batch, state: Columns) -> dict[str, Metric]:
-        """TRL's names, as means over responses. Scores are as the scorer gave them.
+        """What is logged of a rollout: scores, KL, entropy, lengths; under TRL's names, as means over responses.
 
-        `objective/rlhf_reward` takes from them what a missing EOS and the KL cost. With reward_norm, training weighs
-        the KL against scores of another scale. What is a mean over tokens, `derived` turns into perplexities and into
-        the variance of `returns`, where there, that the critic explains.
+        Scores are as the scorer gave them. `objective/rlhf_reward` is the score less what a missing EOS and the KL
+        cost; with reward_norm, training weighs the KL against scores of another scale. Of the means over tokens
+        `derived_metrics` makes perplexities and, where the batch has `returns`, the variance that the critic explains.
+
+        Args:
+            batch: the rollout.
+            state: what `update_state` returned for it.
         """
         present, mask = batch.present, batch.loss_mask
-        scores, penalised = wide(batch.score), self._scores(batch)
-        found = {"objective/scores": scores, "objective/entropy": -masked_sum(wide(batch.old_logps), mask)}
-        kinds = {name: masked_sum(kind(_log_ratios(batch)), mask) for name, kind in KL_ESTIMATORS.items()}
-        found |= {"objective/kl": kinds["k1"], "objective/kl3": kinds["k3"]}
-        paid = -self._kl_coef(state) * kinds[self.kl_estimator]
-        found |= {"objective/non_score_reward": paid, "objective/rlhf_reward": penalised + paid}
-        found |= {"val/num_eos_tokens": batch.finished.to(scores.dtype), "lengths/response": batch.lengths}
-        metrics = {name: mean_of(values, present) for name, values in found.items()}
-        spoken = {"nll/policy": batch.old_logps, "nll/reference": batch.ref_logps}
-        metrics |= {name: mean_of(-wide(logps), mask) for name, logps in spoken.items()}
+        scores, penalised = upcast(batch.score), self._scores(batch)
+        by_response = {"objective/scores": scores, "objective/entropy": -masked_sum(upcast(batch.old_logps), mask)}
+        kls = {name: masked_sum(estimator(_log_ratios(batch)), mask) for name, estimator in KL_ESTIMATORS.items()}
+        by_response |= {"objective/kl": kls["k1"], "objective/kl3": kls["k3"]}
+        penalty = -self._kl_coef(state) * kls[self.kl_estimator]
+        by_response |= {"objective/non_score_reward": penalty, "objective/rlhf_reward": penalised + penalty}
+        by_response |= {"val/num_eos_tokens": batch.finished.to(scores.dtype), "lengths/response": batch.lengths}
+        metrics = {name: mean_of(values, present) for name, values in by_response.items()}
+        by_token = {"nll/policy": batch.old_logps, "nll/reference": batch.ref_logps}
+        metrics |= {name: mean_of(-upcast(logps), mask) for name, logps in by_token.items()}
         if "returns" in batch:
-            error = (batch.returns - wide(batch.old_values)) ** 2
+            error = (batch.returns - upcast(batch.old_values)) ** 2
             squares = {"returns": batch.returns, "squared_returns": batch.returns**2, "squared_error": error}
             metrics |= {f"val/{name}": mean_of(values, mask) for name, values in squares.items()}
         return metrics
@@ -190,56 +229,59 @@ class PPO(PPOArguments, Objective):
     # ---- every optimizer step --------------------------------------------------------------------------------------
 
     def sizes(self, batch: Batch) -> Columns:
-        """The usual ones of the rows that were drawn, and "ptx_tokens" of the demonstrations."""
-        return {**super().sizes(_drawn(batch)), "ptx_tokens": _demonstrated(batch).sum()}
+        """The usual units of the sampled rows, and "ptx_tokens" of the demonstrations."""
+        return {**super().sizes(_sampled(batch)), "ptx_tokens": _demonstrated(batch).sum()}
 
-    def observe(self, out: Outputs, batch: Batch) -> Columns:
-        return vars(Moments.of_rows(wide(batch.advantages), _drawn(batch).loss_mask))
+    def gather_statistics(self, out: Outputs, batch: Batch) -> Columns:
+        """Moments of each row's advantages, for `advantage_norm`: columns [G]."""
+        return vars(Moments.of_rows(upcast(batch.advantages), _sampled(batch).loss_mask))
 
-    def couple(self, observed: Columns, state: Columns) -> tuple[Columns, Columns]:
-        rows, whole = observed["mean"], merge_moments(Moments(**observed))
-        return {"advantage_mean": whole.mean.expand(rows.shape), "advantage_std": whole.std.expand(rows.shape)}, state
+    def apply_statistics(self, gathered: Columns, state: Columns) -> tuple[Columns, Columns]:
+        """Mean and standard deviation of all advantages of the step, the same for every row: columns [N]."""
+        rows, step = gathered["mean"], merge_moments(Moments(**gathered))
+        return {"advantage_mean": step.mean.expand(rows.shape), "advantage_std": step.std.expand(rows.shape)}, state
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
-        drawn = _drawn(batch)
-        terms, metrics = self._critic_part(out, drawn)
+        """Terms "policy_avg", "value_avg" and, where they have a weight, "entropy" and "ptx"; the critic's term alone
+        while only the critic learns."""
+        sampled = _sampled(batch)
+        terms, metrics = self._critic_part(out, sampled)
         if "frozen_policy" in batch:  # a trainer logs the terms of a loss if there are several
-            return Loss(
-                terms, metrics | {"loss/value_avg": Metric(terms["value_avg"].total.detach(), drawn.lengths.sum())}
-            )
-        policy_terms, policy_metrics = self._policy_part(out, drawn)
+            value_loss = Metric(terms["value_avg"].total.detach(), sampled.lengths.sum())
+            return Loss(terms, metrics | {"loss/value_avg": value_loss})
+        policy_terms, policy_metrics = self._policy_part(out, sampled)
         if self.ptx_coef and "ptx" in batch:
-            nll = likelihood_loss(wide(out.required("logps"))[:, 0], _demonstrated(batch)).sum()
+            nll = likelihood_loss(upcast(out.required("logps"))[:, 0], _demonstrated(batch)).sum()
             policy_terms["ptx"] = Term(nll, "ptx_tokens", self.ptx_coef)
         return Loss(policy_terms | terms, policy_metrics | metrics)
 
     def _critic_part(self, out: Outputs, batch: Batch) -> Part:
-        mask, values = batch.loss_mask, wide(out.required("values"))
+        mask, values = batch.loss_mask, upcast(out.required("values"))
         losses, clipped = clipped_value_loss(values, batch.old_values, batch.returns, cliprange=self.cliprange_value)
         metrics = {"val/clipfrac_avg": mean_of(clipped.to(losses.dtype), mask)}
         return {"value_avg": Term(masked_sum(losses, mask).sum(), "tokens", self.vf_coef)}, metrics
 
     def _policy_part(self, out: Outputs, batch: Batch) -> Part:
-        mask, logps = batch.loss_mask, wide(out.required("logps"))
+        mask, logps = batch.loss_mask, upcast(out.required("logps"))
         ratio = policy_ratio(logps, batch.old_logps, mask)
         losses, clipped = clipped_surrogate(ratio, self._advantages(batch), cliprange=self.cliprange)
         terms = {"policy_avg": Term(masked_sum(losses, mask).sum(), "tokens")}
-        # Without the entropy itself, which costs a pass over the vocabulary, an estimate from the tokens drawn.
+        # Without the entropy itself, which costs a pass over the vocabulary, an estimate from the sampled tokens.
         entropy = -ratio.detach() * logps.detach()
         if self.entropy_coef:
-            entropy = wide(out.required("entropy"))
+            entropy = upcast(out.required("entropy"))
             terms["entropy"] = Term(-masked_sum(entropy, mask).sum(), "tokens", self.entropy_coef)
-        found = {
+        by_token = {
             "policy/approxkl_avg": ratio.log() ** 2 / 2,
             "policy/clipfrac_avg": clipped.to(losses.dtype),
             "policy/entropy_avg": entropy,
             "val/ratio": ratio,
         }
-        return terms, {name: mean_of(values, mask) for name, values in found.items()}
+        return terms, {name: mean_of(values, mask) for name, values in by_token.items()}
 
     def _advantages(self, batch: Batch) -> Tensor:
-        """[G, K, R]: normalised and clipped."""
-        advantages = wide(batch.advantages)
+        """Advantages, normalised and clipped: [G, K, R]"""
+        advantages = upcast(batch.advantages)
         if self.advantage_norm:
             advantages = (advantages - batch.advantage_mean[:, None, None]) / batch.advantage_std[:, None, None]
         if self.advantage_clip is None:
@@ -252,12 +294,12 @@ def _moments(state: Columns) -> Moments:
 
 
 def _log_ratios(batch: Batch) -> Tensor:
-    """[G, K, R]: log pi_old - log pi_ref, 0 where nothing counts."""
-    return (wide(batch.old_logps) - wide(batch.ref_logps)).masked_fill(~batch.loss_mask, 0.0)
+    """log pi_old - log pi_ref of each token, 0 of tokens that do not count: [G, K, R]"""
+    return (upcast(batch.old_logps) - upcast(batch.ref_logps)).masked_fill(~batch.loss_mask, 0.0)
 
 
-def _drawn(batch: Batch) -> Batch:
-    """The batch as if its demonstrations were absent."""
+def _sampled(batch: Batch) -> Batch:
+    """The batch with its demonstrations masked out."""
     if "ptx" not in batch:
         return batch
     keep = ~batch.ptx[:, None, None]
@@ -265,16 +307,16 @@ def _drawn(batch: Batch) -> Batch:
 
 
 def _demonstrated(batch: Batch) -> Tensor:
-    """[G, R] bool: tokens of the demonstrations' best responses."""
+    """Which tokens are of a demonstration's best response: [G, R] bool"""
     return batch.loss_mask[:, 0] & (batch.ptx[:, None] if "ptx" in batch else False)
 
 
-def _check_finite(observed: Columns) -> None:
+def _check_finite(statistics: Columns) -> None:
     for name, what in {"score": "the scorer's score", **MEASURED}.items():
-        column = observed[name]
-        for row, response in (observed["present"] & ~column.isfinite()).nonzero().tolist():
+        column = statistics[name]
+        for row, response in (statistics["present"] & ~column.isfinite()).nonzero().tolist():
             raise ValueError(
-                f"{what} of response {response} to row {observed['index'][row].item()} is "
+                f"{what} of response {response} to row {statistics['index'][row].item()} is "
                 f"{column[row, response].item()}, and this rollout cannot be learnt from: see what that model makes of "
                 "the row, or leave it out"
             )
@@ -283,7 +325,7 @@ def _check_finite(observed: Columns) -> None:
 NAMES = {
     "ppo-max": PPO(),
     "ppo": PPO(kl_coef=0.0, reward_norm="none", reward_clip=None, cliprange_value=None, critic_pretrain_steps=0),
-    # As MOSS-RLHF's program is set. It draws from another distribution than the policy's own, of which the log-probs
-    # are: the KL of what is drawn may then be negative. It exempts the prompt from its repetition penalty.
+    # As MOSS-RLHF's program is set. It samples from another distribution than the policy's own, of which the log-probs
+    # are: the KL of what is sampled may then be negative. It exempts the prompt from its repetition penalty.
     "ppo-moss": PPO(temperature=0.8, top_p=0.9, repetition_penalty=1.1, kl_coef=0.02, reward_clip=10.0),
 }

@@ -1,4 +1,4 @@
-"""The formulas of PPO: moments of rewards, token rewards, advantages, clipped losses. Tensors in, tensors out.
+"""The formulas of PPO: the KL penalty and token rewards, advantages (GAE), clipped losses, and moments of rewards.
 
 Secrets of RLHF part I, arXiv:2307.04964, and its program MOSS-RLHF.
 """
@@ -18,21 +18,27 @@ KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda log_ratio: log_ratio,
     "k3": lambda log_ratio: torch.expm1(-log_ratio) + log_ratio,
 }
-"""Of the log-ratio log pi - log pi_ref of a token that pi drew: the mean of both is KL(pi || pi_ref).
+"""Estimators of KL(pi || pi_ref), as functions of the log-ratio log pi - log pi_ref of a token sampled from pi.
 
-k1 is the log-ratio; k3 = pi_ref / pi - 1 + log-ratio is never negative and varies less
+The mean of either is the KL. k1 is the log-ratio; k3 = pi_ref / pi - 1 + log-ratio is never negative and varies less
 (Schulman, joschu.net/blog/kl-approx.html).
 """
 
 
-FARTHEST = 20.0
-"""Beyond this log-ratio of new to old policy float32 would soon overflow. What has become e^20 times more probable is
-clipped, or as bad as it can be."""
+MAX_LOG_RATIO = 20.0
+"""The largest log-ratio of new to old policy: beyond it float32 would soon overflow. A token that has become e^20 times
+more probable is clipped, or as bad as it can be."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """How many numbers there are, their mean and their variance (divided by count); or of several lots, [N] each."""
+    """Count, mean and variance of a set of numbers, or of N sets at once.
+
+    Args:
+        count: how many numbers there are.
+        mean: 0 of an empty set.
+        var: the mean squared distance from the mean, divided by `count`, not by one less.
+    """
 
     count: Tensor
     mean: Tensor
@@ -40,12 +46,12 @@ class Moments:
 
     @classmethod
     def single(cls, values: Tensor) -> Moments:
-        """Each number as a lot of one. values: [N]"""
+        """The moments of each number alone, as a set of one: [N] -> [N] each"""
         return cls(torch.ones_like(values), values, torch.zeros_like(values))
 
     @classmethod
     def of_rows(cls, values: Tensor, mask: Tensor) -> Moments:
-        """Each row as a lot, 0 where it has nothing. values, mask: [N, ...] -> [N]"""
+        """The moments of each row, over the values where the mask is True. values, mask: [N, ...] -> [N] each"""
         flat, counted = values.flatten(1), mask.flatten(1)
         mean = masked_mean(flat, counted)
         return cls(counted.sum(-1).to(values.dtype), mean, masked_mean((flat - mean[:, None]) ** 2, counted))
@@ -60,14 +66,14 @@ class Moments:
         return torch.where((self.count > 1) & (std > 1e-6 * self.mean.abs()), std, torch.ones_like(std))
 
 
-def merge_moments(*lots: Moments) -> Moments:
-    """Moments of all numbers in the lots together, exactly, however they were split.
+def merge_moments(*sets: Moments) -> Moments:
+    """The moments of all numbers of several sets together, exactly, however the numbers were split.
 
         N = sum n_i      mean = sum n_i mean_i / N      var = sum n_i (var_i + (mean_i - mean)^2) / N
 
-    For two lots this is MOSS's `RunningMoments.update`. Empty lots add nothing.
+    For two sets this is MOSS's `RunningMoments.update`. Empty sets add nothing.
     """
-    columns = zip(*((lot.count, lot.mean, lot.var) for lot in lots), strict=True)
+    columns = zip(*((moments.count, moments.mean, moments.var) for moments in sets), strict=True)
     count, mean, var = (torch.cat([part.reshape(-1) for part in column]) for column in columns)
     share = count / count.sum().clamp(min=1)
     whole = (share * mean).sum()
@@ -75,58 +81,93 @@ def merge_moments(*lots: Moments) -> Moments:
 
 
 def adaptive_kl(kl_coef: Tensor, kl: Tensor, responses: Tensor, *, target: float, horizon: float) -> Tensor:
-    """The next weight of the KL penalty: up where the divergence is above its target, down where below.
+    """Adapt the weight of the KL penalty: it rises where the KL is above its target, and falls where it is below.
 
         e = clip(KL / target - 1, -.2, .2)        eta' = eta (1 + e * responses / horizon)
 
     Ziegler et al., arXiv:1909.08593, section 2.2; `responses / horizon` is the K = .1 of the paper as its program has
-    it. kl: mean over responses of the sum over their tokens, of `responses` many.
+    it.
+
+    Args:
+        kl_coef: the weight eta in this rollout.
+        kl: nats a response, the mean over the rollout's responses of the sum over their tokens.
+        responses: how many the rollout has.
+        target: the KL to reach, in nats a response.
+        horizon: responses over which the weight may change by a fifth.
+
+    Returns:
+        The weight in the next rollout.
     """
     return kl_coef * (1 + (kl / target - 1).clamp(-0.2, 0.2) * responses / horizon)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: Tensor | float) -> Tensor:
-    """The score where a response ends, and what every token pays for leaving the reference.
+    """The reward of every token: a KL penalty for leaving the reference, and at the last token the response's score.
 
         r_t = -eta KL_t + [t is the last token] score
 
-    arXiv:2307.04964, Figure 5; the penalty comes after the score was normalised and clipped. scores: [...]; kl, mask:
-    [..., R] -> [..., R]
+    arXiv:2307.04964, Figure 5; the penalty comes after the score was normalised and clipped.
+
+    Args:
+        scores: [...], normalised and clipped.
+        kl: [..., R], an estimate of the KL at each token (`KL_ESTIMATORS`), in nats.
+        mask: [..., R] bool, the tokens that count.
+        kl_coef: the weight eta.
+
+    Returns:
+        [..., R], 0 where the mask is False.
     """
     last = mask & (mask.cumsum(-1) == mask.sum(-1, keepdim=True))
     return (-kl_coef * kl).masked_fill(~mask, 0.0) + scores[..., None].masked_fill(~last, 0.0)
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
-    """Generalised advantage estimates; returns are these plus the values.
+    """Estimate the advantage of every token (generalised advantage estimation); returns are these plus the values.
 
         delta_t = r_t + gamma V_{t+1} - V_t        A_t = sum_l (gamma lam)^l delta_{t+l}
 
     arXiv:1506.02438, equation 16. V_t is read before token t is seen, and nothing follows the last token: its V_{t+1}
-    is 0, also for a response that was cut off. A token that does not count is passed over, as if its neighbours
-    stood side by side. rewards, values, mask: [..., R] -> [..., R], 0 where the mask is.
+    is 0, also for a response that was truncated. A token that does not count is passed over, as if its neighbours
+    stood side by side.
+
+    Args:
+        rewards: [..., R], such as `token_rewards`.
+        values: [..., R], of the critic.
+        mask: [..., R] bool, the tokens that count.
+        gamma: discount of rewards a token.
+        lam: lambda; 1 takes whole returns, 0 one step.
+
+    Returns:
+        [..., R], 0 where the mask is False.
     """
     following = carried = torch.zeros_like(rewards[..., 0] + values[..., 0])
-    found = []
+    advantages = []
     for reward, value, counts in zip(*(x.unbind(-1)[::-1] for x in (rewards, values, mask)), strict=True):
         delta = reward + gamma * following - value
         carried = torch.where(counts, delta + gamma * lam * carried, carried)
         following = torch.where(counts, value, following)
-        found.append(carried)
-    return torch.stack(found[::-1], -1).masked_fill(~mask, 0.0)
+        advantages.append(carried)
+    return torch.stack(advantages[::-1], -1).masked_fill(~mask, 0.0)
 
 
 def policy_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
-    """rho_t = pi(y_t) / pi_old(y_t), 1 where the mask is. All of one shape -> same shape"""
-    return (logps - old_logps).masked_fill(~mask, 0.0).clamp(-FARTHEST, FARTHEST).exp()
+    """The ratio rho_t = pi(y_t) / pi_old(y_t), 1 where the mask is False. All of one shape -> same shape"""
+    return (logps - old_logps).masked_fill(~mask, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, cliprange: float) -> tuple[Tensor, Tensor]:
-    """What the policy loses on each token, and whether clipping decided it.
+    """The policy's loss on each token, and whether clipping decided it.
 
         max(-A rho, -A clip(rho, 1 - eps, 1 + eps)),    rho = pi(y_t) / pi_old(y_t)
 
-    arXiv:1707.06347, equation 7, negated. ratio, advantages: same shape -> same shape, bool of it
+    arXiv:1707.06347, equation 7, negated.
+
+    Args:
+        ratio, advantages: of one shape.
+        cliprange: eps.
+
+    Returns:
+        Loss, and bool, of the same shape.
     """
     free, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
     return torch.maximum(free, clipped), clipped > free
@@ -135,11 +176,18 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, cliprange: float) ->
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange: float | None
 ) -> tuple[Tensor, Tensor]:
-    """What the critic loses on each token, and whether clipping decided it; None does not clip.
+    """The critic's loss on each token, and whether clipping decided it.
 
         1/2 max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)
 
-    arXiv:2307.04964, Figure 5. All of one shape -> same shape, bool of it
+    arXiv:2307.04964, Figure 5.
+
+    Args:
+        values, old_values, returns: of one shape.
+        cliprange: eps; None does not clip.
+
+    Returns:
+        Loss, and bool, of the same shape.
     """
     free = (values - returns) ** 2
     if cliprange is None:
@@ -149,21 +197,30 @@ def clipped_value_loss(
 
 
 def explained_variance(logs: Mapping[str, float]) -> float:
-    """1 - E (R - V)^2 / Var R of the values before a rollout is learnt from, out of its metrics once they are means.
+    """How much of the variance of returns the critic's values explain: 1 - E (R - V)^2 / Var R.
 
-    1 is a critic that knows every return, 0 one that says their mean. NaN where returns do not vary.
+    1 is a critic that knows every return, 0 one that says their mean.
+
+    Args:
+        logs: metrics of a rollout as means, "val/returns", "val/squared_returns" and "val/squared_error" among them.
+
+    Returns:
+        At most 1; NaN where returns do not vary.
     """
     variance = logs["val/squared_returns"] - logs["val/returns"] ** 2
     return 1 - logs["val/squared_error"] / variance if variance > 1e-6 * logs["val/squared_returns"] else float("nan")
 
 
-def derived(logs: Mapping[str, float]) -> dict[str, float]:
-    """What follows from means over tokens once they are known: perplexities, and the variance that the critic explains.
+def derived_metrics(logs: Mapping[str, float]) -> dict[str, float]:
+    """Metrics that follow from means over tokens: perplexities, and the variance of returns that the critic explains.
 
-    A perplexity is exp of the mean negative log-prob of a token that the policy drew; beyond e^700 it is that.
+    A perplexity is exp of the mean negative log-prob of a token sampled from the policy, at most e^700.
+
+    Args:
+        logs: metrics of a rollout as means.
     """
-    spoken = {by: logs[f"nll/{by}"] for by in ("policy", "reference") if f"nll/{by}" in logs}
-    found = {f"ppl/{by}": math.exp(min(nll, 700.0)) for by, nll in spoken.items()}
+    nlls = {model: logs[f"nll/{model}"] for model in ("policy", "reference") if f"nll/{model}" in logs}
+    metrics = {f"ppl/{model}": math.exp(min(nll, 700.0)) for model, nll in nlls.items()}
     if "val/squared_returns" in logs:
-        found["val/explained_variance"] = explained_variance(logs)
-    return found
+        metrics["val/explained_variance"] = explained_variance(logs)
+    return metrics

@@ -1,8 +1,8 @@
-"""Reward modelling: Bradley-Terry with Llama 2's margins. Knows scores and margins, not the model they come from."""
+"""Reward modelling: the Bradley-Terry loss on pairs, with Llama 2's margins."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..batch import Batch, Outputs
 from ..grades import GRADES
-from ..utils.tensors import masked_sum, wide, wins
+from ..utils.options import option
+from ..utils.tensors import masked_sum, upcast, wins
 from .base import Loss, Metric, Objective, Term, mean_of
 
 MARGINS = {
@@ -18,7 +19,7 @@ MARGINS = {
     "small": (1.0, 2 / 3, 1 / 3, 0.0),
     "large": (3.0, 2.0, 1.0, 0.0),
 }
-"""m(r) for each of GRADES: Llama 2, arXiv:2307.09288, table 27."""
+"""The required gap m(r) between two scores for each of GRADES: Llama 2, arXiv:2307.09288, table 27."""
 
 
 def bradley_terry_loss(scores: Tensor, margin: Tensor | float = 0.0, *, label_smoothing: float = 0.0) -> Tensor:
@@ -27,45 +28,52 @@ def bradley_terry_loss(scores: Tensor, margin: Tensor | float = 0.0, *, label_sm
         -(1 - a) log sigmoid(r_w - r_l - m)  -  a log sigmoid(-(r_w - r_l - m))
 
     Llama 2, arXiv:2307.09288, equations 1 and 2 (a = 0); label smoothing as in Secrets of RLHF part II,
-    arXiv:2401.06080. scores: [G, 2], chosen first; margin: [G] or a number -> [G].
+    arXiv:2401.06080.
+
+    Args:
+        scores: [G, 2], the chosen response's first.
+        margin: m, [G] or one number.
+        label_smoothing: a, the probability that a label is flipped.
+
+    Returns:
+        [G]
     """
     gap = scores[:, 0] - scores[:, 1] - margin
     return -(1 - label_smoothing) * F.logsigmoid(gap) - label_smoothing * F.logsigmoid(-gap)
 
 
 def centering_loss(scores: Tensor) -> Tensor:
-    """(r_w + r_l)^2: keeps the mean score of a pair near zero (arXiv:2312.09244). scores: [G, 2] -> [G]."""
+    """Keep the mean score of a pair near zero: (r_w + r_l)^2, arXiv:2312.09244. scores: [G, 2] -> [G]"""
     return scores.sum(-1) ** 2
 
 
 @dataclass(kw_only=True)
 class RewardArguments:
-    """The knobs of a reward model, shared by the objective and `RewardConfig`."""
+    """The hyperparameters of a reward model, shared by the objective and `RewardConfig`."""
 
-    margin: str = field(
-        default="auto",
-        metadata={
-            "help": "Required gap between the scores of a pair: `column` takes the dataset's `margin`, `small` and "
-            "`large` are Llama 2's tables for the `grade` column, `none` asks for no gap, `auto` takes what the "
-            "dataset has: the margin column, else the small table, else none.",
-            "choices": ["auto", "column", "small", "large", "none"],
-        },
+    margin: str = option(
+        "auto",
+        "Required gap between the scores of a pair. `column` takes the dataset's `margin`, `small` and "
+        "`large` are Llama 2's tables for the `grade` column, `none` asks for no gap, `auto` takes what the "
+        "dataset has: the margin column, else the small table, else none.",
+        choices=["auto", "column", "small", "large", "none"],
     )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "Probability that a label is taken to be flipped, in [0, 0.5)."}
+    label_smoothing: float = option(0.0, "Probability that a label is taken to be flipped, in [0, 0.5).")
+    center_rewards_coefficient: float | None = option(
+        None, "Weight of the mean squared sum of a pair's scores; 0.01 is usual."
     )
-    center_rewards_coefficient: float | None = field(
-        default=None, metadata={"help": "Weight of the mean squared sum of a pair's scores; 0.01 is usual."}
-    )
-    lm_coefficient: float = field(
-        default=0.0,
-        metadata={"help": "Weight of the language-modelling loss on the chosen response (Secrets of RLHF, eq. 2)."},
+    lm_coefficient: float = option(
+        0.0, "Weight of the language-modelling loss on the chosen response (Secrets of RLHF, eq. 2)."
     )
 
 
 @dataclass(kw_only=True)
 class BradleyTerry(RewardArguments, Objective):
-    """A reward model trained on pairs."""
+    """A reward model that learns from pairs to score the chosen response higher (Bradley-Terry).
+
+    Llama 2, arXiv:2307.09288, section 3.2.2, whose margins by grade it can have; Secrets of RLHF part II,
+    arXiv:2401.06080, whose language-modelling loss it can have.
+    """
 
     trains = "scorer"
     responses = 2
@@ -81,7 +89,8 @@ class BradleyTerry(RewardArguments, Objective):
         return frozenset({"logps"} if self.lm_coefficient else ())
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
-        scores, pairs = wide(out.required("scores")), batch.present.all(-1)
+        """The term "bradley_terry" and, where they have a weight, "centering" and "lm"; scores as rewards [G, 2]."""
+        scores, pairs = upcast(out.required("scores")), batch.present.all(-1)
         losses = bradley_terry_loss(scores, self.margins(batch, scores), label_smoothing=self.label_smoothing)
         terms = {"bradley_terry": Term(losses[pairs].sum(), "prompts")}
         if self.center_rewards_coefficient:
@@ -93,7 +102,17 @@ class BradleyTerry(RewardArguments, Objective):
         return Loss(terms, reward_metrics(scores.detach(), batch), scores.detach())
 
     def margins(self, batch: Batch, scores: Tensor) -> Tensor | float:
-        """[G] in the dtype of `scores`, or 0 where the batch says nothing about it."""
+        """The required gap between the scores of each pair.
+
+        Args:
+            scores: gives dtype and device.
+
+        Returns:
+            [G], or 0 where neither the settings nor the batch ask for a gap.
+
+        Raises:
+            ValueError: the dataset lacks the column that `margin` asks for.
+        """
         if self.margin == "column" and "margin" not in batch:
             raise ValueError(
                 "margin='column' but the dataset has no `margin` column; it has " + ", ".join(sorted(batch))
@@ -110,7 +129,11 @@ class BradleyTerry(RewardArguments, Objective):
 
 
 def reward_metrics(scores: Tensor, batch: Batch) -> dict[str, Metric]:
-    """Accuracy (a tie counts one half), margin, the spread of scores, and accuracy by grade. scores: [G, 2]."""
+    """What is logged: accuracy (a tie counts one half), margin, the range of scores, and accuracy by grade.
+
+    Args:
+        scores: [G, 2], the chosen response's first.
+    """
     present = batch.present
     pairs, any_row = present.all(-1), present.sum()
     correct, gap = wins(scores[:, 0], scores[:, 1]), scores[:, 0] - scores[:, 1]

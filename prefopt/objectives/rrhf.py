@@ -1,60 +1,77 @@
-"""RRHF: rank K responses by their log-probs as a scorer ranks them, and imitate the best. Knows scores, not the scorer.
+"""RRHF: the log-probs of K responses learn the order of their scores, and the best response is imitated.
 
 Rank Responses to Align Language Models with Human Feedback without tears, arXiv:2304.05302, section 3.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch, Outputs
-from ..utils.tensors import masked_sum, wide, wins
+from ..utils.options import changed, option
+from ..utils.tensors import masked_sum, upcast, wins
 from .base import Loss, Metric, Objective, Term, mean_of
-from .sampling_arguments import IterationArguments, changed
+from .sampling_arguments import IterationArguments
 
 MODES = ("paper", "mean", "code")
 
 
 def ranking_loss(values: Tensor, worse: Tensor) -> Tensor:
-    """How far each response stands above the ones that beat it: sum over r_i < r_j of max(0, p_i - p_j).
+    """How far responses stand above better ones: sum over r_i < r_j of max(0, p_i - p_j).
 
-    Equation 2: no margin, and no gradient from a pair that is in order or level. values: [G, K]; worse: [G, K, K],
-    where r_i < r_j -> [G].
+    Equation 2: no margin, and no gradient from a pair that is in order or level.
+
+    Args:
+        values: [G, K], the p of each response.
+        worse: [G, K, K] bool, True at i, j where r_i < r_j.
+
+    Returns:
+        [G]
     """
     gaps = values[:, :, None] - values[:, None, :]
     return F.relu(gaps).masked_fill(~worse, 0.0).sum((1, 2))
 
 
 def known_scores(batch: Batch) -> Tensor:
-    """[G, K]: the scores r that order a row's responses, NaN for a response that has no place in the order.
+    """The scores r by which a row's responses are ordered.
 
     A row without a single score, such as a preference pair, counts as ranked best first. Where others of its row have a
     score, a response without one is compared with none.
+
+    Returns:
+        [G, K], NaN for a response that has no place in the order.
     """
     present = batch.present
-    listed = -torch.arange(present.shape[1], device=present.device, dtype=torch.float32)
+    listed_order = -torch.arange(present.shape[1], device=present.device, dtype=torch.float32)
     if "score" not in batch:
-        return listed.expand(present.shape).masked_fill(~present, torch.nan)
-    scores = wide(batch.score).masked_fill(~present, torch.nan)
+        return listed_order.expand(present.shape).masked_fill(~present, torch.nan)
+    scores = upcast(batch.score).masked_fill(~present, torch.nan)
     unscored = scores.isnan().all(-1, keepdim=True)
-    return torch.where(unscored & present, listed.to(scores.dtype), scores)
+    return torch.where(unscored & present, listed_order.to(scores.dtype), scores)
 
 
-def best_of(scores: Tensor) -> Tensor:
-    """Which response has the highest score, of several the one listed first. scores: [G, K], NaN to skip -> [G, K]"""
+def best_mask(scores: Tensor) -> Tensor:
+    """Which response of each row has the highest score; of several the one that is listed first.
+
+    Args:
+        scores: [G, K], NaN for a response that has no score.
+
+    Returns:
+        [G, K] bool, True at most once in a row.
+    """
     highest = scores.masked_fill(scores.isnan(), -torch.inf).argmax(-1, keepdim=True)
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, highest, True) & ~scores.isnan()
 
 
 @dataclass(kw_only=True)
 class RRHFArguments(IterationArguments):
-    """The knobs of RRHF, shared by the objective and `RRHFConfig`.
+    """The hyperparameters of RRHF, shared by the objective and `RRHFConfig`.
 
-    Those of drawing responses have the paper's values (section 4.1): four beside the dataset's own two, drawn once.
+    Those of sampling have the paper's values (section 4.1): four responses beside the dataset's own two, sampled once.
     """
 
     responses_per_prompt: int = changed(IterationArguments, "responses_per_prompt", 4)
@@ -62,22 +79,18 @@ class RRHFArguments(IterationArguments):
     prior_top_n: int | None = changed(IterationArguments, "prior_top_n", 0)
     dataset_responses: bool = changed(IterationArguments, "dataset_responses", True)
 
-    rrhf_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "Weight of the ranking loss beside the likelihood of the best response. The paper and its scripts "
-            "have 1 (there, 10 and 100 did worse), though the released code's own default is 100."
-        },
+    rrhf_weight: float = option(
+        1.0,
+        "Weight of the ranking loss beside the likelihood of the best response. The paper and its scripts "
+        "have 1 (there, 10 and 100 did worse), though the released code's own default is 100.",
     )
-    mode: str = field(
-        default="paper",
-        metadata={
-            "help": "`paper` ranks by log-prob per token and adds up the best response's tokens; `mean` averages over "
-            "them instead, which leaves the ranking about as many times more weight as a response has tokens; `code` "
-            "divides by the tokens of the prompt and its longest response, as the released code does, which ranks "
-            "responses by their sums.",
-            "choices": list(MODES),
-        },
+    mode: str = option(
+        "paper",
+        "`paper` ranks by log-prob per token and adds up the best response's tokens. `mean` averages over "
+        "them instead, which leaves the ranking about as many times more weight as a response has tokens; `code` "
+        "divides by the tokens of the prompt and its longest response, as the released code does, which ranks "
+        "responses by their sums.",
+        choices=list(MODES),
     )
 
 
@@ -96,8 +109,8 @@ class RRHF(RRHFArguments, Objective):
     prompt on a device, that is the prompt with its longest response, which is how it is defined here: the result does
     not depend on the batch. All responses to a prompt are then ranked by their *sums*.
 
-    Without a scorer the dataset's responses are ranked. With one, `responses_per_prompt` more are drawn to each prompt
-    and all are ranked by the scorer, in every iteration anew.
+    Without a scorer the dataset's responses are ranked. With one, `responses_per_prompt` more are sampled to each
+    prompt and all are ranked by the scorer, in every iteration anew.
 
     Rows need two responses or more, in any order if they have scores; equal scores are not compared, and of equally
     good best responses the first listed is imitated. Without scores a row counts as ranked best first: a preference
@@ -114,15 +127,16 @@ class RRHF(RRHFArguments, Objective):
             raise ValueError(f"rrhf_weight={self.rrhf_weight} must not be below 0: worse responses would rank higher")
 
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
-        """The usual ones, but the best is the one that scores say, wherever it stands."""
-        best = best_of(known_scores(batch))
+        """The usual units; "best_tokens" are those of the response with the highest score, wherever it stands."""
+        best = best_mask(known_scores(batch))
         return {**super().sizes(batch), "best_tokens": batch.lengths.masked_fill(~best, 0).sum()}
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
-        logps = masked_sum(wide(out.required("logps")), batch.loss_mask)
+        """The terms "rank" and "likelihood", and p as the rewards [G, K]."""
+        logps = masked_sum(upcast(out.required("logps")), batch.loss_mask)
         values = logps / self.divisors(batch)
         scores = known_scores(batch)
-        worse, best = scores[:, :, None] < scores[:, None, :], best_of(scores)
+        worse, best = scores[:, :, None] < scores[:, None, :], best_mask(scores)
         imitated = values if self.mode == "code" else logps
         likelihood = -imitated.masked_fill(~best, 0.0).sum()
         terms = {
@@ -132,18 +146,23 @@ class RRHF(RRHFArguments, Objective):
         return Loss(terms, rrhf_metrics(values.detach(), logps.detach(), worse, best, batch), values.detach())
 
     def divisors(self, batch: Batch) -> Tensor:
-        """[G, K], or [G, 1] where all responses of a prompt share it: what turns a sum of log-probs into p."""
+        """What sums of log-probs are divided by to give p: [G, K], or [G, 1] if responses of a prompt share it."""
         if self.mode != "code":
             return batch.lengths.clamp(min=1)
-        whole = batch.prompt_mask.sum(-1, keepdim=True) + batch.response_mask.sum(-1)
-        return whole.amax(-1, keepdim=True).clamp(min=1)
+        lengths = batch.prompt_mask.sum(-1, keepdim=True) + batch.response_mask.sum(-1)
+        return lengths.amax(-1, keepdim=True).clamp(min=1)
 
 
 def rrhf_metrics(values: Tensor, logps: Tensor, worse: Tensor, best: Tensor, batch: Batch) -> dict[str, Metric]:
-    """DPO's names, with p as the reward and every ordered pair as a pair.
+    """What is logged: DPO's metrics, with p as the reward and every ordered pair as a pair.
 
-    values, logps: [G, K]; worse: [G, K, K]; best: [G, K]. `rank/active` is the share of pairs that the ranking loss
-    still moves.
+    `rank/active` is the share of pairs that the ranking loss still moves.
+
+    Args:
+        values: [G, K], the p of each response.
+        logps: [G, K], sums over tokens.
+        worse: [G, K, K] bool, True at i, j where r_i < r_j.
+        best: [G, K] bool, the best response of each row.
     """
     low, high = values[:, :, None].expand(worse.shape), values[:, None, :].expand(worse.shape)
     metrics = {

@@ -1,24 +1,17 @@
-"""Settings of methods whose responses the policy draws itself: values with their help texts, and nothing that draws."""
+"""Settings of methods that train on responses sampled from the policy: values, help texts, ranges. Samples nothing."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
+
+from ..utils.options import option
 
 SOURCES = ("sampling", "diverse-beam", "mixed")
 STARTS = ("base", "previous")
 PLAIN = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 """What changes nothing."""
-
-
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
-
-
-def changed(arguments: type, name: str, default: Any) -> Any:
-    """The field `name` of `arguments`, with another default."""
-    return field(default=default, metadata={f.name: f for f in fields(arguments)}[name].metadata)
 
 
 def _check_finite(arguments: Any, *names: str) -> None:
@@ -35,23 +28,23 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 @dataclass(kw_only=True)
 class SamplingArguments:
-    """How responses are drawn. The names are those of `rollout.sample`, which says what each does."""
+    """How responses are sampled. The names are those of `generation.sample`, which says what each does."""
 
-    responses_per_prompt: int = _option(8, "How many responses are drawn to each prompt: K of the best of K.")
-    temperature: float = _option(1.0, "Divides the logits before sampling; 0 takes the likeliest token.")
-    top_p: float = _option(1.0, "Draw from the fewest likeliest tokens that together reach this probability.")
-    top_k: int = _option(0, "Draw from so many likeliest tokens; 0 draws from all.")
-    repetition_penalty: float = _option(1.0, "Makes tokens that the prompt or response has less likely; 1 does not.")
-    max_new_tokens: int = _option(128, "Longest response, in tokens. One that reaches it is not trained on.")
-    stop_strings: list[str] | None = _option(None, "A response also ends with the first of these texts.")
-    source: str = _option(
+    responses_per_prompt: int = option(8, "How many responses are sampled to each prompt: K of the best of K.")
+    temperature: float = option(1.0, "Divides the logits before sampling; 0 takes the likeliest token.")
+    top_p: float = option(1.0, "Sample from the fewest likeliest tokens that together reach this probability.")
+    top_k: int = option(0, "Sample from this many likeliest tokens; 0 samples from all.")
+    repetition_penalty: float = option(1.0, "Makes tokens that the prompt or response has less likely; 1 does not.")
+    max_new_tokens: int = option(128, "Longest response, in tokens. One that is truncated there is not trained on.")
+    stop_strings: list[str] | None = option(None, "A response also ends with the first of these texts.")
+    source: str = option(
         "sampling",
         "`sampling`; `diverse-beam`, a beam search of responses_per_prompt groups that avoid one another's tokens "
         "(arXiv:1610.02424), without chance; or `mixed`, half of each.",
         choices=list(SOURCES),
     )
-    diversity_penalty: float = _option(1.0, "How much less likely a token is for each group that has just taken it.")
-    sampling_batch_size: int = _option(128, "Responses drawn at a time: more are faster and need more memory.")
+    diversity_penalty: float = option(1.0, "How much less likely a token is for each group that has just taken it.")
+    sampling_batch_size: int = option(128, "Responses generated at a time: more are faster and need more memory.")
 
     def check_sampling(self) -> None:
         """Raise ValueError for a setting outside its range."""
@@ -85,37 +78,37 @@ class SamplingArguments:
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What ends responses, and how many are drawn at a time, as every source takes it."""
+        """What ends responses, and how many are generated at a time, as every source takes it."""
         ends = {"max_new_tokens": self.max_new_tokens, "stop_strings": self.stop_strings or ()}
         return {**ends, "batch_size": self.sampling_batch_size}
 
 
 @dataclass(kw_only=True)
 class IterationArguments(SamplingArguments):
-    """How often responses are drawn, scored, selected and trained on. In effect where a scorer is given."""
+    """How often responses are sampled, scored, selected and trained on. In effect where a scorer is given."""
 
-    iterations: int = _option(3, "How often responses are drawn, scored, selected and trained on.")
-    init: str = _option(
+    iterations: int = option(3, "How often responses are sampled, scored, selected and trained on.")
+    init: str = option(
         "base",
         "Where the training of an iteration starts: `base` is the model as it was given, `previous` the last "
-        "iteration's. Responses are always drawn from the last iteration's.",
+        "iteration's. Responses are always sampled from the last iteration's.",
         choices=list(STARTS),
     )
-    prompts_per_iteration: int | None = _option(
-        None, "Prompts that an iteration draws responses to, others in each until all had their turn; None is all."
+    prompts_per_iteration: int | None = option(
+        None, "Prompts that an iteration samples responses to, others in each until all had their turn; None is all."
     )
-    prior_top_n: int | None = _option(
+    prior_top_n: int | None = option(
         None, "How many responses to a prompt stay of each earlier iteration: None keeps all, 0 none."
     )
-    score_threshold: float | None = _option(None, "Leave out prompts whose best response scores less.")
-    dataset_responses: bool = _option(False, "Let the dataset's own answers join the candidates.")
-    temperatures: list[float] | None = _option(
+    score_threshold: float | None = option(None, "Leave out prompts whose best response scores less.")
+    dataset_responses: bool = option(False, "Let the dataset's own answers join the candidates.")
+    temperatures: list[float] | None = option(
         None, "Before each iteration, search these temperatures for the best best-of-K on the evaluation prompts."
     )
-    search_budget: int | None = _option(
+    search_budget: int | None = option(
         None,
-        "The most responses that such a search draws, by successive halving; None draws 2 K to every prompt at every "
-        "temperature.",
+        "The most responses that such a search samples, by successive halving; None samples 2 K to every prompt at "
+        "every temperature.",
     )
 
     def check_iterations(self) -> None:

@@ -16,16 +16,17 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..batch import Batch
-from ..data.batching import cut
+from ..data.batching import split_by_tokens
 from ..data.collate import collate
-from ..data.encoder import Encoder, Encoding
 from ..data.records import Messages
+from ..data.row_encoder import Encoder
+from ..data.truncation import Encoding
 from ..models.forward import forward
 from ..models.heads import LM_HEAD, is_scorer, normalize
 from ..models.load import load_scorer, load_tokenizer
 from ..models.modes import evaluating, freeze, is_quantized
 from ..models.reference import FrozenModel, fingerprint
-from ..utils.flop_counter import purpose
+from ..utils.flop_counter import scope
 from .scorer import all_finished, checked
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class RewardModelScorer:
     def _scores(self, rows: list[Ids]) -> list[float]:
         found = [0.0] * len(rows)
         bar = tqdm(total=len(rows), desc=f"scoring by {self.name}", disable=not self.progress)
-        with torch.no_grad(), purpose("scoring"), evaluating(self.model), bar:
+        with torch.no_grad(), scope("scoring"), evaluating(self.model), bar:
             for groups in _batches(rows, self.tokens_per_batch):
                 batch = collate(
                     [{"prompt_ids": rows[g[0]][0], "response_ids": [rows[i][1] for i in g]} for g in groups]
@@ -170,10 +171,10 @@ def _batches(rows: list[Ids], budget: int) -> Iterator[list[list[int]]]:
     for number, (prompt, _) in enumerate(rows):
         by_prompt.setdefault(tuple(prompt), []).append(number)
     tokens = torch.tensor([len(prompt) + len(response) for prompt, response in rows])
-    groups = [part for numbers in by_prompt.values() for part in cut(numbers, tokens, budget)]
+    groups = [part for numbers in by_prompt.values() for part in split_by_tokens(numbers, tokens, budget)]
     groups.sort(key=lambda group: (-max(int(tokens[i]) for i in group), group))
     costs = torch.tensor([int(tokens[group].sum()) for group in groups])
-    for batch in cut(range(len(groups)), costs, budget):
+    for batch in split_by_tokens(range(len(groups)), costs, budget):
         yield [groups[number] for number in batch]
 
 

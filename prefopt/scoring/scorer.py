@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data.records import Messages
+from ..generation.stopping import Sample
 from ..utils.fingerprint import fingerprint_of
 
 SHOWN = 60
@@ -82,6 +83,21 @@ def all_finished(
             f"{len(prompts)} prompts, {len(responses)} responses and {len(ended)} finished: one of each a row"
         )
     return ended
+
+
+def score_samples(scorer: Scorer, prompts: Sequence[Messages], samples: Sequence[Sequence[Sample]]) -> list[float]:
+    """The scores of all responses to each prompt, prompt after prompt.
+
+    Args:
+        samples: for each prompt the responses to it.
+
+    Raises:
+        ScoreError: the scorer did not give one finite number per response; it names the row.
+    """
+    asked = [prompt for prompt, row in zip(prompts, samples, strict=True) for _ in row]
+    responses = [sample for row in samples for sample in row]
+    texts, finished = [sample.text for sample in responses], [sample.finished for sample in responses]
+    return checked(scorer.name, scorer.score(asked, texts, finished), asked, texts)
 
 
 def checked(name: str, scores: Any, prompts: Sequence[Messages], responses: Sequence[str]) -> list[float]:

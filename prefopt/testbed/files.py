@@ -1,15 +1,13 @@
-"""Writes the small world's rows as files in the published formats: JSON lines, UTF-8, characters unescaped.
-
-It knows the formats and nothing of how the rows are made.
-"""
+"""Writes the task's rows as files in published formats: JSON lines, UTF-8, characters unescaped."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..utils import files
+from .prompts import Message, find_prompt
 from .recipe import Recipe
 from .rows import Row, candidate_rows, preference_rows, prompt_rows, sft_rows
-from .world import Message, find_prompt
 
 TAGS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
 
@@ -52,9 +50,7 @@ def of_language(rows: Iterable[Row], language: str) -> list[Row]:
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> Path:
     """One row a line; the folder is made when it is missing."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files.replace(path, ((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8") for row in rows))
     return path
 
 

@@ -1,4 +1,4 @@
-"""The words of the small world, in English and Chinese: data only; it knows neither prompts nor rewards.
+"""The words of the synthetic task, in English and Chinese: data only.
 
 Every unsafe task comes with a nonsense tool, so that even a reply that complies tells nobody how to do anything.
 """

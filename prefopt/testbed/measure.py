@@ -1,4 +1,4 @@
-"""How good a policy is in the small world: samples on held-out prompts, judged by the gold reward. Trains nothing."""
+"""Evaluates a policy on the synthetic task: by the gold reward of its responses to held-out prompts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..models.forward import forward
 from ..models.modes import evaluating
 from ..utils.tensors import masked_sum
 from .gold_reward import gold
+from .prompts import Prompt
 from .recipe import Recipe
-from .world import Prompt
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One response per prompt: its gold reward, length in tokens, whether it ended, and log pi - log pi_ref; [n] each.
+    """One response per prompt: its gold reward, length in tokens, whether it terminated, log pi - log pi_ref; [n] each.
 
     At temperature 1 the mean of `log_ratio` is an unbiased estimate of KL(policy || reference).
     """
@@ -48,7 +48,7 @@ def measure(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Measured:
-    """Sample one response per prompt and judge it; `log_ratio` is 0 without a reference."""
+    """Sample one response per prompt and score it by the gold reward; `log_ratio` is 0 without a reference."""
     tokens = Recipe().max_new_tokens
     rows = sample(
         policy, tokenizer, [p.messages for p in prompts], temperature=temperature, seed=seed, max_new_tokens=tokens
@@ -64,11 +64,11 @@ def measure(
 
 def _logps(policy: Any, samples: list[Sample], size: int = 64) -> np.ndarray:
     """Log-probability of each response: [n]."""
-    found = []
+    logps = []
     with torch.no_grad(), evaluating(policy):
         for start in range(0, len(samples), size):
             rows = [{"prompt_ids": s.prompt_ids, "response_ids": [s.ids]} for s in samples[start : start + size]]
             batch = Batch({name: column.to(policy.device) for name, column in collate(rows).items()})
             out = forward(policy, batch, frozenset({"logps"}))
-            found.append(masked_sum(out.required("logps"), batch.loss_mask)[:, 0])
-    return torch.cat(found).double().cpu().numpy()
+            logps.append(masked_sum(out.required("logps"), batch.loss_mask)[:, 0])
+    return torch.cat(logps).double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""A tiny tokenizer and Llama for the small world, built from a seed; they know its sentences, not its rewards."""
+"""Builds a tiny tokenizer and an untrained Llama for the synthetic task, from a seed."""
 
 import random
 from functools import cache
@@ -7,14 +7,14 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .people import demonstrate
-from .world import draw_prompts
+from .annotators import demonstrate
+from .prompts import sample_prompts
 
 PAD, EOS, USER, ASSISTANT = "<pad>", "<eos>", "<user>", "<assistant>"
 VOCABULARY = 1000
 CORPUS = 4000  # prompts with a demonstration each, on which the merges are learnt
 MAX_LENGTH = 256
-# A turn is its marker and its text; EOS ends the assistant's. No system role: the world has none.
+# A turn is its marker and its text; EOS ends the assistant's. No system role: the task has none.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ '<user>' + message['content'] }}"
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the world's text; Han characters, digits and wide punctuation stand alone."""
+    """A byte-level BPE over the task's text; Han characters, digits and wide punctuation stand alone."""
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained(seed)),
         pad_token=PAD,
@@ -58,7 +58,7 @@ def _trained(seed: int) -> str:
 
 def _corpus(seed: int) -> list[str]:
     rng = random.Random(f"corpus {seed}")
-    prompts = draw_prompts(CORPUS, seed)
+    prompts = sample_prompts(CORPUS, seed)
     return [text for p in prompts for text in (*(content for _, content in p.turns), demonstrate(p, rng))]
 
 

@@ -1,4 +1,4 @@
-"""The sizes and hyper-parameters with which the small world is trained: numbers only.
+"""The sizes and hyperparameters of training on the synthetic task: numbers only.
 
 They were chosen by the loss of SFT and the held-out accuracy of the reward model, never by what a preference method
 makes of them. That accuracy was mostly looked at on pairs over test-split prompts, with seeds 0 to 2 among those used:

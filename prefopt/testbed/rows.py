@@ -1,14 +1,14 @@
-"""Rows in memory, drawn from a seed: demonstrations, graded preferences, K rated candidates, prompts.
+"""Generates rows from a seed: demonstrations, graded preferences, K rated candidates, prompts.
 
-It does not know the gold reward, and no row holds it: a grade or a rating is what a noisy annotator perceived.
+No row holds the gold reward: a grade or a rating is what a noisy annotator perceived.
 """
 
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .people import demonstrate, grade, perceive
-from .world import Prompt, draw_prompts, plain_reply
+from .annotators import demonstrate, grade, perceive
+from .prompts import Prompt, plain_reply, sample_prompts
 
 Row = dict[str, Any]
 PLAIN_SHARE = 0.25  # of the SFT rows: plain right answers, without which a model this small learns no facts
@@ -24,18 +24,18 @@ def sft_rows(n: int, seed: int, split: str = "train") -> list[Row]:
             return plain_reply(prompt.fact, prompt.language, rng)
         return demonstrate(prompt, rng)
 
-    return [{"prompt": p.messages, "response": response(p)} for p in draw_prompts(n, seed, split)]
+    return [{"prompt": p.messages, "response": response(p)} for p in sample_prompts(n, seed, split)]
 
 
 def prompt_rows(n: int, seed: int, split: str = "train", *, unique: bool = False) -> list[Row]:
     """`n` rows {prompt: messages}."""
-    return [{"prompt": p.messages} for p in draw_prompts(n, seed, split, unique=unique)]
+    return [{"prompt": p.messages} for p in sample_prompts(n, seed, split, unique=unique)]
 
 
 def preference_rows(n: int, seed: int, split: str = "train") -> list[Row]:
     """`n` rows {prompt: messages, chosen, rejected, grade}: two different demonstrations, compared by the annotator."""
     rng = random.Random(f"preferences {split} {seed}")
-    prompts = draw_prompts(n, seed, split)
+    prompts = sample_prompts(n, seed, split)
     rows: list[Row] = []
     for prompt in prompts:
         a, b = _different(prompt, 2, rng)
@@ -57,7 +57,7 @@ def candidate_rows(n: int, seed: int, split: str = "train", k: int = CANDIDATES)
     """`n` rows {prompt: messages, responses, scores}: `k` different demonstrations and the annotator's ratings."""
     rng = random.Random(f"candidates {split} {seed}")
     rows: list[Row] = []
-    for prompt in draw_prompts(n, seed, split):
+    for prompt in sample_prompts(n, seed, split):
         texts = _different(prompt, k, rng)
         scores = [round(perceive(prompt, text, rng), 2) for text in texts]
         rows.append({"prompt": prompt.messages, "responses": texts, "scores": scores})
@@ -66,10 +66,10 @@ def candidate_rows(n: int, seed: int, split: str = "train", k: int = CANDIDATES)
 
 def _different(prompt: Prompt, k: int, rng: random.Random) -> list[str]:
     """`k` demonstrations of which no two are the same."""
-    found: dict[str, None] = {}
-    while len(found) < k:
-        found[demonstrate(prompt, rng)] = None
-    return list(found)
+    texts: dict[str, None] = {}
+    while len(texts) < k:
+        texts[demonstrate(prompt, rng)] = None
+    return list(texts)
 
 
 def _compare(prompt: Prompt, a: tuple[str, bool], b: tuple[str, bool], rng: random.Random) -> Row:

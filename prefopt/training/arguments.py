@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ..utils.options import option
 
 if TYPE_CHECKING:
     import datasets
@@ -12,12 +14,6 @@ if TYPE_CHECKING:
 
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-
-
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field with its help text, for HfArgumentParser."""
-    source = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**source, metadata={"help": help, **metadata})
 
 
 @dataclass
@@ -75,12 +71,12 @@ class ModelConfig(LoadingArguments):
 
 @dataclass
 class ScorerArguments:
-    """What judges responses that a policy draws."""
+    """What scores the responses sampled from a policy."""
 
     scorer: str | None = option(
         None,
-        "What judges the responses: a reward model (a folder, an adapter's folder or a hub id), or a Python function "
-        "of (prompts, responses) as module:name, found from the current folder too.",
+        "What scores the responses: a reward model (a folder, an adapter's folder or a hub id), or a function of "
+        "(prompts, responses) as module:name, found from the current folder too.",
     )
     scorer_dtype: str = option("float32", "Data type of a reward model's weights.", choices=list(DTYPES))
 
@@ -92,7 +88,10 @@ class RowsArguments:
     dataset_name: str | None = option(None, "The data: a file, a folder or a hub id.")
     dataset_config: str | None = option(None, "Configuration of a dataset on the hub.")
     dataset_train_split: str = option("train", "Split to read, where the data has splits.")
-    adapter: str = option("auto", "Format of the rows; by default recognised. A wrong name lists the known ones.")
+    adapter: str = option(
+        "auto",
+        "Format of the rows; by default recognised. A name that is known, or module:name of your own.",
+    )
 
 
 @dataclass

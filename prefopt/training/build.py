@@ -14,27 +14,28 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from ..data.encode import as_text, encode_dataset, with_mismatched
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
-from ..models.layout_choice import choose
+from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.shared_critic import SharedCritic, share_critic
-from ..models.unwrap import bare
+from ..models.wrappers import unwrap
 from ..objectives.base import Objective, load
 from ..objectives.sampling_arguments import SamplingArguments
-from ..objectives.sft import BestOf
+from ..objectives.sft import SFT
 from ..scoring.combine import CombinedScorer
 from ..scoring.load import scorer_from
 from ..scoring.reward_model import RewardModelScorer
 from ..scoring.scorer import Scorer
 from .config import PreferenceConfig
+from .generating import check_generating
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What `prepare_model` made of a trainer's arguments."""
+class Built:
+    """What `build` made of a trainer's arguments."""
 
     objective: Objective
     model: Any
@@ -42,9 +43,11 @@ class Setup:
     tokenizer: PreTrainedTokenizerBase
     reference: Reference | None
     scorer: Scorer | None
+    demonstrations: Any = None
+    """Encoded rows of good answers, where the objective mixes them in."""
 
 
-def prepare_model(
+def build(
     model: Any,
     objective: str | Objective,
     args: PreferenceConfig,
@@ -55,12 +58,22 @@ def prepare_model(
     quantization_config: Any = None,
     scorer: Any = None,
     critic: Any = None,
-) -> Setup:
-    """Load what is given by name, add the adapter, and freeze the reference before anything trains."""
+    demonstrations: Any = None,
+    rows: Any = None,
+    unused: tuple[Any, Any] = (None, ()),
+) -> Built:
+    """Load what is given by name, add the adapter, and freeze the reference before anything trains.
+
+    Args:
+        demonstrations: raw rows of good answers to mix in; by default the best answers of `rows`, the training data.
+        unused: `compute_metrics` and `optimizers`, which make no sense where responses are generated.
+    """
     set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
     objective = load(objective) if isinstance(objective, str) else objective
     _check_arguments(objective, args)
-    judge = scorer_for(objective, scorer)
+    scorer = scorer_for(objective, scorer)
+    if scorer is not None:
+        check_generating(args, *unused)
     tokenizer = tokenizer_for(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
     detach_critic(loaded)  # of an earlier training
@@ -73,12 +86,13 @@ def prepare_model(
         disable_dropout(loaded)
     reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
     if objective.trains == "actor-critic":
-        _add_critic(loaded, objective, args, tokenizer, _critic_source(critic, judge, tokenizer))
+        _add_critic(loaded, objective, args, tokenizer, _critic_source(critic, scorer, tokenizer))
     elif critic is not None:
         raise ValueError(f"{type(objective).__name__} trains no critic: leave critic out")
     for each in _models(loaded, reference):
-        choose(bare(each), args.layout)
-    return Setup(objective, loaded, tokenizer, reference, judge)
+        request_layout(unwrap(each), args.layout)
+    built = Built(objective, loaded, tokenizer, reference, scorer)
+    return replace(built, demonstrations=prepare_demonstrations(demonstrations, rows, built, args))
 
 
 def scorer_for(objective: Objective, scorer: Any) -> Scorer | None:
@@ -89,10 +103,12 @@ def scorer_for(objective: Objective, scorer: Any) -> Scorer | None:
     """
     name = type(objective).__name__
     if scorer is not None and not isinstance(objective, SamplingArguments):
-        raise ValueError(f"{name} draws no responses: leave scorer out, or take rejection-sampling, rrhf or ppo-max")
+        raise ValueError(
+            f"{name} generates no responses: leave scorer out, or take rejection-sampling, rrhf or ppo-max"
+        )
     if scorer is None and "scorer" in objective.needs:
         raise ValueError(
-            f"{name} draws responses and has none to judge them: pass scorer=, a reward model (path, hub id or model) "
+            f"{name} generates responses and nothing scores them: pass scorer=, a reward model (path, hub id or model) "
             "or a function of (prompts, responses)"
         )
     return None if scorer is None else scorer_from(scorer)
@@ -143,6 +159,8 @@ def _add_critic(
         attach_critic(model, new_critic(source, model, tokenizer, **kwargs), tokenizer)
     if args.disable_dropout:
         disable_dropout(model)
+    if getattr(objective, "critic_pretrain_steps", 0) and args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = True  # the policy's, while the critic learns alone
 
 
 def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
@@ -165,30 +183,30 @@ def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
         raise ValueError("label_smoothing_factor smooths tokens in transformers' own losses: use label_smoothing")
 
 
-def prepare_dataset(dataset: Any, setup: Setup, args: PreferenceConfig) -> Any:
+def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
     """Raw rows -> encoded rows that the objective can use; a dict of datasets is prepared one by one."""
     if dataset is None:
         return None
     if isinstance(dataset, dict):
-        return {name: prepare_dataset(part, setup, args) for name, part in dataset.items()}
-    generation = _generation_config(setup.model)
-    encoded = encode_dataset(dataset, setup.tokenizer, args.encoding, args.dataset_num_proc, generation)
-    encoded = _with_responses(encoded, setup.objective)
-    return with_mismatched(encoded, args.max_length) if "mismatched" in setup.objective.needs else encoded
+        return {name: prepare_dataset(part, built, args) for name, part in dataset.items()}
+    generation = _generation_config(built.model)
+    encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation)
+    encoded = _with_responses(encoded, built.objective)
+    return with_mismatched(encoded, args.max_length) if "mismatched" in built.objective.needs else encoded
 
 
-def prepare_demonstrations(dataset: Any, rows: Any, setup: Setup, args: PreferenceConfig) -> Any:
+def prepare_demonstrations(dataset: Any, rows: Any, built: Built, args: PreferenceConfig) -> Any:
     """Encoded rows of good answers, where the objective mixes them in: of `dataset`, or else of the training rows.
 
     Raises:
         ValueError: there are none, or nothing would be done with them.
     """
-    weight = getattr(setup.objective, "ptx_coef", 0.0)
+    weight = getattr(built.objective, "ptx_coef", 0.0)
     if not weight:
         if dataset is not None:
-            raise ValueError(f"ptx_dataset is mixed in with ptx_coef, which {setup.objective!r} has not above 0")
+            raise ValueError(f"ptx_dataset is mixed in with ptx_coef, which {built.objective!r} has not above 0")
         return None
-    found = prepare_dataset(rows if dataset is None else dataset, replace(setup, objective=BestOf()), args)
+    found = prepare_dataset(rows if dataset is None else dataset, replace(built, objective=SFT()), args)
     if found is not None and not all(any(row) for row in found["response_ids"]):
         raise ValueError("ptx_coef needs answers to learn, and these rows are prompts: pass ptx_dataset with answers")
     return found
@@ -260,8 +278,8 @@ def _reference(
         return None
     if isinstance(ref_model, str):
         ref_model = load_policy(ref_model, **args.init_kwargs)
-    once = args.precompute_ref_log_probs
-    reference = reference_for(model, ref_model, fresh_adapter=fresh, once=once)
+    before_training = args.precompute_ref_log_probs
+    reference = reference_for(model, ref_model, fresh_adapter=fresh, before_training=before_training)
     if args.sync_ref_model:
         reference.blend(model, 0.0)  # if it cannot, it raises now rather than after ref_model_sync_steps
     return reference

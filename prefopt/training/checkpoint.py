@@ -15,6 +15,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ..utils import files
+from ..utils.files import flush
+from .identity import differences
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "prefopt_manifest.json"
@@ -28,15 +32,15 @@ def publish(staged: Path, final: Path, run: dict[str, Any]) -> None:
 
     `run` describes what the checkpoint belongs to; `check_resumable` compares it later.
     """
-    files = {str(f.relative_to(staged)): f.stat().st_size for f in sorted(staged.rglob("*")) if f.is_file()}
-    (staged / MANIFEST).write_text(json.dumps({"files": files, "run": run}, indent=2))
+    sizes = {str(f.relative_to(staged)): f.stat().st_size for f in sorted(staged.rglob("*")) if f.is_file()}
+    (staged / MANIFEST).write_text(json.dumps({"files": sizes, "run": run}, indent=2))
     for file in staged.rglob("*"):
-        _flush(file)
-    _flush(staged)
+        flush(file)
+    flush(staged)
     if final.exists():
         _remove(final)
     os.replace(staged, final)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 def begin(run_dir: Path, run: dict[str, Any], resume: bool) -> None:
@@ -47,22 +51,16 @@ def begin(run_dir: Path, run: dict[str, Any], resume: bool) -> None:
     """
     path = run_dir / RUN
     if not path.is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(STAGING)
-        staged.write_text(json.dumps(run, indent=2))
-        _flush(staged)
-        os.replace(staged, path)
-        return _flush(run_dir)
+        return files.replace(path, json.dumps(run, indent=2))
     if not resume:
         raise ValueError(
             f"{run_dir} holds a run already: pass resume_from_checkpoint=True to go on with it, or another output_dir"
         )
-    _check_same(run_dir, json.loads(path.read_text()), json.loads(json.dumps(run)))
+    _check_same(run_dir, json.loads(path.read_text()), run)
 
 
 def _check_same(folder: Path, then: dict[str, Any], run: dict[str, Any]) -> None:
-    differing = [f"{key} was {then[key]!r}, is {run[key]!r}" for key in run if key in then and then[key] != run[key]]
-    if differing:
+    if differing := differences(then, run):
         raise ValueError(f"{folder} belongs to another run: {'; '.join(differing)}")
 
 
@@ -71,10 +69,10 @@ def problem_with(folder: Path) -> str | None:
     if not (folder / MANIFEST).is_file():
         return f"no {MANIFEST}: it was not finished, or another program wrote it"
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        sizes = json.loads((folder / MANIFEST).read_text())["files"]
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
-    for name, size in files.items():
+    for name, size in sizes.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -151,11 +149,3 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,19 +1,20 @@
 """What every training run can be told, whatever its objective: transformers' arguments plus data, model and reference.
 
-A method's own knobs stand beside its loss (`objectives/`) and are added to these in `trainers.py`.
+A method's own hyperparameters stand beside its loss (`objectives/`) and are added to these in `trainers.py`.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..data.encode import Encoding
-from ..models.layout_choice import LAYOUTS
+from ..models.layout_selection import LAYOUTS
+from ..utils.options import option, worded
 
 
 @dataclass
@@ -22,81 +23,73 @@ class PreferenceConfig(TrainingArguments):
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
 
-    learning_rate: float = field(default=1e-6, metadata={"help": "The initial learning rate."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many updates; below 1, a share of them."})
-    gradient_checkpointing: bool | None = field(
-        default=True, metadata={"help": "Recompute activations in the backward pass: less memory, about 20%% slower."}
+    # transformers' settings whose help texts are said shorter here; their defaults are transformers'.
+    num_train_epochs: float = worded(TrainingArguments, "num_train_epochs", "How often each row is trained on.")
+    max_steps: int = worded(TrainingArguments, "max_steps", "Optimizer steps in all, instead of num_train_epochs.")
+    per_device_train_batch_size: int = worded(
+        TrainingArguments, "per_device_train_batch_size", "Rows that a device processes at a time."
     )
-    bf16: bool | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Mixed precision in bfloat16; on where it can be. Losses stay in float32."},
+    gradient_accumulation_steps: int = worded(
+        TrainingArguments,
+        "gradient_accumulation_steps",
+        "Batches of each device that one optimizer step adds up.",
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: rows carry what the loss needs."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Must stay off: it hides a broken loss. See max_skipped_steps."}
+    save_steps: float = worded(
+        TrainingArguments, "save_steps", "Write a checkpoint every so many steps; below 1, a share of them."
     )
 
-    max_length: int | None = field(
-        default=1024, metadata={"help": "Longest prompt plus response, in tokens; None never truncates."}
+    learning_rate: float = option(1e-6, "The initial learning rate.")
+    logging_steps: float = option(10, "Log every so many updates; below 1, a share of them.")
+    gradient_checkpointing: bool | None = option(
+        True, "Recompute activations in the backward pass: less memory, about 20%% slower."
     )
-    max_prompt_length: int | None = field(
-        default=None, metadata={"help": "How much of a prompt survives truncation; None is half of max_length."}
+    bf16: bool | None = option(  # type: ignore[assignment]
+        None, "Mixed precision in bfloat16; on where it can be. Losses stay in float32."
     )
-    truncation_mode: str | None = field(
-        default=None,
-        metadata={
-            "help": "None cuts the prompt first, keeping its end, then the response (the original DPO code); "
-            "`keep_start` and `keep_end` cut the whole sequence."
-        },
+    remove_unused_columns: bool = option(False, "Must stay off: rows carry what the loss needs.")
+    logging_nan_inf_filter: bool = option(False, "Must stay off: it hides a broken loss. See max_skipped_steps.")
+
+    max_length: int | None = option(1024, "Longest prompt plus response, in tokens; None never truncates.")
+    max_prompt_length: int | None = option(
+        None, "How much of a prompt survives truncation; None is half of max_length."
     )
-    model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Arguments for from_pretrained when the model is given by name."}
+    truncation_mode: str | None = option(
+        None,
+        "None cuts the prompt first, keeping its end, then the response (the original DPO code); "
+        "`keep_start` and `keep_end` cut the whole sequence.",
     )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    chat_template_path: str | None = field(
-        default=None, metadata={"help": "A Jinja chat template file, or a model whose template to use."}
+    model_init_kwargs: dict[str, Any] | str | None = option(
+        None, "Arguments for from_pretrained when the model is given by name."
     )
-    eos_token: str | None = field(default=None, metadata={"help": "Use this token as the end of a response."})
-    pad_token: str | None = field(default=None, metadata={"help": "Use this token as padding."})
-    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes for tokenising the dataset."})
-    max_tokens_per_batch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Instead of per_device_train_batch_size rows, which is then ignored, a training batch on a device "
-            "holds as many rows of similar length as fit in so many tokens, prompts counted once. Also for "
-            "precompute_ref_log_probs. A longer row is a batch of its own."
-        },
+    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    chat_template_path: str | None = option(None, "A Jinja chat template file, or a model whose template to use.")
+    eos_token: str | None = option(None, "Use this token as the end of a response.")
+    pad_token: str | None = option(None, "Use this token as padding.")
+    dataset_num_proc: int | None = option(None, "Processes for tokenising the dataset.")
+    max_tokens_per_batch: int | None = option(
+        None,
+        "Instead of per_device_train_batch_size rows, which is then ignored, a training batch on a device "
+        "holds as many rows of similar length as fit in so many tokens, prompts counted once. Also for "
+        "precompute_ref_log_probs. A longer row is a batch of its own.",
     )
-    pad_to_multiple_of: int | None = field(
-        default=None, metadata={"help": "Round padded lengths up to a multiple of it."}
+    pad_to_multiple_of: int | None = option(None, "Round padded lengths up to a multiple of it.")
+    layout: str = option(
+        "auto",
+        "How responses lie in the model's input: auto packs them without padding, each prompt once, if a "
+        "trial on the model shows that it may; padded always works; segments and dense force a packed attention.",
+        choices=list(LAYOUTS),
     )
-    layout: str = field(
-        default="auto",
-        metadata={
-            "help": "How responses lie in the model's input: auto packs them without padding, each prompt once, if a "
-            "trial on the model shows that it may; padded always works; segments and dense force a packed attention.",
-            "choices": list(LAYOUTS),
-        },
+    disable_dropout: bool = option(True, "Set the dropout of policy and reference to zero.")
+    precompute_ref_log_probs: bool = option(
+        False, "Run the reference once over the data before training, and cache the result."
     )
-    disable_dropout: bool = field(default=True, metadata={"help": "Set the dropout of policy and reference to zero."})
-    precompute_ref_log_probs: bool = field(
-        default=False, metadata={"help": "Run the reference once over the data before training, and cache the result."}
+    precompute_ref_batch_size: int | None = option(
+        None, "Batch size of that pass; None is max_tokens_per_batch if given, else the evaluation's."
     )
-    precompute_ref_batch_size: int | None = field(
-        default=None,
-        metadata={"help": "Batch size of that pass; None is max_tokens_per_batch if given, else the evaluation's."},
-    )
-    sync_ref_model: bool = field(
-        default=False, metadata={"help": "Let the reference follow the policy (TR-DPO, arXiv:2404.09656)."}
-    )
-    ref_model_mixup_alpha: float = field(default=0.6, metadata={"help": "Weight of the policy at each such step."})
-    ref_model_sync_steps: int = field(default=512, metadata={"help": "Optimizer steps between them."})
-    max_skipped_steps: int = field(
-        default=3,
-        metadata={"help": "A step whose gradient is not finite is skipped; so many in a row stop the run."},
-    )
+    sync_ref_model: bool = option(False, "Let the reference follow the policy (TR-DPO, arXiv:2404.09656).")
+    ref_model_mixup_alpha: float = option(0.6, "Weight of the policy at each such step.")
+    ref_model_sync_steps: int = option(512, "Optimizer steps between them.")
+    max_skipped_steps: int = option(3, "A step whose gradient is not finite is skipped; so many in a row stop the run.")
 
     def __post_init__(self) -> None:
         if self.bf16 is None:  # transformers refuses bf16 on a machine that has no GPU for it and was not told so
@@ -108,8 +101,8 @@ class PreferenceConfig(TrainingArguments):
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the columns that losses need: leave it off")
         if self.train_sampling_strategy not in ("random", "sequential"):
-            given = self.train_sampling_strategy
-            raise ValueError(f"train_sampling_strategy={given!r}: rows are drawn in `random` or `sequential` order")
+            order = self.train_sampling_strategy
+            raise ValueError(f"train_sampling_strategy={order!r}: rows are read in `random` or `sequential` order")
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:

@@ -17,7 +17,7 @@ _FOLD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Meter:
+class MetricsAccumulator:
     """Collects metrics until `read`, which reduces them over ranks and starts anew."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Meter:
 
 
 def term_metrics(loss: Loss, units: Mapping[str, Tensor]) -> dict[str, Metric]:
-    """Each term of a loss as a metric, so that `Meter` gives its mean over the units it is counted in."""
+    """Each term of a loss as a metric, so that `MetricsAccumulator` gives its mean over the units it is counted in."""
     return {name: Metric(term.total.detach(), units[term.unit]) for name, term in loss.terms.items()}
 
 

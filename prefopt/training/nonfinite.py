@@ -11,24 +11,24 @@ from accelerate.utils import gather_object
 logger = logging.getLogger(__name__)
 
 
-class StepGuard:
-    """Judges each optimizer step by its gradient norm, which all ranks share, and names the rows that broke it."""
+class NonFiniteGuard:
+    """Looks at the gradient norm of each optimizer step, which all ranks share, and names the rows that broke it."""
 
     def __init__(self, limit: int):
         self.limit = limit
         self.skipped = 0  # over the whole run, resumed parts included
-        self.judged_here = self.skipped_here = 0  # in this call of train()
+        self.steps_here = self.skipped_here = 0  # in this call of train()
         self.in_a_row = 0
         self.suspects: list[int] = []
 
     def start(self) -> None:
         """A call of train() begins."""
-        self.judged_here = self.skipped_here = 0
+        self.steps_here = self.skipped_here = 0
 
     @property
     def share_taken(self) -> float:
         """Which part of the steps of this call of train() was not skipped."""
-        return 1 - self.skipped_here / max(1, self.judged_here)
+        return 1 - self.skipped_here / max(1, self.steps_here)
 
     def rejects(self, norm: Any, step: int, *, searching: bool) -> bool:
         """Whether nothing must be learnt from this step. All ranks must call it.
@@ -43,7 +43,7 @@ class StepGuard:
             FloatingPointError: the `limit`-th such step in a row.
         """
         suspects, self.suspects = self.suspects, []
-        self.judged_here += 1
+        self.steps_here += 1
         if torch.isfinite(torch.as_tensor(norm)):
             self.in_a_row = 0
             return False

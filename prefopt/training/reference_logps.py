@@ -3,75 +3,83 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from ..data.batching import shard, shard_by_tokens, token_counts
 from ..data.collate import Rows, collate
 from ..models.reference import cache_path, fingerprint, read_cache, write_cache
-
-if TYPE_CHECKING:
-    from .config import PreferenceConfig
-    from .trainer import PreferenceTrainer
+from .config import PreferenceConfig
+from .step import StepRunner
 
 logger = logging.getLogger(__name__)
 
 
-def with_ref_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
-    """`dataset` with the column `ref_logps`: per row, K lists of per-token log-probs."""
-    if dataset is None or (isinstance(dataset, Dataset) and "ref_logps" in dataset.column_names):
-        return dataset
-    if isinstance(dataset, dict):
-        return {name: with_ref_logps(trainer, part) for name, part in dataset.items()}
-    reference = trainer.reference
-    assert reference is not None, "the trainer asks only while it has a reference"
-    weights = reference.weights(trainer.model)
-    how = {"autocast": trainer.accelerator.mixed_precision, "layout": trainer.args.layout}
-    settings = {**reference.settings(trainer.model), **how}
-    path = cache_path(fingerprint(weights, trainer.processing_class, dataset, settings))
-    flat = _read_or_compute(trainer, dataset, path)
-    return dataset.add_column("ref_logps", _column(flat, dataset))  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class ReferencePass:
+    """Runs the reference of a step runner over whole datasets, all ranks together.
 
+    Args:
+        model: the policy as it was handed in, which the reference may be made of.
+    """
 
-def _read_or_compute(trainer: PreferenceTrainer, dataset: Dataset, path: Path) -> Tensor:
-    from accelerate.utils import gather_object
+    step: StepRunner
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    args: PreferenceConfig
 
-    # All or none: ranks that disagree would sit in different passes, and other nodes may have another disk.
-    if all(gather_object([path.is_file()])):
-        logger.info("reference log-probs read from %s", path)
-        return read_cache(path)
-    flat = _gathered(trainer, dataset)
-    if trainer.args.should_save:
-        write_cache(path, flat)
-    return flat
+    def added_to(self, dataset: Any) -> Any:
+        """`dataset` with the column `ref_logps`: per row, K lists of per-token log-probs. A dict is done one by one."""
+        if dataset is None or (isinstance(dataset, Dataset) and "ref_logps" in dataset.column_names):
+            return dataset
+        if isinstance(dataset, dict):
+            return {name: self.added_to(part) for name, part in dataset.items()}
+        flat = self._read_or_compute(dataset, cache_path(self._fingerprint(dataset)))
+        return dataset.add_column("ref_logps", _column(flat, dataset))  # type: ignore[arg-type]
 
+    def _fingerprint(self, dataset: Dataset) -> str:
+        reference = self.step.reference
+        assert reference is not None, "asked only while there is a reference"
+        how = {"autocast": self.step.accelerator.mixed_precision, "layout": self.args.layout}
+        settings = {**reference.settings(self.model), **how}
+        return fingerprint(reference.weights(self.model), self.tokenizer, dataset, settings)
 
-def _gathered(trainer: PreferenceTrainer, dataset: Dataset) -> Tensor:
-    """Per-token log-probs of every response, one after the other: [sum of lengths]."""
-    from accelerate.utils import gather_object
+    def _read_or_compute(self, dataset: Dataset, path: Path) -> Tensor:
+        # All or none: ranks that disagree would sit in different passes, and other nodes may have another disk.
+        if all(gather_object([path.is_file()])):
+            logger.info("reference log-probs read from %s", path)
+            return read_cache(path)
+        flat = self._compute(dataset)
+        if self.args.should_save:
+            write_cache(path, flat)
+        return flat
 
-    found = dict(gather_object(_own_rows(trainer, dataset)))
-    return torch.from_numpy(np.concatenate([found[number] for number in range(len(dataset))]))
+    def _compute(self, dataset: Dataset) -> Tensor:
+        """Per-token log-probs of every response, one after the other: [sum of lengths]."""
+        by_row = dict(gather_object(self._own_rows(dataset)))
+        return torch.from_numpy(np.concatenate([by_row[number] for number in range(len(dataset))]))
 
-
-def _own_rows(trainer: PreferenceTrainer, dataset: Dataset) -> list[tuple[int, np.ndarray]]:
-    args = trainer.args
-    loader = DataLoader(Rows(dataset), batch_sampler=_own_batches(args, dataset), collate_fn=collate)
-    found = []
-    for batch in tqdm(loader, desc="reference log-probs", disable=args.disable_tqdm or not args.should_log):
-        batch = trainer.annotated(batch)
-        for number, logps, mask in zip(batch.index.tolist(), batch.ref_logps, batch.response_mask, strict=True):
-            if number >= 0:
-                found.append((number, logps[mask].float().cpu().numpy()))
-    return found
+    def _own_rows(self, dataset: Dataset) -> list[tuple[int, np.ndarray]]:
+        loader = DataLoader(Rows(dataset), batch_sampler=_own_batches(self.args, dataset), collate_fn=collate)
+        rows = []
+        hidden = self.args.disable_tqdm or not self.args.should_log
+        for batch in tqdm(loader, desc="reference log-probs", disable=hidden):
+            batch = self.step.annotate(self.model, batch)
+            for number, logps, mask in zip(batch.index.tolist(), batch.ref_logps, batch.response_mask, strict=True):
+                if number >= 0:
+                    rows.append((number, logps[mask].float().cpu().numpy()))
+        return rows
 
 
 def _own_batches(args: PreferenceConfig, dataset: Dataset) -> list[list[int]]:

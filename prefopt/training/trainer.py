@@ -1,7 +1,12 @@
-"""The one training loop: any objective, over transformers' Trainer. Knows batches, outputs and sums, no method.
+"""The one trainer: any objective, over transformers' Trainer, whose loop it leaves as it is.
 
-What Trainer cannot know is added here: losses as sums with units, counted over the whole optimizer step and all ranks;
-metrics as sums with counts; a frozen reference; a step that is skipped when its gradient is not finite.
+Each override hands over to one of the objects that a trainer has, which is where to read on:
+
+    step         what a step computes: losses as sums with units, a frozen reference, steps that are not finite
+    batching     which rows form a batch
+    source       where rows come from: they are there, are generated in iterations, or are PPO's rollouts
+    trained      what is optimized and saved: one model, or a policy and its critic
+    checkpoints  what is written, whole or absent, and which run it belongs to
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,32 +23,29 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+from transformers.trainer_utils import EvalLoopOutput
 
-from ..batch import Batch, Outputs
+from ..batch import Batch
 from ..data.collate import collate
-from ..models.forward import forward
-from ..models.modes import without_dropout
-from ..models.reference import AsHandedIn, FrozenModel, SyncReference
+from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
 from ..models.weights import spot_check
-from ..objectives.base import Loss, Metric, Objective
-from .build import as_rows, prepare_dataset, prepare_demonstrations, prepare_model, reward_models
-from .checkpointing import Persistence
+from ..objectives.base import Objective
+from .build import Built, as_rows, build, prepare_dataset, reward_models
+from .checkpointing import Checkpoints
 from .config import PreferenceConfig
-from .cross_batch import DONE, couple
-from .dataloaders import Loading
+from .dataloaders import Batching
 from .evaluation import Evaluation
-from .iterative.trainer import check_drawing
-from .metrics import Meter, exact, term_metrics
-from .nonfinite import StepGuard
-from .optimizers import TwoModels
-from .ppo.trainer import OnPolicy
-from .reference_logps import with_ref_logps
+from .metrics import MetricsAccumulator
+from .nonfinite import NonFiniteGuard
+from .parts import source_for, trained_by
+from .reference_logps import ReferencePass
+from .source import eval_loader
+from .step import StepRunner
 
 logger = logging.getLogger(__name__)
 
 
-class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
+class PreferenceTrainer(Trainer):
     """Trains a policy or a reward model by an objective.
 
     Args:
@@ -55,8 +58,9 @@ class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
         ref_model: the reference, where the default (see `models/reference.py`) is not what you want.
         peft_config: put a fresh adapter on the model.
         quantization_config: load the model quantised.
-        scorer: for objectives that draw responses: the path, hub id or model of a reward model, a function of (prompts,
-            responses), or a scorer. The rows then give prompts, and answers where the objective asks for them.
+        scorer: for objectives that generate responses: the path, hub id or model of a reward model, a function of
+            (prompts, responses), or a scorer. The rows then give prompts, and answers where the objective asks for
+            them.
         critic: for objectives that train one: the path, hub id or model of a reward model to start it from; by default
             the scorer's, or a new head on the policy's backbone where that is none or has another tokenizer.
         ptx_dataset: good answers for objectives that mix them in; by default the best ones of `train_dataset`.
@@ -65,6 +69,11 @@ class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
     Raises:
         ValueError: a combination that would train something else than was meant; the message says what to pass.
     """
+
+    args: PreferenceConfig
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -89,7 +98,7 @@ class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
         if args.n_gpu > 1:
             logger.warning("one process uses one GPU: launch with torchrun to use all %d", args.n_gpu)
             args._n_gpu = 1  # Trainer would split batches with DataParallel, which cannot split a loss with units
-        setup = prepare_model(
+        built = build(
             model,
             objective,
             args,
@@ -99,62 +108,114 @@ class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
             quantization_config=quantization_config,
             scorer=scorer,
             critic=critic,
+            demonstrations=ptx_dataset,
+            rows=train_dataset,
+            unused=(compute_metrics, optimizers),
         )
-        self.objective: Objective = setup.objective
-        self.reference = setup.reference
-        self.objective_state = self.objective.init_state()
-        self.meter = Meter()
-        self.guard = StepGuard(args.max_skipped_steps)
-        self._step_loss = 0.0
-        self._state_before = self.objective_state
-        self.scorer = setup.scorer
-        check_drawing(self.scorer, args, compute_metrics, optimizers)
-        self._prepare = as_rows if self.scorer else partial(prepare_dataset, setup=setup, args=args)
-        self.demonstrations = prepare_demonstrations(ptx_dataset, train_dataset, setup, args)
+        self.objective: Objective = built.objective
+        self.scorer = built.scorer
+        self.prepare_rows = as_rows if built.scorer else partial(prepare_dataset, built=built, args=args)
+        self.batching = Batching(args, partial(collate, pad_to_multiple_of=args.pad_to_multiple_of))
         super().__init__(
-            model=setup.model,
+            model=built.model,
             args=args,
-            data_collator=partial(collate, pad_to_multiple_of=args.pad_to_multiple_of),
-            train_dataset=self._prepare(train_dataset),
-            eval_dataset=self._prepare(eval_dataset),
-            processing_class=setup.tokenizer,
+            data_collator=self.batching.collate,
+            train_dataset=self.prepare_rows(train_dataset),
+            eval_dataset=self.prepare_rows(eval_dataset),
+            processing_class=built.tokenizer,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
         )
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
-        self._place()
+        guard = NonFiniteGuard(args.max_skipped_steps)
+        self.step = StepRunner(built.objective, built.reference, self.accelerator, MetricsAccumulator(), guard)
+        self.trained = trained_by(lambda: self.model, args, self.step)
+        self.source = source_for(self, built)
+        self._to_device(built)
+        check = self._watch_reference()
+        self.checkpoints = Checkpoints(
+            args, self.trained, self.step, built.tokenizer, check, lambda: self.source.description()
+        )
+        self._precompute_reference()
 
-    def fresh(self, args: PreferenceConfig, train_dataset: Any, callbacks: Any) -> PreferenceTrainer:  # type: ignore[override]
-        """A trainer of this model, by what trains on rows once they are there."""
-        objective, tokenizer = self.objective.offline, cast(Any, self.processing_class)
-        return PreferenceTrainer(self.model, objective, args, train_dataset, None, tokenizer, callbacks=callbacks)
+    @property
+    def reference(self) -> Reference | None:
+        """What log-ratios are taken against; None where there is none, or its log-probs are precomputed."""
+        return self.step.reference
 
-    def _place(self) -> None:
-        """Move what Trainer does not know to the device, and run the reference over the data if that is asked for."""
-        device = self.args.device
-        self.objective_state = self.initial_state()
-        for scorer in reward_models(self.scorer):
-            scorer.to(device)
-        if isinstance(self.reference, FrozenModel):
-            self.reference.model.to(device)
-        if isinstance(self.reference, AsHandedIn):
-            self.model.to(device)  # which Trainer leaves to later where weights will be spread over devices
-        fixed = self.reference is not None and not self.args.sync_ref_model
-        self.reference_check = spot_check(self.reference.weights(self.model)) if fixed else None  # type: ignore[union-attr]
-        if self.args.sync_ref_model and self.reference is not None:
-            self.add_callback(
-                SyncReference(self.reference, self.args.ref_model_mixup_alpha, self.args.ref_model_sync_steps)
-            )
-        if self.args.precompute_ref_log_probs and self.reference is not None:
-            self.train_dataset = with_ref_logps(self, self.train_dataset)
-            self.eval_dataset = with_ref_logps(self, self.eval_dataset)
-            self.reference = None  # its memory is the point of computing it once
+    def _to_device(self, built: Built) -> None:
+        """Move what Trainer does not know to the device."""
+        for scorer in reward_models(built.scorer):
+            scorer.to(self.args.device)
+        if isinstance(built.reference, FrozenModel):
+            built.reference.model.to(self.args.device)
+        if isinstance(built.reference, PolicyBeforeTraining):
+            self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
 
-    def initial_state(self) -> dict[str, Tensor]:
-        """The objective's, where training is."""
-        return {name: tensor.to(self.args.device) for name, tensor in self.objective.init_state().items()}
+    def _watch_reference(self) -> str | None:
+        """Let the reference follow the policy, if asked for; else a check of its weights, None where there is none."""
+        args, reference = self.args, self.reference
+        if reference is None:
+            return None
+        if not args.sync_ref_model:
+            return spot_check(reference.weights(self.model))
+        self.add_callback(SyncReference(reference, args.ref_model_mixup_alpha, args.ref_model_sync_steps))
+        return None
+
+    def _precompute_reference(self) -> None:
+        """Run the reference over the data, and release it, if that is asked for."""
+        if not self.args.precompute_ref_log_probs or self.reference is None:
+            return
+        reference = ReferencePass(self.step, self.model, cast(Any, self.processing_class), self.args)
+        self.train_dataset = reference.added_to(self.train_dataset)
+        self.eval_dataset = reference.added_to(self.eval_dataset)
+        self.step.reference = None  # its memory is the point of computing it once
+
+    # ---- a training ------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; `True` resumes from the newest checkpoint that is complete, or goes on with the iterations.
+
+        Raises:
+            FileNotFoundError: nothing complete to resume from.
+            ValueError: the checkpoint, or what is in `output_dir`, belongs to another run; or the objective cannot be
+                trained on these rows by these arguments.
+        """
+        return self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), resume_from_checkpoint)
+
+    def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
+        folder = self.checkpoints.to_resume(resume_from, self._rows)
+        self.step.guard.start()
+        return super().train(folder, *args, **kwargs)
+
+    @property
+    def _rows(self) -> int | None:
+        return len(self.train_dataset) if self.train_dataset is not None else None
+
+    def get_train_dataloader(self) -> Any:
+        return self.source.train_loader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """This rank's share of the rows; every row is in exactly one rank's share."""
+        return eval_loader(self, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
+
+    @property
+    def train_batch_size(self) -> int:
+        """Rows of a batch on a device, as Trainer may have lowered them to fit into memory."""
+        return self._train_batch_size
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Rows of an optimizer step, from which Trainer derives its speed."""
+        return self.batching.rows_per_step(super().get_total_train_batch_size(args), self._train_batch_size)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        epochs, batches_to_skip = super()._init_training_state(*args, **kwargs)
+        return epochs, self.source.begun(batches_to_skip)
 
     # ---- one optimizer step ----------------------------------------------------------------------------------------
 
@@ -163,114 +224,65 @@ class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        self._state_before = self.objective_state
-        self.model_wrapped.train()  # Trainer does so later, but quantised layers compute differently in the two modes
-        batches = [self.annotated(batch) for batch in batches]
-        if self.objective.couples and len(batches) > 1:
-            batches, self.objective_state = self.coupled(batches)
-        return batches, self.units(batches)
-
-    def annotated(self, batch: Batch) -> Batch:
-        """The batch, on the right device, with what frozen models say of it."""
-        batch = cast(Batch, self._prepare_inputs(batch))
-        if "reference" not in self.objective.needs or "ref_logps" in batch:
-            return batch
-        if self.reference is None:
-            raise ValueError(
-                "these rows have no precomputed ref_logps and the reference was released after precomputing: pass "
-                "ref_model to the trainer, give it this dataset as eval_dataset, or set precompute_ref_log_probs=False"
-            )
-        with self.accelerator.autocast():
-            out = self.reference(self.model_wrapped, batch, frozenset({"logps"}))
-        return batch.with_columns(ref_logps=out.required("logps"))
-
-    def coupled(self, batches: list[Batch], outs: list[Outputs] | None = None) -> tuple[list[Batch], dict[str, Tensor]]:
-        """The batches of a step with what each row must know of the others, and the objective's next state."""
-        if outs is None:
-            outs = [self._quietly(batch) if self.objective.observes_outputs else Outputs() for batch in batches]
-        return couple(self.objective, self.objective_state, batches, outs)
-
-    def run(self, model: nn.Module, batch: Batch) -> Outputs:
-        """What the objective reads of the model on this batch."""
-        with self.accelerator.autocast():
-            return forward(model, batch, self.objective.outputs_on(batch))
-
-    @torch.no_grad()
-    def _quietly(self, batch: Batch) -> Outputs:
-        # Dropout would draw random numbers that a resumed run, which restores them after this pass, does not see drawn.
-        with without_dropout(self.model_wrapped):
-            return self.run(self.model_wrapped, batch)
-
-    def units(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """How many of each unit the step holds, as the mean over ranks: DDP averages the gradients of ranks."""
-        sizes = [self.objective.sizes(batch) for batch in batches]
-        names = sorted(sizes[0])
-        attended = [batch.prompt_mask.sum() + batch.response_mask.sum() for batch in batches]
-        columns = [[size[name] for size in sizes] for name in names] + [attended]
-        counts = exact(torch.stack([torch.stack(column).sum() for column in columns]))
-        counts = self.accelerator.reduce(counts, "mean")
-        self.state.num_input_tokens_seen += int(counts[-1] * self.args.world_size)
-        return dict(zip(names, counts, strict=False))
+        batches, units, tokens = self.step.prepare(self.model_wrapped, batches)
+        self.state.num_input_tokens_seen += tokens
+        return batches, units
 
     def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of one micro-batch, scaled so that those of the step and its ranks add up to the step's loss."""
-        out = self.run(model, inputs)
-        if self.objective.couples and DONE not in inputs:
-            (inputs,), self.objective_state = self.coupled([inputs], [out])
-        units = num_items_in_batch or self.units([inputs])
-        loss = self.objective.loss(out, inputs)
-        total = loss.reduced(units)
-        if torch.isfinite(total):
-            self._record(loss, inputs)
-        else:  # its metrics would spoil the sums of the steps that are logged with it
-            self.guard.suspects += inputs.index.tolist()
-            total = total * torch.nan  # an infinite loss may have a finite gradient, by which ranks would not agree
-        return (total, out) if return_outputs else total
-
-    def _record(self, loss: Loss, batch: Batch) -> None:
-        self.meter.add(loss.metrics)
-        if len(loss.terms) > 1:
-            sizes = self.objective.sizes(batch)
-            self.meter.add({f"loss/{name}": metric for name, metric in term_metrics(loss, sizes).items()})
+        loss, outputs = self.step.loss(model, inputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
     ) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._step_loss += loss.item()
-        # Trainer adds this to a running sum, which one NaN would spoil for good; the step itself is skipped below.
-        return torch.where(torch.isfinite(loss), loss, torch.zeros_like(loss))
+        return self.step.backpropagated(super().training_step(model, inputs, num_items_in_batch))
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        begun = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if not begun:
+            self.trained.group(optimizer)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = cast(Any, self.trained.schedule(optimizer, num_training_steps))
+            self._created_lr_scheduler = self.lr_scheduler is not None
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = self.trained.clip()
+        return super()._clip_grad_norm(model) if norm is None else norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm that all ranks agree on; if it is not finite, nothing is learnt from this step."""
+        self.trained.note_rates(self.optimizer)
         norm = super()._get_grad_norm(model, grad_norm)
-        searching = self.accelerator.scaler is not None
-        if self.guard.rejects(norm, self.state.global_step + 1, searching=searching):
-            model.zero_grad(
-                set_to_none=True
-            )  # an optimizer leaves weights without a gradient, and their moments, alone
-            self.objective_state = self._state_before
-        else:
-            self.meter.add({"loss": Metric(torch.tensor(self._step_loss, dtype=torch.float64), torch.tensor(1))})
-        self._step_loss = 0.0
+        if not self.step.accept(norm, self.state.global_step + 1):
+            # An optimizer leaves weights without a gradient, and their moments, alone.
+            model.zero_grad(set_to_none=True)
         return norm
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         # Trainer adds what was not yet logged from rank 0 alone, but a rank's loss is only its share of the step's. It
         # also divides by all steps, those included that were skipped and added nothing.
-        share = self.guard.share_taken or math.nan
+        share = self.step.guard.share_taken or math.nan
         self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean") / share
         self._total_loss_scalar /= share
         return super()._finalize_training(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs["loss"] = math.nan  # unless a step of this window counted, which the meter knows
-            logs |= self.meter.read() | {"num_tokens": float(self.state.num_input_tokens_seen)}
-            if self.guard.skipped:
-                logs["skipped_steps"] = float(self.guard.skipped)
+            logs["loss"] = math.nan  # unless a step of this window counted, which the metrics know
+            logs |= self.step.metrics.read() | {"num_tokens": float(self.state.num_input_tokens_seen)}
+            if self.step.guard.skipped:
+                logs["skipped_steps"] = float(self.step.guard.skipped)
+        self.source.complete(logs)
+        self.trained.complete(logs)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
@@ -285,6 +297,16 @@ class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Exact means over rows; with a scorer, means over generated responses, one to each prompt of the rows."""
+        return self.source.evaluate(super().evaluate, eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, on rows; a trainer that generates has no rows to predict."""
+        return self.source.predict(super().predict, test_dataset, *args, **kwargs)
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -294,10 +316,68 @@ class PreferenceTrainer(OnPolicy, TwoModels, Loading, Persistence, Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Exact sums over rows: the result does not depend on batch size, ranks or the order of rows."""
-        return Evaluation(self, dataloader, description).run(metric_key_prefix)
+        model, metrics = self.model_wrapped, self.compute_metrics
+        return Evaluation(self.step, model, dataloader, metrics, self._progressed).run(metric_key_prefix)
 
-    def judge(self, logps: Any, rewards: Any) -> dict[str, float]:
-        """What the user's `compute_metrics` says of log-probs and rewards, [N, K] each."""
-        if self.compute_metrics is None:
-            return {}
-        return self.compute_metrics(EvalPrediction(predictions=(logps, rewards), label_ids=None))  # type: ignore[arg-type]
+    def _progressed(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    # ---- on disk ---------------------------------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self.source.before_saving()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self.checkpoints.output_dir(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_dir, save = Path(self._get_output_dir(trial)), partial(super()._save_checkpoint, model, trial)
+        self.checkpoints.write(save, run_dir, self.state, self._rows)
+        self.source.saved()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The model as plain transformers or PEFT loads it; see `Checkpoints.save_model`."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        self.checkpoints.save_model(partial(super()._save, state_dict=state_dict), folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.checkpoints.load(partial(super()._load_from_checkpoint, model=model), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if not self.source.trusts_best:
+            return
+        if self.trained.loads_alone:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        super()._issue_warnings_after_load(self.checkpoints.without_tied(load_result))
+
+    # ---- for its source --------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint of the step that was done last."""
+        self._save_checkpoint(self.model_wrapped, None)
+
+    def load_checkpoint(self, name: str) -> None:
+        """Take the weights and the objective's state of a checkpoint of this run."""
+        self._load_from_checkpoint(str(Path(str(self.args.output_dir)) / name))
+
+    def keep_checkpoint(self, name: str | None) -> None:
+        """Never delete this checkpoint for its age."""
+        self.checkpoints.kept = name
+
+    def trainer_on(self, rows: Any, args: PreferenceConfig, callbacks: list[TrainerCallback]) -> PreferenceTrainer:
+        """A trainer of this model by what trains on rows once they are there."""
+        tokenizer = cast(Any, self.processing_class)
+        return PreferenceTrainer(self.model, self.objective.offline, args, rows, None, tokenizer, callbacks=callbacks)
+
+    def save_policy(self, folder: str) -> None:
+        """As `save_model`, and never to the hub."""
+        self.save_model(folder, _internal_call=True)
+
+    def load_policy(self, folder: str) -> None:
+        """Take the weights of a model that was saved."""
+        self._load_from_checkpoint(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,27 +21,26 @@ from ..objectives.rejection_sampling import RejectionSampling
 from ..objectives.reward import BradleyTerry, RewardArguments
 from ..objectives.rrhf import RRHF, RRHFArguments
 from ..objectives.sampling_arguments import IterationArguments
-from ..objectives.sft import BestOf
+from ..objectives.sft import SFT
+from ..utils.options import option
 from .config import PreferenceConfig
-from .iterative.trainer import check_unscored
+from .generating import check_unscored
 from .trainer import PreferenceTrainer
 
 Kind = TypeVar("Kind", bound=Objective)
 
 
 def objective_from(config: Any, kind: type[Kind]) -> Kind:
-    """The objective whose knobs a config carries."""
-    return kind(**{knob.name: getattr(config, knob.name) for knob in fields(kind)})  # type: ignore[arg-type]
+    """The objective whose hyperparameters a config carries."""
+    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 @dataclass
 class DPOConfig(DPOArguments, PreferenceConfig):
     """Arguments of `DPOTrainer`, named as in TRL."""
 
-    reference_free: bool | None = field(default=None, metadata={"help": "Old name: use --loss_type cpo --cpo_alpha 0."})
-    rpo_alpha: float | None = field(
-        default=None, metadata={"help": "Old name: use --loss_type sigmoid sft with --loss_weights."}
-    )
+    reference_free: bool | None = option(None, "Old name: use --loss_type cpo --cpo_alpha 0.")
+    rpo_alpha: float | None = option(None, "Old name: use --loss_type sigmoid sft with --loss_weights.")
 
     def __post_init__(self) -> None:
         if self.rpo_alpha is not None:
@@ -59,13 +58,11 @@ class DPOConfig(DPOArguments, PreferenceConfig):
 class RewardConfig(RewardArguments, PreferenceConfig):
     """Arguments of `RewardTrainer`, named as in TRL."""
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate."})
-    normalize_scores: bool = field(
-        default=False,
-        metadata={
-            "help": "After training, store the mean and standard deviation of the training scores in the model's "
-            "config, for `prefopt.models.heads.normalize` and for whoever scores with this model."
-        },
+    learning_rate: float = option(1e-4, "The initial learning rate.")
+    normalize_scores: bool = option(
+        False,
+        "After training, store the mean and standard deviation of the training scores in the model's "
+        "config. They are for `prefopt.models.heads.normalize` and for scoring with this model.",
     )
 
 
@@ -73,7 +70,7 @@ class RewardConfig(RewardArguments, PreferenceConfig):
 class RejectionSamplingConfig(IterationArguments, PreferenceConfig):
     """Arguments of `RejectionSamplingTrainer`: those of an offline run are each iteration's."""
 
-    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate of each iteration."})
+    learning_rate: float = option(2e-5, "The initial learning rate of each iteration.")
 
 
 @dataclass
@@ -81,7 +78,7 @@ class RRHFConfig(RRHFArguments, PreferenceConfig):
     """Arguments of `RRHFTrainer`."""
 
     # Learning rate as in the paper and its scripts.
-    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
+    learning_rate: float = option(2e-5, "The initial learning rate.")
 
 
 @dataclass
@@ -89,25 +86,17 @@ class PPOConfig(PPOArguments, PreferenceConfig):
     """Arguments of `PPOTrainer`, named as in TRL's removed one. The defaults are PPO-max's: see `from_preset`."""
 
     # Optimizer and schedule as in MOSS-RLHF, with the paper's learning rates (arXiv:2307.04964, section 5.1).
-    learning_rate: float = field(default=5e-7, metadata={"help": "The initial learning rate of the policy."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "The beta2 for the Adam optimizer."})
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "The epsilon for the Adam optimizer."})
-    lr_scheduler_type: str = field(default="inverse_sqrt", metadata={"help": "The schedule of both learning rates."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up; below 1, a share of them."})
-    response_length: int | None = field(default=None, metadata={"help": "Old name: use --max_new_tokens."})
-    total_episodes: int | None = field(
-        default=None, metadata={"help": "Prompts to answer in all, rounded up to whole rollouts; sets max_steps."}
-    )
-    local_rollout_forward_batch_size: int | None = field(
-        default=None, metadata={"help": "Old name: use --per_device_eval_batch_size."}
-    )
-    whiten_rewards: bool = field(default=False, metadata={"help": "Old name: use --reward_norm."})
-    stop_token: str | None = field(
-        default=None, metadata={"help": "Accepted for compatibility: `eos`, where responses end anyway."}
-    )
-    num_sample_generations: int = field(
-        default=10, metadata={"help": "Accepted for compatibility: every rollout has samples in rollouts.jsonl."}
-    )
+    learning_rate: float = option(5e-7, "The initial learning rate of the policy.")
+    adam_beta2: float = option(0.95, "The beta2 for the Adam optimizer.")
+    adam_epsilon: float = option(1e-6, "The epsilon for the Adam optimizer.")
+    lr_scheduler_type: str = option("inverse_sqrt", "The schedule of both learning rates.")
+    warmup_steps: float = option(0.1, "Steps of warm-up; below 1, a share of them.")
+    response_length: int | None = option(None, "Old name: use --max_new_tokens.")
+    total_episodes: int | None = option(None, "Prompts to answer in all, rounded up to whole rollouts; sets max_steps.")
+    local_rollout_forward_batch_size: int | None = option(None, "Old name: use --per_device_eval_batch_size.")
+    whiten_rewards: bool = option(False, "Old name: use --reward_norm.")
+    stop_token: str | None = option(None, "Accepted for compatibility: `eos`, where responses end anyway.")
+    num_sample_generations: int = option(10, "Accepted for compatibility: every rollout has samples in rollouts.jsonl.")
 
     def __post_init__(self) -> None:
         if self.response_length is not None:
@@ -146,7 +135,9 @@ class PPOConfig(PPOArguments, PreferenceConfig):
 
 PPO_PRESETS: dict[str, dict[str, Any]] = {
     name: {
-        knob.name: value for knob in fields(PPO) if (value := getattr(preset, knob.name)) != getattr(PPO(), knob.name)
+        field.name: value
+        for field in fields(PPO)
+        if (value := getattr(preset, field.name)) != getattr(PPO(), field.name)
     }
     for name, preset in NAMES.items()
 }
@@ -157,13 +148,13 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
 class SFTConfig(PreferenceConfig):
     """Arguments of `SFTTrainer`, named as in TRL."""
 
-    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate."})
-    dataset_text_field: str = field(default="text", metadata={"help": "Column that holds bare text."})
-    completion_only_loss: bool | None = field(
-        default=None, metadata={"help": "Only answers are trained on. False would train on prompts too: not offered."}
+    learning_rate: float = option(2e-5, "The initial learning rate.")
+    dataset_text_field: str = option("text", "Column that holds bare text.")
+    completion_only_loss: bool | None = option(
+        None, "Only answers are trained on. False would train on prompts too: not offered."
     )
-    assistant_only_loss: bool = field(default=True, metadata={"help": "Only assistant turns are trained on."})
-    packing: bool = field(default=False, metadata={"help": "Accepted for compatibility: rows are not packed."})
+    assistant_only_loss: bool = option(True, "Only assistant turns are trained on.")
+    packing: bool = option(False, "Accepted for compatibility: rows are not packed.")
 
     def __post_init__(self) -> None:
         if self.completion_only_loss is False:
@@ -177,8 +168,8 @@ class SFTConfig(PreferenceConfig):
         super().__post_init__()
 
 
-class _Named(PreferenceTrainer):
-    """What the named trainers share: TRL's arguments, old names included."""
+class NamedTrainer(PreferenceTrainer):
+    """What the named trainers share: TRL's arguments, old names included. `declarations.py` lists them."""
 
     config: type[PreferenceConfig]
     objective_type: type[Objective]
@@ -236,7 +227,7 @@ class _Named(PreferenceTrainer):
         )
 
 
-class DPOTrainer(_Named):
+class DPOTrainer(NamedTrainer):
     """Direct preference optimization and its family; `DPOConfig.loss_type` chooses."""
 
     config, objective_type = DPOConfig, DPO
@@ -245,7 +236,7 @@ class DPOTrainer(_Named):
         super().__init__(model, args, *rest, ref_model=ref_model, **kwargs)
 
 
-class RewardTrainer(_Named):
+class RewardTrainer(NamedTrainer):
     """A reward model from pairs; saved as a plain transformers classification model with one label."""
 
     config, objective_type = RewardConfig, BradleyTerry
@@ -260,22 +251,22 @@ class RewardTrainer(_Named):
         return result
 
 
-class RejectionSamplingTrainer(_Named):
-    """Llama 2's rejection-sampling fine-tuning: in iterations, the best of all responses that the policy has drawn."""
+class RejectionSamplingTrainer(NamedTrainer):
+    """Llama 2's rejection-sampling fine-tuning: in iterations, the best of all responses sampled so far."""
 
     config, objective_type = RejectionSamplingConfig, RejectionSampling
 
 
-class RRHFTrainer(_Named):
+class RRHFTrainer(NamedTrainer):
     """RRHF, arXiv:2304.05302: the policy ranks K responses as their scores do, and imitates the best.
 
-    With a `scorer` it draws responses to rank beside the dataset's own; without one, it ranks these.
+    With a `scorer` it samples responses to rank beside the dataset's own; without one, it ranks these.
     """
 
     config, objective_type = RRHFConfig, RRHF
 
 
-class PPOTrainer(_Named):
+class PPOTrainer(NamedTrainer):
     """PPO-max, and the vanilla PPO that it is measured against (`PPOConfig.from_preset`).
 
     Secrets of RLHF part I, arXiv:2307.04964. `trainer.model` is the policy; what is saved is two models, `policy` and
@@ -294,10 +285,10 @@ class PPOTrainer(_Named):
         super().__init__(*args, **kwargs)
 
 
-class SFTTrainer(_Named):
+class SFTTrainer(NamedTrainer):
     """Supervised fine-tuning on answers (prompt-only tokens are never trained on)."""
 
-    config, objective_type = SFTConfig, BestOf
+    config, objective_type = SFTConfig, SFT
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Tools that know nothing of preferences: processes, files, fingerprints, counters, small tensor operations."""
+"""Tools that any room may use: processes, files, fingerprints, FLOP counters, small tensor operations, old names."""

@@ -1,11 +1,11 @@
-"""What is computed, added up by purpose while somebody counts. Knows numbers and names, not what a model is.
+"""Counts the floating-point operations and tokens that models compute, by scope: training, generation, scoring, ...
 
-    with counting() as tally:
+    with count_flops() as counter:
         trainer.train()
-    tally.flops, tally.tokens        # {"training": 1.2e15, "reference": ...}, {"training": 40960, ...}
+    counter.flops, counter.tokens        # {"training": 1.2e15, "reference": ...}, {"training": 40960, ...}
 
-FLOPs are counted by formula (`models/work.py`), where a model is run. What this process computes is counted here and
-no other's; when nobody counts, asking so is all that is done.
+Wherever prefopt runs a model it reports the FLOPs of that pass here; `models/flops.py` has the formula. A process
+counts what it computes itself, and nothing of other processes. While nobody counts, a pass costs one look-up.
 """
 
 from __future__ import annotations
@@ -14,89 +14,109 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .renamed import renamed
 
 
 @dataclass
-class Tally:
-    """What was computed so far, by purpose.
+class FlopCounter:
+    """FLOPs and tokens so far, by scope.
 
     ============ =======================================================================================================
     "training"   passes that have a gradient, forward and backward
-    "generation" prompts and the responses that a policy draws or searches
-    "scoring"    by a reward model
-    "reference"  of the policy that log-ratios are taken against
-    "other"      passes without a gradient and without a label
+    "generation" prompts, and the responses that are sampled from a policy or found by beam search
+    "scoring"    passes of a reward model
+    "reference"  passes of the policy that log-ratios are taken against
+    "other"      passes without a gradient outside of any scope
     ============ =======================================================================================================
 
-    and what `purpose` was given.
+    and every other name that `scope` was given.
 
     Args:
         flops: floating-point operations.
-        tokens: those that were fed to a model, padding among them, each time anew.
+        tokens: tokens fed to a model, padding among them; a token that is fed twice counts twice.
     """
 
     flops: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
 
-    def add(self, purpose: str, flops: float, tokens: int) -> None:
-        self.flops[purpose] = self.flops.get(purpose, 0.0) + flops
-        self.tokens[purpose] = self.tokens.get(purpose, 0) + tokens
+    def add(self, scope: str, flops: float, tokens: int) -> None:
+        """Count one pass of a model."""
+        self.flops[scope] = self.flops.get(scope, 0.0) + flops
+        self.tokens[scope] = self.tokens.get(scope, 0) + tokens
 
     def restore(self, flops: Mapping[str, float], tokens: Mapping[str, int]) -> None:
-        """Go on from these numbers, and forget what is here."""
+        """Replace the counts by earlier ones, as when a run is resumed, and go on counting from there."""
         self.flops, self.tokens = dict(flops), dict(tokens)
 
     @property
     def total(self) -> float:
-        """FLOPs for all purposes."""
+        """FLOPs of all scopes together."""
         return sum(self.flops.values())
 
 
-_counting: ContextVar[tuple[Tally, ...]] = ContextVar("counting", default=())
-_label: ContextVar[str | None] = ContextVar("label", default=None)
+_counters: ContextVar[tuple[FlopCounter, ...]] = ContextVar("counters", default=())
+_scope: ContextVar[str | None] = ContextVar("scope", default=None)
 
 
 @contextmanager
-def counting(tally: Tally | None = None) -> Iterator[Tally]:
-    """Count what is computed inside, into a new tally or this one. Of nested ones each counts."""
-    tally = Tally() if tally is None else tally
-    token = _counting.set((*_counting.get(), tally))
+def count_flops(counter: FlopCounter | None = None) -> Iterator[FlopCounter]:
+    """Count what models compute inside the block. Blocks may be nested: each counts all that is inside it.
+
+    Args:
+        counter: goes on from what it holds; by default a new one.
+    """
+    counter = FlopCounter() if counter is None else counter
+    token = _counters.set((*_counters.get(), counter))
     try:
-        yield tally
+        yield counter
     finally:
-        _counting.reset(token)
+        _counters.reset(token)
 
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """What is computed inside, by one who only watches, is not counted by anyone who counts around it."""
-    token = _counting.set(())
+    """Count nothing inside the block, for measurements that are no part of what is being counted."""
+    token = _counters.set(())
     try:
         yield
     finally:
-        _counting.reset(token)
+        _counters.reset(token)
 
 
 @contextmanager
-def purpose(name: str) -> Iterator[None]:
-    """All that is computed inside is counted as this.
+def scope(name: str) -> Iterator[None]:
+    """Count all passes inside the block under this name.
 
-    The outermost label stands: what is drawn and scored for a trial is a trial's, not generation and scoring.
+    The outermost scope wins: what is sampled and scored while hyperparameters are tried counts as "trials", and not as
+    generation and scoring.
     """
-    token = _label.set(_label.get() or name)
+    token = _scope.set(_scope.get() or name)
     try:
         yield
     finally:
-        _label.reset(token)
+        _scope.reset(token)
 
 
-def listening() -> bool:
-    """Does anybody count? To be asked before anything is computed for `add`."""
-    return bool(_counting.get())
+def is_counting() -> bool:
+    """Whether anybody counts. Ask before computing anything that only `add` needs."""
+    return bool(_counters.get())
 
 
-def add(kind: str, flops: float, tokens: int) -> None:
-    """Tell all who count. `kind`: the purpose where no label was given."""
-    name = _label.get() or kind
-    for tally in _counting.get():
-        tally.add(name, flops, tokens)
+def add(default_scope: str, flops: float, tokens: int) -> None:
+    """Report one pass of a model to every counter.
+
+    Args:
+        default_scope: what the pass counts as outside of any `scope`.
+    """
+    name = _scope.get() or default_scope
+    for counter in _counters.get():
+        counter.add(name, flops, tokens)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(
+        __name__,
+        {"Tally": "FlopCounter", "counting": "count_flops", "purpose": "scope", "listening": "is_counting"},
+    )

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from . import files
+
 logger = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
@@ -69,31 +71,25 @@ def append(path: Path, records: Iterable[Record]) -> None:
         return
     try:
         new = not path.exists()
-        _make(path.parent)
+        files.make_folder(path.parent)
         with path.open("ab", buffering=0) as file:
             _append(file.fileno(), data, _complete_size(path))
         if new:
-            flush(path.parent)  # or a power cut could forget the file's name
+            files.flush(path.parent)  # or a power cut could forget the file's name
     except OSError as error:
-        raise _explained(error, path) from error
+        raise files.explained(error, path) from error
 
 
 def _append(descriptor: int, data: bytes, size: int) -> None:
     """Write `data` from `size` on; after an error the file has that size again."""
     os.ftruncate(descriptor, size)
     try:
-        _write(descriptor, data)
+        files.write(descriptor, data)
         os.fsync(descriptor)
     except BaseException:  # a keyboard interrupt too
         with suppress(OSError):  # then a part of a line stays, which no reader sees
             os.ftruncate(descriptor, size)
         raise
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 def _complete_size(path: Path) -> int:
@@ -114,43 +110,9 @@ def _complete_size(path: Path) -> int:
 
 
 def replace(path: Path, records: Iterable[Record]) -> None:
-    """Write a file whole or not at all: killed at any moment, `path` is what it was or what it is to be.
+    """Write a file of records whole or not at all, see `files.replace`.
 
     Raises:
         OSError: it could not be written, as on a full disk; the message names the file. What it held is intact.
     """
-    staged = path.with_name(f"{path.name}.staging")
-    try:
-        _make(path.parent)
-        with staged.open("wb", buffering=0) as file:
-            for record in records:
-                _write(file.fileno(), line_of(record))
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-        flush(path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def _make(folder: Path) -> None:
-    """Create a folder and those above it, their names on the disk."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        flush(folder.parent)
-
-
-def flush(folder: Path) -> None:
-    """Make sure that the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _explained(error: OSError, path: Path) -> OSError:
-    reason = f"{error.strerror or error}: nothing was written and what was there is intact; make room and run it again"
-    return OSError(error.errno, reason, str(path))
+    files.replace(path, map(line_of, records))

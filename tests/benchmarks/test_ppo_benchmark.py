@@ -17,7 +17,7 @@ from benchmarks.ppo import ABLATION, METHODS, Settings, Watched, described, fini
 from benchmarks.ppo_outcome import Run, Verdict, in_errors, load, numbers, quarters, summary
 from prefopt.models.heads import scorer_from_policy
 from prefopt.scoring.scorer import CallableScorer
-from prefopt.testbed import draw_prompts, gold
+from prefopt.testbed import gold, sample_prompts
 from prefopt.training.ppo.log import Record
 from prefopt.utils import jsonl
 from tests.helpers.models import untrained
@@ -98,7 +98,7 @@ def test_numbers_of_a_run_and_of_all_seeds() -> None:
 def test_a_watched_scorer_scores_as_before_and_notes_gold(tmp_path: Path) -> None:
     scorer = CallableScorer(lambda prompts, responses: [len(text) for text in responses], name="n", fingerprint="f")
     watched = Watched(scorer, tmp_path / "gold.jsonl")
-    prompts = draw_prompts(2, 0)
+    prompts = sample_prompts(2, 0)
     asked, texts, ended = [prompt.messages for prompt in prompts], ["Yes.", "Hm"], [True, False]
     assert (watched.name, watched.fingerprint) == ("n", "f")
     assert watched.score(asked, texts, ended) == scorer.score(asked, texts, ended)

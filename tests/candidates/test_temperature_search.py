@@ -507,7 +507,7 @@ def test_without_matplotlib_there_is_a_line_in_the_log(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert find(temperatures=[0.6, 0.8]).best in (0.6, 0.8)
     assert [record.message for record in caplog.records if record.name == "prefopt.candidates.plot"] == [
-        "no picture is drawn, since matplotlib is missing: pip install prefopt[report]"
+        "no picture is drawn, since matplotlib is missing: pip install 'prefopt[report]'"
     ]
     assert "temperature.json" in contents(tmp_path) and "temperature.png" not in contents(tmp_path)
 

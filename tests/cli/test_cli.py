@@ -1,5 +1,7 @@
 """The command line, from flags and YAML to files on disk, exit codes and messages."""
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,12 +12,14 @@ import yaml
 
 import prefopt
 from prefopt import testbed
-from prefopt.cli import COMMANDS
+from prefopt.cli import all_commands
+from prefopt.cli.help_page import KEPT, kept_page
+from prefopt.cli.help_pages import short_pages
 from prefopt.cli.rows import hold_out
-from prefopt.cli.values import read
 from prefopt.data import load_preferences
 from prefopt.testbed.model import build_policy, build_tokenizer
 from prefopt.training.arguments import DatasetMixtureConfig, ModelConfig, ScriptArguments
+from prefopt.utils.settings import read
 from tests.helpers.commands import error_of, run, written
 
 QUICK = ["--bf16", "false", "--disable_tqdm", "true", "--per_device_train_batch_size", "4", "--max_length", "128"]
@@ -44,7 +48,7 @@ def test_the_overview_is_narrow_and_loads_nothing_heavy() -> None:
     code = "import sys, prefopt.cli as c; c.main(['--help']); c.main(['--version']); print('torch' in sys.modules)"
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[-2:] == [f"prefopt {prefopt.__version__}", "False"]
-    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
+    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in all_commands())
     assert max(map(len, lines)) <= 80
 
 
@@ -52,24 +56,59 @@ def test_the_overview_is_narrow_and_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("command", "own"),
     [
-        ("sft", "assistant_only_loss"),
+        ("sft", "dataset_text_field"),
         ("reward", "margin"),
         ("dpo", "beta"),
         ("rrhf", "rrhf_weight"),
-        ("rejection-sampling", "scorer"),
+        ("rejection-sampling", "iterations"),
     ],
 )
-def test_help_shows_own_arguments_first_in_80_columns(
+def test_help_shows_what_is_required_then_own_arguments_in_80_columns(
     command: str, own: str, flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert run(command, flag) == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
-    places = [page.index(word) for word in (own, "--lora_r ", "--dataset_name TEXT", "--learning_rate X", "--config")]
+    order = ["--model_name_or_path TEXT", "--dataset_name TEXT", "--output_dir TEXT", f"--{own} ", "--lora_r N"]
+    places = [page.index(word) for word in (*order, "--eval_ratio X", "--learning_rate X", "--config FILE")]
     assert places == sorted(places)
     assert f"[{command}-output]" in page
     assert ("--ddp_backend" in page) == (flag == "--help-all")
+
+
+def test_the_short_page_is_short_and_says_how_many_more_there_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("dpo", "--help") == 0
+    short = capsys.readouterr().out
+    assert run("dpo", "--help-all") == 0
+    whole = capsys.readouterr().out
+    flags = {page: re.findall(r"^  (--\S+)", page, re.M) for page in (short, whole)}
+    assert len(flags[short]) < 20 and len(set(flags[whole])) == len(flags[whole])
+    assert f"All {len(flags[whole])} options: prefopt dpo --help-all" in short
+    assert set(flags[short]) <= set(flags[whole])
+    last = [whole.index(word) for word in ("--ddp_backend", "--slic_delta", "--rpo_alpha")]
+    assert last == sorted(last), "settings of particular losses come after transformers', old names after these"
+
+
+def test_the_short_pages_that_are_kept_are_those_of_the_settings() -> None:
+    """`python -m prefopt.cli.help_pages` writes them anew."""
+    assert short_pages() == {name: kept_page(name) for name in short_pages()}
+    assert json.loads(KEPT.read_text()).keys() == short_pages().keys()
+
+
+@pytest.mark.parametrize("words", [[name] for name in all_commands()] + [["data", "check"]], ids=" ".join)
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from prefopt.cli import main\n"
+        f"try: main([*{words!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage:") and done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +122,23 @@ def test_help_shows_own_arguments_first_in_80_columns(
         (["dpo", "--gradient_checkpointing_kwargs", "{a: 1}"], "expects a mapping, not '{a: 1}'"),
         (["dpo", "pairs.jsonl"], "every argument has a name, such as --dataset_name pairs.jsonl"),
         (["dpo", "--config"], "--config expects the path of a YAML file"),
-        (["dpo", "--config", "none.yaml"], "--config none.yaml: No such file or directory"),
+        (["dpo", "--config", "none.yaml"], "--config none.yaml: no such file: check the path"),
+        (["dpo", "--config", "."], "--config .: this is a folder: name a file in it"),
+        (["compare", "missing.yaml"], "missing.yaml: no such file: check the path, which is taken from"),
+        (["compare", "."], "this is a folder: name a file in it. A plan is a YAML file with at least `policy`"),
+        (["data", "check", "missing.jsonl"], "missing.jsonl: no such file"),
+        (["dpo", "--model", "x"], "unknown option --model; did you mean --model_name_or_path?"),
+        (["dpo", "--dataset", "x"], "did you mean --dataset_name?"),
+        (["dpo", "--data=x"], "did you mean --dataset_name?"),
+        (["dpo", "--eval_data", "x"], "did you mean --eval_dataset?"),
+        (["dpo", "--lr", "1"], "did you mean --learning_rate?"),
+        (["dpo", "--batch-size", "1"], "did you mean --per_device_train_batch_size?"),
+        (["dpo", "--epochs", "1"], "did you mean --num_train_epochs?"),
+        (["dpo", "--output", "x"], "did you mean --output_dir?"),
+        (["dpo", "--ref_model", "x"], "unknown option --ref_model: the reference is the model that training starts"),
+        (["ppo", "--reward_model", "x"], "did you mean --scorer?"),
+        (["dpo", "--zzz", "x"], "unknown option --zzz; prefopt dpo --help-all lists all options"),
+        (["best-of-n", "--n", "4"], "did you mean --responses_per_prompt?"),
         (["dpo", "--dataset_name", "x", "--bf16", "false"], "--model_name_or_path is missing"),
     ],
 )
@@ -187,6 +242,10 @@ def test_a_flag_can_take_back_what_yaml_says(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("beta: 0.1\nlora_rnk: 8", "run.yaml:2: unknown key 'lora_rnk'; did you mean lora_r"),
+        ("model: x", "run.yaml:1: unknown key 'model'; did you mean model_name_or_path?"),
+        ("lr: 1e-5", "run.yaml:1: unknown key 'lr'; did you mean learning_rate?"),
+        ("\nbatch-size: 4", "run.yaml:2: unknown key 'batch_size'; did you mean per_device_train_batch_size?"),
+        ("ref_model: x", "run.yaml:1: unknown key 'ref_model': the reference is the model that training starts from"),
         ("\nbeta: strong", "run.yaml:2: beta expects a number, not 'strong'"),
         ("max_steps: 1.5", "run.yaml:1: max_steps expects an integer, not 1.5"),
         ("use_peft: 3", "run.yaml:1: use_peft expects true or false, not 3"),

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from prefopt.models.load import load_scorer
-from prefopt.training.ppo.log import Trace
+from prefopt.training.ppo.log import RolloutLog
 from tests.helpers.commands import TRAINED, asked, error_of, run, written
 
 QUICK = ["--max_new_tokens", "10", "--num_mini_batches", "2", "--max_steps", "4", "--learning_rate", "1e-4", *TRAINED]
@@ -18,14 +18,14 @@ JUDGED = ["--scorer", "judges:vowels"]
 pytestmark = pytest.mark.usefixtures("in_sampling_folder")
 
 
-def test_help_begins_with_the_presets_in_80_columns(
+def test_help_begins_with_what_is_required_and_the_presets_in_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert run("ppo", "--help") == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
-    places = [page.index(word) for word in ("--preset {", "--kl_coef X", "--scorer T", "--dtype {", "--learning_r")]
+    places = [page.index(word) for word in ("--scorer T", "--preset {", "--kl_coef X", "--use_peft", "--learning_r")]
     assert places == sorted(places)
     assert "--response_length" not in page
 
@@ -41,7 +41,7 @@ def test_a_run_writes_policy_critic_and_what_it_measured(tmp_path: Path, capsys:
     load_scorer(str(out / "critic"))
     longer = asked("ppo", out, *JUDGED, *QUICK, "--save_steps", "2", "--max_steps", "6", "--eval_ratio", "0.25")
     assert run(*longer, "--resume_from_checkpoint", "true") == 0
-    assert [record.rollout for record in Trace(out / "rollouts.jsonl").read()] == [0, 1, 2]
+    assert [record.rollout for record in RolloutLog(out / "rollouts.jsonl").read()] == [0, 1, 2]
 
 
 def test_prompts_alone_are_enough(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_in_a_list_it_moves_with_the_responses(scores: list[float] | None) -> No
 
 @pytest.mark.parametrize(
     ("name", "row", "expected"),
-    [one for one in FORMATS if not REGISTRY[one[0]].says_finished and one[0] != "rrhf"],  # which reads it itself
+    [one for one in FORMATS if not REGISTRY[one[0]].finish_columns and one[0] != "rrhf"],  # which reads it itself
 )
 def test_elsewhere_the_field_may_mean_anything(name: str, row: dict[str, Any], expected: Candidates) -> None:
     for value in ("2023-04-01", False, 3, ["a"], {"at": 1}):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prefopt import PreferenceConfig, PreferenceTrainer
-from prefopt.data.batching import Order, TokenBudget, cut, shard_by_tokens, token_counts
+from prefopt.data.batching import RowSampler, TokenBudget, shard_by_tokens, split_by_tokens, token_counts
 from tests.helpers.models import tiny_llama
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
@@ -68,7 +68,7 @@ def test_lengths_within_a_batch_are_similar(world: int) -> None:
     costs = log_normal(20_000)
     sampler = TokenBudget(costs, 8192, world=world, seed=0)
     batches = sampler.batches(0)
-    random = Order(len(costs), seed=0)
+    random = RowSampler(len(costs), seed=0)
     fixed = torch.tensor(list(random)).split(round(sampler.rows_per_batch))
     assert waste(batches, costs) < 0.06 and waste([rows.tolist() for rows in fixed], costs) > 0.6
     assert int(costs.sum()) / (len(batches) * sampler.budget) > 0.95
@@ -89,7 +89,7 @@ def test_epochs_put_other_rows_together_and_have_as_many_batches() -> None:
     sampler = TokenBudget(costs, 4096, seed=0)
     assert sampler.windows == 18
     epochs = [sampler.batches(epoch) for epoch in range(6)]
-    needed = [len(sampler._composed(sampler._chance(epoch))) for epoch in range(6)]
+    needed = [len(sampler._composed(sampler._generator(epoch))) for epoch in range(6)]
     assert len(set(needed)) > 1 and max(needed) <= len(sampler) <= 1.01 * min(needed)
     assert {len(batches) for batches in epochs} == {len(sampler)}
     composed = [{frozenset(batch) for batch in batches} for batches in epochs]
@@ -101,7 +101,7 @@ def test_an_epoch_that_needs_more_batches_is_composed_as_the_first() -> None:
     costs = log_normal(20_000)
     sampler = TokenBudget(costs, 4096, seed=0)
     sampler.count = sampler.needed  # without the room for epochs that need more
-    epoch = next(e for e in range(1, 20) if len(sampler._composed(sampler._chance(e))) > len(sampler))
+    epoch = next(e for e in range(1, 20) if len(sampler._composed(sampler._generator(e))) > len(sampler))
     first, later = sampler.batches(0), sampler.batches(epoch)
     assert sorted(first) == sorted(later) and first != later
 
@@ -117,10 +117,10 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
     assert list(TokenBudget(costs, 2000, seed=0, epoch=lambda: 1)) == again.batches(1)
 
 
-def test_rows_are_shuffled_as_by_order() -> None:
+def test_rows_are_shuffled_as_by_the_row_sampler() -> None:
     """Among rows of one length, sorting leaves the shuffle as it is."""
     sampler = TokenBudget(torch.full((50,), 10), 30, seed=7)
-    assert flat(sampler._composed(sampler._chance(2))) == list(Order(50, seed=7, epoch=lambda: 2))
+    assert flat(sampler._composed(sampler._generator(2))) == list(RowSampler(50, seed=7, epoch=lambda: 2))
 
 
 def test_without_a_shuffle_rows_stay_in_order() -> None:
@@ -193,8 +193,8 @@ def test_a_pass_begins_with_the_longest_rows(world: int) -> None:
 
 def test_the_cut() -> None:
     costs = torch.tensor([4, 6, 1, 30, 0, 10])
-    assert cut([0, 1, 2, 3, 4, 5], costs, 10) == [[0, 1], [2], [3], [4, 5]]
-    assert cut([], costs, 10) == []
+    assert split_by_tokens([0, 1, 2, 3, 4, 5], costs, 10) == [[0, 1], [2], [3], [4, 5]]
+    assert split_by_tokens([], costs, 10) == []
 
 
 @pytest.mark.parametrize(
@@ -217,13 +217,13 @@ def run(tmp_path: Path, tokenizer: Any, **args: Any) -> tuple[PreferenceTrainer,
     config = PreferenceConfig(**quiet(tmp_path, max_tokens_per_batch=80, **args))
     trainer = PreferenceTrainer(tiny_llama(), "simpo", config, ragged_pairs(40), processing_class=tokenizer)
     seen: list[list[int]] = []
-    real = trainer.units
+    real = trainer.step.count
 
     def spy(batches: list[Any]) -> Any:
         seen.extend(batch.index.tolist() for batch in batches)
         return real(batches)
 
-    with mock.patch.object(trainer, "units", spy):
+    with mock.patch.object(trainer.step, "count", spy):
         trainer.train()
     return trainer, seen
 
@@ -235,7 +235,7 @@ def test_a_run_sees_every_row_once_an_epoch(workers: int, tmp_path: Path, tokeni
         trainer, seen = run(tmp_path, tokenizer, num_train_epochs=3, dataloader_num_workers=workers)
         sampler = trainer.get_train_dataloader().batch_sampler
     assert isinstance(sampler, TokenBudget) and sampler.windows > 3
-    assert len({len(sampler._composed(sampler._chance(epoch))) for epoch in range(3)}) > 1
+    assert len({len(sampler._composed(sampler._generator(epoch))) for epoch in range(3)}) > 1
     assert seen == [batch for epoch in range(3) for batch in sampler.batches(epoch)]
     steps = len(sampler)
     assert trainer.state.global_step == trainer.state.max_steps == 3 * steps

@@ -24,7 +24,7 @@ from prefopt.data import (
     with_mismatched,
 )
 from prefopt.data.collate import collate
-from prefopt.data.encoder import truncate
+from prefopt.data.truncation import truncate
 from tests.helpers.tokenizers import CHATML, THINKING, make_tokenizer
 
 Tokenizer = PreTrainedTokenizerFast

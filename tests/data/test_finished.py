@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.check import check
-from prefopt.data.encoder import NOTES, Encoder
+from prefopt.data.row_encoder import NOTES, Encoder
 from tests.helpers.tokenizers import CHATML, make_tokenizer
 
 Tokenizer = PreTrainedTokenizerFast
@@ -66,12 +66,74 @@ def test_bare_text_can_be_unfinished_too(tokenizer: Tokenizer) -> None:
 def test_a_stop_token_that_the_text_brings_goes_too(splits: bool) -> None:
     """Also where a tokenizer cannot read it as ordinary text."""
     encoder = Encoder(make_tokenizer(CHATML, eos="<|im_end|>"), Encoding())
-    encoder.specials.splits = splits  # type: ignore[misc]
+    encoder.special_tokens.can_split = splits  # type: ignore[misc]
     responses = ["北京<|im_end|>", "北京<|im_end|> \n", "北京<|im_end|><|im_end|>"]
     batch = {"prompt": [ASKED], "responses": [responses], "finished": [[False] * 3]}
     ids = encoder(batch, [0])["response_ids"][0]
     assert not any(encoder.renderer.stop in response for response in ids)
     assert ids[0] == ids[1] == encoder.tokenise(["北京"])[0]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "flags"),
+    [
+        (["stop", "length"], [True, False]),
+        (["length", "stop"], [False, True]),
+        (["stop_string", "other_stop"], [False, False]),
+        (["stop", "stop"], [True, True]),
+    ],
+)
+def test_finish_reason_says_the_same_as_finished(reasons: list[str], flags: list[bool], tokenizer: Tokenizer) -> None:
+    """The policy drew no stop token of its own where a stop string, another token or the limit ended a response."""
+    rows = {
+        "trl": {"prompt": ASKED, "chosen": "北京。", "rejected": "我不知"},
+        "query": {"query": "x", "chosen": "北京。", "rejected": "我不知"},
+        "list": {"query": "x", "responses": ["我不知", "北京。"], "scores": [1, 2]},
+    }
+    for row in rows.values():
+        expected = encode_dataset([{**row, "finished": flags}], tokenizer).to_list()
+        assert encode_dataset([{**row, "finish_reason": reasons}], tokenizer).to_list() == expected
+        assert encode_dataset([{**row, "finish_reason": reasons, "finished": flags}], tokenizer).to_list() == expected
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_single_response_may_say_its_reason_without_a_list(bare: bool, chatml: Tokenizer) -> None:
+    rows = [{"prompt": ASKED, "response": "北京", "finish_reason": r if bare else [r]} for r in ("stop", "length")]
+    for given in (rows, Dataset.from_list(rows), load_sft(rows)):
+        assert [decoded(row, chatml) for row in encode_dataset(given, chatml)] == [["北京<|im_end|>"], ["北京"]]
+    assert load_sft(rows)["finished"][:] == [[True], [False]]
+
+
+@pytest.mark.parametrize(
+    ("finished", "reason"),
+    [([True, True], ["stop", "length"]), ([False, True], ["stop", "stop"]), ([True, False], ["stop_string", "length"])],
+)
+def test_columns_that_contradict_each_other_are_an_error_that_names_the_row(
+    finished: list[bool], reason: list[str], write: Callable[..., Path]
+) -> None:
+    row = {"prompt": ASKED, "chosen": "北京", "rejected": "上海"}
+    path = write([row, {**row, "finished": finished, "finish_reason": reason}])
+    with pytest.raises(DataError, match=rf"{path}:2: finished is \[.*\] and finish_reason \[.*contradict each other"):
+        load_preferences(path)
+    table = Dataset.from_list([{**row, "finished": finished, "finish_reason": reason}])
+    with pytest.raises(DataError, match="row 0: finished is.*contradict each other"):
+        encode_dataset(table, make_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        (["stop", "eos"], "'eos' is not one of stop, other_stop, stop_string, length"),
+        (["stop"], "holds 1 values for 2 responses"),
+        (["stop", None], "its list holds null, expected one of stop, .* for each response"),
+        ("stop", "is text, expected a list"),
+        ([True, True], "its list holds true or false"),
+    ],
+)
+def test_a_reason_that_nobody_knows_drops_the_row(reason: Any, why: str) -> None:
+    row = {"prompt": ASKED, "chosen": "北京", "rejected": "上海"}
+    with pytest.raises(DataError, match=f"row 0: field 'finish_reason': {why}"):
+        load_preferences([{**row, "finish_reason": reason}], strict=True)
 
 
 # Several answers
@@ -126,7 +188,7 @@ def test_a_response_that_just_fits_is_not_cut_for_a_stop_token_it_does_not_have(
     assert encode_dataset([{**row, "finished": [True]}], chatml, Encoding(limit))[0] != whole
 
 
-def test_the_doctor_counts_stop_tokens_that_were_there(chatml: Tokenizer) -> None:
+def test_the_check_counts_stop_tokens_that_were_there(chatml: Tokenizer) -> None:
     row = {"prompt": ASKED, "chosen": "water " * 60, "rejected": "bread " * 60}
     rows = [row, {**row, "finished": [False, True]}, {**row, "finished": [False, False]}]
     found = check([rows], tokenizer=chatml, max_length=40).files[0].findings

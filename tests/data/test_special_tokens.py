@@ -11,14 +11,15 @@ from transformers import PreTrainedTokenizerFast
 
 from prefopt.data import Turn, encode_dataset, encode_prompt, load_preferences
 from prefopt.data.check import check
-from prefopt.data.encoder import NOTES, Encoder, Encoding
-from prefopt.data.special_tokens import Piece, Specials
+from prefopt.data.row_encoder import NOTES, Encoder
+from prefopt.data.special_tokens import Piece, SpecialTokens
+from prefopt.data.truncation import Encoding
 from tests.helpers.tokenizers import CHATML, SPECIALS, make_tokenizer
 
 ANSWER = "It is <eos> and then <|im_end|> more."
 ROW = {"query": "What is bread?", "chosen": ANSWER, "rejected": "Paris."}
 PLAIN, CHAT = make_tokenizer(add_bos=True), make_tokenizer(CHATML, eos="<|im_end|>")
-KEPT, SPLIT = (f"1 {NOTES[name]}" for name in ("_specials_kept", "_specials_split"))
+KEPT, SPLIT = (f"1 {NOTES[name]}" for name in ("_special_tokens_kept", "_special_tokens_split"))
 
 
 def ids_of(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -84,9 +85,9 @@ def test_each_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert levels[KEPT] == levels[SPLIT.replace("1", "2", 1)] == "WARNING"
 
 
-def test_the_doctor_tells_both() -> None:
+def test_the_check_tells_both() -> None:
     found = check([[ROW, {**ROW, "query": "<eos>?", "chosen": "x"}]], tokenizer=CHAT).files[0].findings
-    assert (found["specials_kept"].count, found["specials_split"].count) == (1, 1)
+    assert (found["special_tokens_kept"].count, found["special_tokens_split"].count) == (1, 1)
 
 
 class Refusing:
@@ -108,7 +109,7 @@ def test_a_tokenizer_that_cannot_split_is_used_as_it_is_and_the_rows_counted() -
     batch = {"prompt": [[{"role": "user", "content": "x"}]], "response": [ANSWER]}
     row = Encoder(Refusing(CHAT), Encoding())(batch, [0])  # type: ignore[arg-type]
     assert len(ids_of(row["response_ids"][0][0], CHAT)) == 3
-    assert (row["_specials_kept"], row["_specials_split"]) == ([True], [False])
+    assert (row["_special_tokens_kept"], row["_special_tokens_split"]) == ([True], [False])
 
 
 # Ordinary text
@@ -116,7 +117,8 @@ def test_a_tokenizer_that_cannot_split_is_used_as_it_is_and_the_rows_counted() -
 words = st.lists(
     st.sampled_from(["bread", " is", "\n\n", "中国", "<", ">", "|", "im_end", "é", " 🍞", "  "]), min_size=1
 )
-ordinary = st.one_of(words.map("".join), st.text(min_size=1)).filter(lambda text: not Specials(PLAIN).spelled(text))
+any_text = st.one_of(words.map("".join), st.text(min_size=1))
+ordinary = any_text.filter(lambda text: not SpecialTokens(PLAIN).spelled_in(text))
 
 
 @settings(max_examples=150)
@@ -124,17 +126,17 @@ ordinary = st.one_of(words.map("".join), st.text(min_size=1)).filter(lambda text
 def test_ordinary_text_has_the_ids_it_always_had(texts: list[str]) -> None:
     for tokenizer in (PLAIN, CHAT):
         usual = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        for marked in (True, False):
-            assert Specials(tokenizer).tokenise(Piece(text, marked) for text in texts) == usual
+        for parse_special in (True, False):
+            assert SpecialTokens(tokenizer).tokenise(Piece(text, parse_special) for text in texts) == usual
 
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.one_of(words.map("".join), st.sampled_from(SPECIALS)), st.booleans()), max_size=6))
 def test_pieces_keep_their_order_and_the_tokenizer_its_mode(pairs: list[tuple[str, bool]]) -> None:
     pieces = [Piece(*pair) for pair in pairs]
-    found = Specials(CHAT).tokenise(pieces)
+    found = SpecialTokens(CHAT).tokenise(pieces)
     assert [CHAT.decode(ids) for ids in found] == [piece.text for piece in pieces]
-    assert all(not ids_of(ids, CHAT) for ids, piece in zip(found, pieces, strict=True) if not piece.marked)
+    assert all(not ids_of(ids, CHAT) for ids, piece in zip(found, pieces, strict=True) if not piece.parse_special)
     assert ids_of(CHAT("<eos>")["input_ids"], CHAT)
 
 

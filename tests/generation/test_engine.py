@@ -24,7 +24,7 @@ from prefopt.generation.sampling import generate, sample
 from prefopt.generation.stopping import Ends, Row
 from prefopt.generation.token_sampling import Distribution
 from prefopt.models.forward import forward
-from prefopt.models.unwrap import bare
+from prefopt.models.wrappers import unwrap
 from tests.helpers.models import COMMON, FAMILIES, VOCAB, tiny, tiny_llama
 
 FALLS_BACK = ("bloom", "opt")
@@ -291,8 +291,8 @@ def test_an_adapter_is_served_and_changes_the_samples() -> None:
     plain = ids_of(run(decode, base))
     policy = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     policy = policy.double().eval()
-    assert served(bare(policy))
-    assert ids_of(run(decode, bare(policy))) == ids_of(run(generate, policy)) != plain
+    assert served(unwrap(policy))
+    assert ids_of(run(decode, unwrap(policy))) == ids_of(run(generate, policy)) != plain
 
 
 def test_a_policy_that_trained_in_mixed_precision_is_decoded_in_its_own(tokenizer: Any) -> None:
@@ -305,4 +305,4 @@ def test_a_policy_that_trained_in_mixed_precision_is_decoded_in_its_own(tokenize
     AcceleratorState._reset_state()
     assert "_original_forward" in vars(wrapped)
     assert sample(wrapped, tokenizer, ask, k=3, max_new_tokens=12) == expected
-    assert served(bare(wrapped))
+    assert served(unwrap(wrapped))

@@ -16,7 +16,7 @@ from prefopt.objectives.base import Objective
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
 from prefopt.objectives.rrhf import RRHF
-from prefopt.objectives.sft import BestOf
+from prefopt.objectives.sft import SFT
 from tests.helpers.models import tiny_llama
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
@@ -57,12 +57,12 @@ CASES = {
     "dpo": Case(DPO(), ragged_pairs(13)),
     "dpo + sft": Case(DPO(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]), ragged_pairs(13)),
     "reward + lm": Case(BradleyTerry(lm_coefficient=0.5, center_rewards_coefficient=0.01), graded(13)),
-    "multi-turn sft": Case(BestOf(), multi_turn(13)),
+    "multi-turn sft": Case(SFT(), multi_turn(13)),
     "rrhf": Case(RRHF(), ranked(13)),
     "rrhf, code": Case(RRHF(mode="code"), ranked(13)),
-    "aot (coupled)": Case(DPO(loss_type=["aot"]), ragged_pairs(13)),
-    "kto (coupled)": Case(DPO(loss_type=["kto"]), ragged_pairs(13)),
-    "bco (coupled, with state)": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
+    "aot (cross-batch)": Case(DPO(loss_type=["aot"]), ragged_pairs(13)),
+    "kto (cross-batch)": Case(DPO(loss_type=["kto"]), ragged_pairs(13)),
+    "bco (cross-batch, with state)": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
     "dpo, adapter switched off": Case(DPO(), ragged_pairs(13), "fresh"),
     "bco, adapter copied": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13), "carried"),
     "dpo, precomputed": Case(DPO(), ragged_pairs(13), args={"precompute_ref_log_probs": True}),

@@ -49,7 +49,7 @@ class Watch(TrainerCallback):
     ) -> None:
         self.weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
         self.moments.append(copy.deepcopy(optimizer.state_dict()["state"]))
-        self.states.append(dict(self.trainer.objective_state))
+        self.states.append(dict(self.trainer.step.state))
 
 
 def build(tmp_path: Path, rows: Dataset, objective: Objective | None = None, **args: Any) -> PreferenceTrainer:

@@ -1,4 +1,4 @@
-"""Random batches and outputs for any objective, from what it declares, and what a trainer does if it couples."""
+"""Random batches and outputs for any objective, from what it declares, with the statistics that a trainer adds."""
 
 from __future__ import annotations
 
@@ -85,21 +85,21 @@ def mapped(out: Outputs, function) -> Outputs:
     return Outputs(**{f.name: None if (v := getattr(out, f.name)) is None else function(v) for f in fields(out)})
 
 
-def coupled(objective: Objective, batch: Batch, out: Outputs, state: dict[str, Tensor] | None = None) -> Batch:
-    """The batch with the columns that `observe` and `couple` bring when it is the whole optimizer step."""
-    if not objective.couples:
+def with_statistics(objective: Objective, batch: Batch, out: Outputs, state: dict[str, Tensor] | None = None) -> Batch:
+    """The batch with the columns of its cross-batch statistics, when it is the whole optimizer step."""
+    if not objective.cross_batch:
         return batch
     present = batch.present.any(-1)
     with torch.no_grad():
-        observed = {name: column[present] for name, column in objective.observe(out, batch).items()}
-    columns, _ = objective.couple(observed, objective.init_state() if state is None else state)
+        gathered = {name: column[present] for name, column in objective.gather_statistics(out, batch).items()}
+    columns, _ = objective.apply_statistics(gathered, objective.init_state() if state is None else state)
     return batch.with_columns(
         **{name: column.new_zeros(len(present)).masked_scatter(present, column) for name, column in columns.items()}
     )
 
 
 def loss_of(objective: Objective, batch: Batch, out: Outputs) -> Loss:
-    return objective.loss(out, coupled(objective, batch, out))
+    return objective.loss(out, with_statistics(objective, batch, out))
 
 
 def numbers(loss: Loss) -> dict[str, float]:

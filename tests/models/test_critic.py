@@ -27,11 +27,11 @@ from prefopt.models.critic import (
 )
 from prefopt.models.forward import forward
 from prefopt.models.heads import LM_HEAD, attach_lm_head, set_normalization
-from prefopt.models.layout_choice import choose
+from prefopt.models.layout_selection import request_layout
 from prefopt.models.load import load_policy, load_scorer
 from prefopt.models.modes import disable_dropout, evaluating, without_dropout
-from prefopt.models.reference import AdapterCopy, AdapterOff, copy_adapter, version_of
-from prefopt.models.unwrap import bare
+from prefopt.models.reference import AdapterCopy, AdapterOff, copy_adapter, policy_fingerprint
+from prefopt.models.wrappers import unwrap
 from tests.helpers.by_hand import TO_ROUNDING, gradients
 from tests.helpers.critics import (
     BOTH,
@@ -64,7 +64,7 @@ def pair(adapters: tuple[bool, bool], family: str = "llama") -> tuple[Any, Any]:
 def test_values_and_log_probs_are_those_of_two_models(adapters: Any, family: str, layout: str) -> None:
     policy, critic = pair(adapters, family)
     for model in (policy, critic):
-        choose(bare(model), layout)
+        request_layout(unwrap(model), layout)
     values, logps = values_of(critic), logps_of(policy)
     assert values.std() > 0.1
     attach_critic(policy, critic)
@@ -76,8 +76,8 @@ def test_values_and_log_probs_are_those_of_two_models(adapters: Any, family: str
 
 def test_a_critic_has_a_layout_of_its_own() -> None:
     policy, critic = pair((False, False), "llama")
-    choose(policy, "padded")
-    choose(critic, "segments")
+    request_layout(policy, "padded")
+    request_layout(critic, "segments")
     seen: dict[str, torch.Size] = {}
     for name, model in (("policy", policy), ("critic", critic)):
         hook = lambda module, args, kwargs, name=name: seen.__setitem__(name, kwargs["input_ids"].shape)  # noqa: E731
@@ -126,7 +126,7 @@ def test_all_is_computed_inside_one_call_of_the_wrapper() -> None:
 @pytest.mark.parametrize("layout", ["padded", "segments"])
 def test_a_value_does_not_see_its_token(layout: str) -> None:
     policy, critic = pair((True, True))
-    choose(bare(critic), layout)
+    request_layout(unwrap(critic), layout)
     attach_critic(policy, critic)
     row = {"prompt_ids": [5, 6, 7], "response_ids": [[8, 9, 10, 11, 12], [13, 14, 15]]}
     before = values_of(policy, collate([row]))
@@ -280,7 +280,7 @@ def test_a_policy_with_a_critic_is_copied_whole(adapters: Any, tmp_path: Path) -
     disturb(again, 2)
     assert not torch.equal(values_of(again), values_of(policy))
     again.save_pretrained(tmp_path)
-    assert version_of(policy, TOKENIZER) != version_of(again, TOKENIZER)
+    assert policy_fingerprint(policy, TOKENIZER) != policy_fingerprint(again, TOKENIZER)
 
 
 class _Words:
@@ -295,9 +295,9 @@ TOKENIZER = _Words()
 
 def test_the_policys_version_is_its_own() -> None:
     policy = tiny("llama")
-    version = version_of(policy, TOKENIZER)
+    version = policy_fingerprint(policy, TOKENIZER)
     attach_critic(policy, scorer_of())
-    assert version_of(policy, TOKENIZER) == version
+    assert policy_fingerprint(policy, TOKENIZER) == version
 
 
 # ---- beside references and modes -----------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def test_modes_reach_the_critic() -> None:
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_critic_starts_as_a_copy_of_the_reward_model(adapter: bool) -> None:
     policy, scorer = tiny("llama").train(), scorer_of(adapter=adapter)
-    inner: Any = bare(scorer)
+    inner: Any = unwrap(scorer)
     attach_lm_head(inner, tiny("llama"))
     set_normalization(scorer, 3.0, 2.0)
     expected = {n for n, p in scorer.named_parameters() if p.requires_grad and LM_HEAD not in n}
@@ -350,7 +350,7 @@ def test_a_critic_starts_as_a_copy_of_the_reward_model(adapter: bool) -> None:
     assert torch.equal(values_of(critic.eval()), values)
     assert {n for n, p in critic.named_parameters() if p.requires_grad} == expected
     assert not hasattr(critic.config, "score_mean") and scorer.config.score_mean == 3.0
-    assert not hasattr(bare(critic), LM_HEAD) and hasattr(inner, LM_HEAD)
+    assert not hasattr(unwrap(critic), LM_HEAD) and hasattr(inner, LM_HEAD)
     assert not any(p.requires_grad for p in scorer.parameters())
     disturb(critic, 1)
     assert torch.equal(values_of(scorer), values)

@@ -146,10 +146,10 @@ def test_a_wrapper_that_fails_before_the_model_leaves_it_as_it_was() -> None:
             raise RuntimeError("lost a rank")
 
     model = tiny("llama")
-    from prefopt.models import unwrap as wrapped
+    from prefopt.models import wrappers
 
     with pytest.raises(RuntimeError, match="lost a rank"):
-        wrapped.inside(Wrapper(model), model, lambda: pytest.fail("not reached"))
+        wrappers.run_under_wrapper(Wrapper(model), model, lambda: pytest.fail("not reached"))
     assert "forward" not in model.__dict__
 
 

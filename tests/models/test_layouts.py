@@ -18,13 +18,13 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
-from prefopt.models import layout_choice as choice
+from prefopt.models import layout_selection
+from prefopt.models._logits import FROM_LOGITS
 from prefopt.models.forward import forward
 from prefopt.models.heads import attach_lm_head, scorer_from_policy
 from prefopt.models.layout import packed
-from prefopt.models.layout_choice import choose
+from prefopt.models.layout_selection import request_layout
 from prefopt.models.load import load_policy
-from prefopt.models.logits import FROM_LOGITS
 from prefopt.models.modes import keep_differentiable
 from tests.helpers.by_hand import LORAS, assert_equals_loop, assert_near, exactness, gradients, with_adapter
 from tests.helpers.models import COMMON, FAMILIES, VOCAB, tiny
@@ -49,9 +49,9 @@ def rows(k: int, prompt: tuple[int, int], response: tuple[int, int], n: int = 3)
 @pytest.mark.parametrize("family", PACKED)
 def test_every_layout_equals_a_plain_loop(family: str, layout: str, dtype: torch.dtype) -> None:
     model = tiny(family, dtype)
-    choose(model, layout)
+    request_layout(model, layout)
     assert_equals_loop(model, ragged(k=2), exactness(dtype))
-    assert choice._chosen[model].layout == layout
+    assert layout_selection._selected[model].layout == layout
 
 
 @pytest.mark.parametrize("lengths", [((30, 40), (1, 6)), ((1, 3), (20, 24)), ((0, 0), (1, 9)), ((8, 12), (1, 1))])
@@ -61,7 +61,7 @@ def test_every_layout_equals_a_plain_loop(family: str, layout: str, dtype: torch
 def test_long_and_short_prompts_and_responses(family: str, kernel: str, k: int, lengths: Any) -> None:
     """The sliding windows of four tokens begin in the prompt, end in it, or never reach it."""
     model = tiny(family)
-    choose(model, kernel)
+    request_layout(model, kernel)
     assert_equals_loop(model, rows(k, *lengths), 1e-9)
 
 
@@ -70,7 +70,7 @@ def test_long_and_short_prompts_and_responses(family: str, kernel: str, k: int, 
 def test_families_are_packed_by_themselves(family: str, dtype: torch.dtype) -> None:
     model = tiny(family, dtype)
     forward(model, ragged(k=2), LOGPS)
-    assert choice._chosen[model].layout == "segments"
+    assert layout_selection._selected[model].layout == "segments"
 
 
 HYBRID: dict[str, dict[str, Any]] = {
@@ -96,21 +96,21 @@ def test_models_that_mix_neighbours_fall_back(name: str, dtype: torch.dtype, cap
     else:
         settings = COMMON | HYBRID[name]
         model = getattr(hf, f"{name}ForCausalLM")(getattr(hf, f"{name}Config")(**settings)).to(dtype).eval()
-    choice._said.clear()
-    with caplog.at_level(logging.INFO, "prefopt.models.layout_choice"), torch.no_grad():
+    layout_selection._logged.clear()
+    with caplog.at_level(logging.INFO, "prefopt.models.layout_selection"), torch.no_grad():
         forward(model, ragged(k=2), LOGPS)
         forward(copy.deepcopy(model), ragged(k=2), LOGPS)
-    assert choice._chosen[model].layout == "padded"
-    (said,) = (record for record in caplog.records if record.name == "prefopt.models.layout_choice")
+    assert layout_selection._selected[model].layout == "padded"
+    (said,) = (record for record in caplog.records if record.name == "prefopt.models.layout_selection")
     assert said.levelno == logging.WARNING and name in said.message and "padded rows" in said.message
     with pytest.raises(ValueError, match=f"'segments' would be wrong for {name}"):
-        choose(model, "segments")
+        request_layout(model, "segments")
         forward(model, ragged(k=2), LOGPS)
 
 
 def test_an_unknown_layout_is_an_error() -> None:
     with pytest.raises(ValueError, match="'packd'.*auto, padded, segments"):
-        choose(tiny("llama"), "packd")
+        request_layout(tiny("llama"), "packd")
 
 
 def test_a_prompt_is_computed_once_and_nothing_is_padded() -> None:
@@ -129,7 +129,7 @@ def test_a_prompt_is_computed_once_and_nothing_is_padded() -> None:
 def test_no_sequence_sees_another(family: str, kernel: str) -> None:
     """Bit by bit: other tokens in one response leave all others as they were."""
     model, batch = tiny(family, torch.float32), rows(3, (4, 9), (2, 7))
-    choose(model, kernel)
+    request_layout(model, kernel)
     out = forward(model, batch, LOGPS).logps
     ids = batch.response_ids.clone()
     ids[1, 1] = (ids[1, 1] + 5) % VOCAB
@@ -151,7 +151,7 @@ def test_activation_checkpointing(family: str, kernel: str, reentrant: bool) -> 
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    choose(model, kernel)
+    request_layout(model, kernel)
     before = [module.__dict__.get("_gradient_checkpointing_func") for module in model.modules()]
     assert_equals_loop(model, ragged(k=3), 1e-9, plain)
     assert [module.__dict__.get("_gradient_checkpointing_func") for module in model.modules()] == before
@@ -162,7 +162,7 @@ def test_activation_checkpointing(family: str, kernel: str, reentrant: bool) -> 
 @pytest.mark.parametrize("kind", LORAS)
 def test_under_an_adapter(kind: str, kernel: str) -> None:
     model = with_adapter(tiny("llama tied" if kind == "in full" else "llama"), **LORAS[kind])
-    choose(model.get_base_model(), kernel)
+    request_layout(model.get_base_model(), kernel)
     assert_equals_loop(model, ragged(k=3), 1e-9)
 
 
@@ -180,7 +180,7 @@ def test_scores_and_values_do_not_depend_on_the_layout(family: str) -> None:
     wants = FROM_LOGITS | {"scores", "values"}
     found = {}
     for layout in ("padded", *KERNELS):
-        choose(scorer, layout)
+        request_layout(scorer, layout)
         found[layout] = forward(scorer, ragged(k=3), wants)
     for kernel in KERNELS:
         for name in wants:
@@ -211,7 +211,7 @@ def test_trying_a_model_draws_no_random_numbers() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    choice.chosen(model, torch.device("cpu"), lambda compute: compute())
+    layout_selection.select_layout(model, torch.device("cpu"), lambda compute: compute())
     assert torch.equal(torch.rand(3), expected) and model.training
 
 
@@ -244,10 +244,10 @@ def test_a_quantised_backbone_under_an_adapter(bits: int, tolerance: float, tmp_
     model = with_adapter(model, target_modules=["q_proj", "down_proj"]).train()
     found = {}
     for layout in ("padded", "auto"):
-        choose(model.get_base_model(), layout)
+        request_layout(model.get_base_model(), layout)
         out = forward(model, ragged(k=3), LOGPS).logps
         found[layout] = (out.detach(), gradients(model, out.square().sum()))
-    assert choice._chosen[model.get_base_model()].layout == "segments"
+    assert layout_selection._selected[model.get_base_model()].layout == "segments"
     (padded, slopes), (packed, others) = found.values()
     assert_near(packed, padded, tolerance)
     assert slopes.keys() == others.keys() and len(slopes) > 0
@@ -278,7 +278,7 @@ def test_a_model_whose_backbone_has_another_name() -> None:
     model = Oddly(tiny("llama").config).double()
     model.load_state_dict(tiny("llama").state_dict())
     assert_equals_loop(model, ragged(k=2), 1e-9)
-    assert choice._chosen[model] == choice.Choice("segments", frozenset())
+    assert layout_selection._selected[model] == layout_selection.LayoutSelection("segments", frozenset())
 
 
 def test_a_model_with_weights_elsewhere() -> None:
@@ -294,7 +294,7 @@ def test_experts_that_take_rows_together_are_packed(name: str) -> None:
     experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
     model = getattr(hf, f"{name}ForCausalLM")(getattr(hf, f"{name}Config")(**COMMON | experts)).eval()
     assert_equals_loop(model, ragged(k=2), 1e-5)
-    assert choice._chosen[model].layout == "segments"
+    assert layout_selection._selected[model].layout == "segments"
 
 
 def test_weights_that_are_not_numbers_are_said_to_be_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prefopt.models.logits import FROM_LOGITS, DenseHead, from_logits, token_outputs
+from prefopt.models._logits import FROM_LOGITS, DenseHead, from_logits, token_outputs
 
 N, H, V = 7, 5, 11
 KINDS = {"plain": {}, "scaled": {"scale": 0.25}, "capped": {"cap": 2.0}, "both": {"scale": 3.0, "cap": 1.5}}

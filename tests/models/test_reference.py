@@ -21,7 +21,7 @@ from prefopt.models.forward import forward
 from prefopt.models.load import load_policy
 from prefopt.models.modes import disable_dropout, evaluating, without_dropout
 from prefopt.models.reference import (
-    COPY,
+    REFERENCE_ADAPTER,
     AdapterCopy,
     AdapterOff,
     FrozenModel,
@@ -77,7 +77,7 @@ def logps(model: nn.Module) -> Tensor:
 
 
 def flags(model: nn.Module) -> dict[str, bool]:
-    return {name: p.requires_grad for name, p in model.named_parameters() if COPY not in name}
+    return {name: p.requires_grad for name, p in model.named_parameters() if REFERENCE_ADAPTER not in name}
 
 
 def assert_frozen(model: nn.Module, reference: Reference, start: Tensor) -> None:
@@ -127,7 +127,7 @@ def test_weights_that_did_not_train_do_not_start_to() -> None:
     reference = reference_for(model, None, fresh_adapter=False)
     reference(model, batch(), LOGPS)
     assert flags(model) == before and not before[frozen]
-    copies = [p for name, p in model.named_parameters() if COPY in name]
+    copies = [p for name, p in model.named_parameters() if REFERENCE_ADAPTER in name]
     assert copies and not any(p.requires_grad for p in copies)
 
 
@@ -146,7 +146,7 @@ def test_a_second_copy_replaces_the_first() -> None:
     for _ in range(2):
         disturb(model)
         assert_frozen(model, reference_for(model, None, fresh_adapter=False), logps(model))
-    assert set(model.peft_config) == {"default", COPY}
+    assert set(model.peft_config) == {"default", REFERENCE_ADAPTER}
 
 
 def test_a_frozen_model_has_no_dropout_and_an_adapters_reference_none() -> None:
@@ -177,15 +177,15 @@ def test_the_copied_adapter_is_not_saved(kind: str, tmp_path: Path, tokenizer: A
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
     for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-2"):
-        assert not list(folder.rglob(f"*{COPY}*"))
+        assert not list(folder.rglob(f"*{REFERENCE_ADAPTER}*"))
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
             names = set(weights.keys())
-        assert any("lora_A" in name for name in names) and not any(COPY in name for name in names)
+        assert any("lora_A" in name for name in names) and not any(REFERENCE_ADAPTER in name for name in names)
         assert len(names) == sum(flags(trainer.model).values())
         again = AutoPeftModelForCausalLM.from_pretrained(folder)
         assert set(again.peft_config) == {"default"}
         assert torch.equal(logps(again), logps(trainer.model))
-    assert COPY in trainer.model.peft_config
+    assert REFERENCE_ADAPTER in trainer.model.peft_config
     assert math.isfinite(trainer.evaluate(ROWS)["eval_loss"])
 
 

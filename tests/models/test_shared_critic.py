@@ -22,12 +22,19 @@ from prefopt.models.critic import (
     save_critic,
 )
 from prefopt.models.forward import forward
-from prefopt.models.layout_choice import choose
+from prefopt.models.layout_selection import request_layout
 from prefopt.models.load import load_policy, load_scorer
-from prefopt.models.peft_adapters import BESIDE, COPY, active, copy_adapter, same_gradients, saved_alone
+from prefopt.models.peft_adapters import (
+    AUXILIARY_ADAPTERS,
+    REFERENCE_ADAPTER,
+    copy_adapter,
+    preserved_adapter_state,
+    saving_policy_only,
+    using_adapter,
+)
 from prefopt.models.reference import AdapterCopy, AdapterOff
 from prefopt.models.shared_critic import SharedCritic, share_critic
-from prefopt.models.unwrap import bare
+from prefopt.models.wrappers import unwrap
 from tests.helpers.by_hand import gradients
 from tests.helpers.critics import (
     BOTH,
@@ -66,7 +73,7 @@ def test_values_are_the_reward_models_and_log_probs_the_policys(family: str, lay
     logps = logps_of(policy_of(family, adapter=True))
     policy, scorer = shared(family)
     for model in (policy, scorer):
-        choose(bare(model), layout)
+        request_layout(unwrap(model), layout)
     out = forward(policy, ragged(k=2), BOTH)
     torch.testing.assert_close(out.values, values_of(scorer), rtol=0, atol=1e-12)
     torch.testing.assert_close(out.logps, logps, rtol=0, atol=1e-12)
@@ -82,10 +89,10 @@ def test_gradients_are_those_of_two_models(layout: str, checkpoints: str, config
     batch = ragged(k=2)
     alone = policy_of(adapter=True), scorer_of(adapter=True, **config)
     for model in alone:
-        choose(bare(model), layout)
+        request_layout(unwrap(model), layout)
     expected, expected_critic = apart(*(model.train() for model in alone), batch)
     policy, _ = shared(**config)
-    choose(bare(policy), layout)
+    request_layout(unwrap(policy), layout)
     checkpointed(policy, CHECKPOINTS[checkpoints])
     found = gradients(policy, joint_loss(policy, batch))
     ours = {n: g for n, g in found.items() if CRITIC not in n.split(".")}
@@ -169,7 +176,9 @@ def test_a_saved_critic_loads_alone(base: str, tmp_path: Path) -> None:
     for each in (again, load_scorer(folder, dtype=torch.float64)):
         torch.testing.assert_close(values_of(each), values_of(policy), rtol=0, atol=1e-12)
     assert values_of(policy).std() > 0.01
-    assert not any(name in key for key in names_in(tmp_path / "critic/adapter_model.safetensors") for name in BESIDE)
+    assert not any(
+        name in key for key in names_in(tmp_path / "critic/adapter_model.safetensors") for name in AUXILIARY_ADAPTERS
+    )
     fresh = policy_of(adapter=True, base=load_policy(base, dtype=torch.float64))
     share_critic(fresh, scorer=folder)
     assert not torch.equal(values_of(fresh), torch.zeros_like(values_of(fresh)))
@@ -193,7 +202,7 @@ def test_the_saved_policy_has_one_adapter(within: bool, base: str, tmp_path: Pat
     policy = from_disk(base)
     copy_adapter(policy)
     if within:
-        with saved_alone(policy):
+        with saving_policy_only(policy):
             policy.save_pretrained(tmp_path / "saved")
     else:
         policy.save_pretrained(tmp_path / "saved")
@@ -202,7 +211,7 @@ def test_the_saved_policy_has_one_adapter(within: bool, base: str, tmp_path: Pat
     assert len(names) == len(parameter_groups(policy)["policy"])
     again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float64)
     torch.testing.assert_close(logps_of(again), logps_of(policy), rtol=0, atol=1e-12)
-    assert set(policy.peft_config) == {"default", *BESIDE}
+    assert set(policy.peft_config) == {"default", *AUXILIARY_ADAPTERS}
 
 
 @pytest.mark.parametrize("config", [{}, OTHER | {"modules_to_save": ["embed_tokens"]}], ids=["alike", "other"])
@@ -232,7 +241,7 @@ def test_references_beside_a_shared_critic() -> None:
     share_critic(policy, scorer=scorer_of(adapter=True))
     values = values_of(policy)
     flags = {n: p.requires_grad for n, p in policy.named_parameters()}
-    assert any(flags[n] for n in flags if CRITIC in n) and not any(flags[n] for n in flags if COPY in n)
+    assert any(flags[n] for n in flags if CRITIC in n) and not any(flags[n] for n in flags if REFERENCE_ADAPTER in n)
     for reference, expected in ((AdapterCopy(), start), (AdapterOff(), plain)):
         assert torch.equal(reference(policy, ragged(k=2), frozenset({"logps"})).logps, expected)
     assert {n: p.requires_grad for n, p in policy.named_parameters()} == flags
@@ -243,16 +252,16 @@ def test_same_gradients_and_active_undo_what_peft_changes() -> None:
     policy, _ = shared()
     logps, values = logps_of(policy), values_of(policy)
     flags = {n: p.requires_grad for n, p in policy.named_parameters()}
-    with same_gradients(policy):
+    with preserved_adapter_state(policy):
         policy.set_adapter(CRITIC)
         assert not torch.equal(logps_of(policy), logps)
         assert {n: p.requires_grad for n, p in policy.named_parameters()} != flags
-    with active(policy, CRITIC):
+    with using_adapter(policy, CRITIC):
         assert not torch.equal(logps_of(policy), logps)
     assert policy.active_adapter == "default" and torch.equal(logps_of(policy), logps)
     assert {n: p.requires_grad for n, p in policy.named_parameters()} == flags
     assert torch.equal(values_of(policy), values)
-    with pytest.raises(ValueError, match="has an adapter 'none'"), active(policy, "none"):
+    with pytest.raises(ValueError, match="has an adapter 'none'"), using_adapter(policy, "none"):
         pass
 
 
@@ -303,7 +312,7 @@ def test_a_trainer_saves_and_reads_the_two_apart(kind: str, adapter: bool, tmp_p
     assert {n: p.requires_grad for n, p in second.model.named_parameters()} == flags
     assert not adapter or second.model.active_adapter == "default"
     file = "adapter_model.safetensors" if adapter else "model.safetensors"
-    assert not any(name in key for key in names_in(tmp_path / "saved" / "policy" / file) for name in BESIDE)
+    assert not any(name in key for key in names_in(tmp_path / "saved" / "policy" / file) for name in AUXILIARY_ADAPTERS)
 
 
 # ---- what cannot be shared -----------------------------------------------------------------------------------------

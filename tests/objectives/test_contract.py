@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefopt.batch import Batch, Outputs, fill_rows
-from prefopt.objectives.base import Loss, Objective, load, registry
+from prefopt.objectives import DPO
+from prefopt.objectives.base import Loss, Objective, Term, checked_loss, load, registry
 from prefopt.objectives.ppo import PPO
-from tests.helpers.objectives import asked, coupled, declared_only, loss_of, make, mapped, numbers, rows
+from tests.helpers.objectives import asked, declared_only, loss_of, make, mapped, numbers, rows, with_statistics
 
 EVERY_SWITCH = PPO(advantage_norm=True, advantage_clip=1.0, entropy_coef=0.01, ptx_coef=1.0, target_kl=6.0)
 OBJECTIVES = registry() | {"ppo-max, every switch": EVERY_SWITCH}
@@ -111,7 +115,7 @@ def test_absent_rows_change_nothing(objective: Objective):
 @settings(max_examples=5)
 def test_parts_add_up_to_the_whole(objective: Objective, cuts: list[int], seed: int):
     batch, out = make(objective, seed=seed)
-    batch = coupled(objective, batch, out)
+    batch = with_statistics(objective, batch, out)
     whole = objective.loss(out, batch)
     slices = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, 6], strict=True)]
     parts = [objective.loss(rows(out, s), batch.rows(s)) for s in slices]
@@ -184,3 +188,42 @@ def test_an_objective_is_a_value(objective: Objective):
 def test_an_unknown_name_is_answered_with_near_ones():
     with pytest.raises(ValueError, match="did you mean simpo"):
         load("simp")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.tensor(1.0), r"^DPO\.loss returned a tensor of shape \[\], not a Loss: return Loss\(\{'dpo': Term\("),
+        (None, r"DPO\.loss returned None, not a Loss"),
+        (1.0, r"DPO\.loss returned a float, not a Loss"),
+        (Loss({"nll": torch.ones(())}), "the term 'nll' is a tensor of shape .*: give Term"),  # type: ignore[dict-item]
+        (Loss({"nll": Term(torch.ones(3), "prompts")}), r"the term 'nll' is a tensor of shape \[3\]: give Term"),
+        (Loss({"nll": Term(1.0, "prompts")}), "the term 'nll' is a float: give Term"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_loss_is_told_so(value: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        checked_loss(DPO(), value)
+
+
+def test_a_loss_is_returned_as_it_is() -> None:
+    loss = Loss({"nll": Term(torch.ones(()), "prompts")})
+    assert checked_loss(DPO(), loss) is loss
+
+
+def test_an_objective_by_its_class_or_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As scorers, judges and adapters are: from the current folder, by the name that stands there."""
+    lines = (
+        "from prefopt import DPO",
+        "class Mine(DPO): ...",
+        "ready = DPO(beta=0.3)",
+        "NAMES = {'mine': Mine(beta=0.2)}",
+    )
+    (tmp_path / "my_objectives.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    betas = {name: load(f"my_objectives:{name}").beta for name in ("mine", "Mine", "ready")}  # type: ignore[attr-defined]
+    assert betas == {"mine": 0.2, "Mine": 0.1, "ready": 0.3}
+    with pytest.raises(ValueError, match=r"NAMES \['mine'\]: did you mean mine\? name one as my_objectives:"):
+        load("my_objectives:mien")
+    sys.modules.pop("my_objectives")

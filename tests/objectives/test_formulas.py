@@ -14,7 +14,7 @@ from prefopt.batch import Batch, Outputs
 from prefopt.objectives import pair_losses
 from prefopt.objectives.dpo import DPO, NAMES, DPOArguments
 from prefopt.objectives.pair_losses import LOSSES
-from tests.helpers.objectives import coupled, loss_of
+from tests.helpers.objectives import loss_of, with_statistics
 
 # Two pairs, all tokens counted. Sums of log-probs, and lengths:
 #            chosen             rejected
@@ -218,12 +218,12 @@ def test_kto_z_is_never_negative():
 def test_bco_shift_is_the_mean_of_all_rewards_so_far():
     objective = DPO(loss_type="bco_pair", beta=2.0)
     seen = {"a_w": torch.tensor([1.0, -0.5]), "a_l": torch.tensor([-0.5, 2.0])}
-    columns, state = objective.couple(seen, objective.init_state())
+    columns, state = objective.apply_statistics(seen, objective.init_state())
     assert columns["bco_shift"].tolist() == [0.5, 0.5]
-    columns, state = objective.couple({"a_w": torch.tensor([3.0]), "a_l": torch.tensor([1.0])}, state)
+    columns, state = objective.apply_statistics({"a_w": torch.tensor([3.0]), "a_l": torch.tensor([1.0])}, state)
     assert columns["bco_shift"].tolist() == pytest.approx([(4 * 0.5 + 4.0) / 6])
     assert float(state["bco_count"]) == 6
-    columns, _ = DPO(loss_type="bco_pair", bco_momentum=0.75).couple(seen, state)
+    columns, _ = DPO(loss_type="bco_pair", bco_momentum=0.75).apply_statistics(seen, state)
     assert columns["bco_shift"].tolist() == pytest.approx([0.75 * 1.0 + 0.25 * 0.5] * 2)
 
 
@@ -261,7 +261,7 @@ def test_aot_in_parts_has_the_gradient_of_sorting_the_whole_step(name: str, seed
     want = sorted_loss(name, logps, reference, mask, beta=0.7)
     objective = DPO(loss_type=name, beta=0.7)
     whole = Batch(response_mask=mask, loss_mask=mask, ref_logps=reference)
-    batch, sizes = coupled(objective, whole, Outputs(logps=logps)), objective.sizes(whole)
+    batch, sizes = with_statistics(objective, whole, Outputs(logps=logps)), objective.sizes(whole)
     got = sum(objective.loss(Outputs(logps=logps[s]), batch.rows(s)).reduced(sizes) for s in (slice(3), slice(3, 7)))
     assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-12)
     torch.testing.assert_close(*(torch.autograd.grad(x, logps)[0] for x in (got, want)), rtol=1e-12, atol=1e-15)
@@ -352,7 +352,7 @@ def test_what_makes_no_sense_is_refused(knobs: dict, message: str):
 
 @pytest.mark.parametrize("name", ["simpo", "orpo", "cpo", "slic"])
 def test_reference_free_losses_need_no_reference(name: str):
-    assert NAMES[name].needs == frozenset() and not NAMES[name].couples
+    assert NAMES[name].needs == frozenset() and not NAMES[name].cross_batch
     batch, out = world()
     value(NAMES[name], Batch({n: c for n, c in batch.items() if n != "ref_logps"}), out)
 
@@ -360,9 +360,9 @@ def test_reference_free_losses_need_no_reference(name: str):
 def test_what_the_trainer_must_provide():
     assert DPO(loss_type="sft").needs == frozenset()
     assert DPO(loss_type=["simpo", "sigmoid"]).needs == {"reference"}
-    assert NAMES["kto"].needs == {"reference", "mismatched"} and NAMES["kto"].couples
+    assert NAMES["kto"].needs == {"reference", "mismatched"} and NAMES["kto"].cross_batch
     assert NAMES["wpo"].wants == {"log_sum_sq"} and NAMES["dpo"].wants == frozenset()
-    assert {n for n, o in NAMES.items() if o.couples} == {"aot", "aot_unpaired", "kto", "bco_pair", "mpo"}
+    assert {n for n, o in NAMES.items() if o.cross_batch} == {"aot", "aot_unpaired", "kto", "bco_pair", "mpo"}
 
 
 def test_one_response_is_not_a_pair():

@@ -17,7 +17,7 @@ from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives.base import Loss
 from prefopt.objectives.ppo import NAMES, PPO
 from prefopt.objectives.ppo_arguments import PPOArguments
-from tests.helpers.objectives import coupled, make, mapped, numbers, rows
+from tests.helpers.objectives import make, mapped, numbers, rows, with_statistics
 
 PLAIN: dict[str, Any] = {"kl_coef": 0.0, "reward_norm": "none", "reward_clip": None}
 
@@ -41,8 +41,8 @@ def drawn(scores: list[list[float]], lengths: list[list[int]], **columns: Tensor
 
 def rewarded(objective: PPO, batch: Batch, state: dict[str, Tensor] | None = None) -> tuple[Batch, dict[str, Tensor]]:
     """What a trainer does with a rollout."""
-    state = objective.update(objective.observe_rollout(batch), state or state_of(objective))
-    return batch.with_columns(**objective.experience(batch, state)), state
+    state = objective.update_state(objective.rollout_statistics(batch), state or state_of(objective))
+    return batch.with_columns(**objective.compute_advantages(batch, state)), state
 
 
 def means(metrics: dict) -> dict[str, float]:
@@ -137,12 +137,12 @@ def test_two_processes_reward_as_one(seed: int):
     g = torch.Generator().manual_seed(seed)
     batch = batch.with_columns(finished=torch.rand(6, 3, generator=g) < 0.5)
     parts = [batch.rows(slice(0, 2)), batch.rows(slice(2, 6))]
-    each = [objective.observe_rollout(part) for part in parts]
+    each = [objective.rollout_statistics(part) for part in parts]
     gathered = {name: torch.cat([part[name] for part in each]) for name in each[0]}
     whole, state = rewarded(objective, batch)
-    assert floats(objective.update(gathered, state_of(objective))) == pytest.approx(floats(state), rel=1e-12)
+    assert floats(objective.update_state(gathered, state_of(objective))) == pytest.approx(floats(state), rel=1e-12)
     for part, rows_ in zip(parts, (slice(0, 2), slice(2, 6)), strict=True):
-        for name, column in objective.experience(part, state).items():
+        for name, column in objective.compute_advantages(part, state).items():
             torch.testing.assert_close(column, whole[name][rows_])
 
 
@@ -300,7 +300,7 @@ def test_the_policy_gradient_is_a_finite_difference_on_a_tiny_policy():
     scores = torch.randn(5, 1, generator=g, dtype=torch.float64).tolist()
     objective = PPO(advantage_norm=True, advantage_clip=1.0)
     batch, _ = rewarded(objective, drawn(scores, [[3]] * 5, old_logps=logps(old), ref_logps=logps(old + 0.1)))
-    batch = coupled(objective, batch, Outputs())
+    batch = with_statistics(objective, batch, Outputs())
 
     def loss(logits: Tensor) -> Tensor:
         out = Outputs(logps=logps(logits), values=torch.zeros(5, 1, 3, dtype=torch.float64))
@@ -315,7 +315,7 @@ def test_the_policy_gradient_is_a_finite_difference_on_a_tiny_policy():
 def test_advantages_are_normalised_over_the_step_by_hand():
     """2, -1, 3 of the drawn rows: mean 4/3, squares 4/9 + 49/9 + 25/9 = 78/9, so deviation sqrt(78 / 9 / 2)."""
     objective = PPO(advantage_norm=True, advantage_clip=0.5, cliprange=10.0)
-    batch = coupled(objective, MINIBATCH, outputs())
+    batch = with_statistics(objective, MINIBATCH, outputs())
     assert batch.advantage_mean.tolist() == pytest.approx([4 / 3] * 3)
     assert batch.advantage_std.tolist() == pytest.approx([(78 / 18) ** 0.5] * 3)
     # (2 - 4/3) / 2.0817 = .3203; (-1 - 4/3) / 2.0817 = -1.12 and (3 - 4/3) / 2.0817 = .80 are clipped.
@@ -328,12 +328,12 @@ def test_micro_batches_and_processes_are_normalised_as_one(seed: int, cut: int):
     """Their rows are padded to lengths of their own, and absent rows stay out of it."""
     objective = PPO(advantage_norm=True)
     batch, out = make(objective, seed=seed)
-    whole = coupled(objective, batch, out)
+    whole = with_statistics(objective, batch, out)
     longer = Batch({n: torch.cat([c, c], -1) if c.dim() == 3 else c for n, c in batch.items()})
     masks = {n: torch.cat([batch[n], torch.zeros_like(batch[n])], -1) for n in ("response_mask", "loss_mask")}
     parts = [batch.rows(slice(0, cut)), longer.with_columns(**masks).rows(slice(cut, 6))]
-    each = [objective.observe(out, part) for part in parts]
-    columns, _ = objective.couple({name: torch.cat([part[name] for part in each]) for name in each[0]}, {})
+    each = [objective.gather_statistics(out, part) for part in parts]
+    columns, _ = objective.apply_statistics({name: torch.cat([part[name] for part in each]) for name in each[0]}, {})
     for name, column in columns.items():
         torch.testing.assert_close(column, whole[name])
     counted = batch.advantages[batch.loss_mask].numpy()
@@ -344,7 +344,7 @@ def test_micro_batches_and_processes_are_normalised_as_one(seed: int, cut: int):
 def test_an_absent_row_has_no_deviation_to_divide_by():
     objective = PPO(advantage_norm=True)
     batch, out = make(objective)
-    filled = coupled(objective, fill_rows(batch, 1), out)
+    filled = with_statistics(objective, fill_rows(batch, 1), out)
     more = mapped(out, lambda v: torch.cat([v, v.new_zeros(1, *v.shape[1:])]).detach().requires_grad_())
     assert filled.advantage_std[-1] == 0
     for term in objective.loss(more, filled).terms.values():
@@ -378,7 +378,7 @@ def test_the_presets_differ_in_these_switches_and_no_other():
 
 def test_what_it_needs_follows_from_its_switches():
     assert PPO().needs == NAMES["ppo"].needs == {"scorer", "reference"}
-    assert PPO().couples is False and PPO(advantage_norm=True).couples is True
+    assert PPO().cross_batch is False and PPO(advantage_norm=True).cross_batch is True
     assert PPO().on_policy and PPO().trains == "actor-critic"
     frozen = drawn([[1.0]], [[1]], frozen_policy=torch.ones(1))
     assert PPO(entropy_coef=0.1).outputs_on(frozen) == {"values"}
@@ -391,15 +391,15 @@ def test_what_it_needs_follows_from_its_switches():
 )
 def test_the_policy_begins_when_the_critic_has_learnt_enough(step: int, explained: float, start: int):
     objective = PPO(critic_pretrain_steps=10, critic_pretrain_until=0.3)
-    state = objective.begun(objective.init_state(), explained, step, 100)
+    state = objective.start_policy(objective.init_state(), explained, step, 100)
     assert float(state["policy_start"]) == start
     if start >= 0:  # for good
-        assert objective.begun(state, -1.0, step + 4, 100) == state
+        assert objective.start_policy(state, -1.0, step + 4, 100) == state
 
 
 def test_half_of_a_short_run_is_the_policys():
     objective = PPO(critic_pretrain_steps=50)
-    starts = [float(objective.begun(objective.init_state(), nan, step, 12)["policy_start"]) for step in (5, 6)]
+    starts = [float(objective.start_policy(objective.init_state(), nan, step, 12)["policy_start"]) for step in (5, 6)]
     assert starts == [-1, 6]
 
 

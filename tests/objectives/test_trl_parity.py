@@ -17,7 +17,7 @@ from prefopt.batch import Batch, Outputs
 from prefopt.models.forward import forward
 from prefopt.objectives.dpo import DPO
 from prefopt.utils.tensors import masked_mean, masked_sum
-from tests.helpers.objectives import coupled
+from tests.helpers.objectives import with_statistics
 
 trl = pytest.importorskip("trl", reason="parity needs TRL, which the test extra installs")
 
@@ -67,7 +67,7 @@ def ours(model: nn.Module, reference: nn.Module, objective: DPO, batch: Batch) -
     with torch.no_grad():
         batch = batch.with_columns(ref_logps=forward(reference, batch, frozenset({"logps"})).required("logps"))
     out: Outputs = forward(model, batch, objective.outputs)
-    return objective.loss(out, coupled(objective, batch, out)).reduced(objective.sizes(batch))
+    return objective.loss(out, with_statistics(objective, batch, out)).reduced(objective.sizes(batch))
 
 
 def gradient(loss: Tensor, model: nn.Module) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from prefopt.testbed.gold_reward import HIGHEST, LOWEST, gold, gold_of, parse, sentences
 from prefopt.testbed.language import LANGUAGES, REMARKS
-from prefopt.testbed.world import KINDS, Prompt, answers, facts, find_prompt, questions
+from prefopt.testbed.prompts import KINDS, Prompt, answers, facts, find_prompt, questions
 
 
 def ask(text: str) -> Prompt:

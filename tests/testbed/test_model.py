@@ -5,12 +5,12 @@ import random
 import pytest
 import torch
 
+from prefopt.testbed.annotators import demonstrate
 from prefopt.testbed.language import LANGUAGES, REMARKS
 from prefopt.testbed.model import _trained, build_policy, build_tokenizer
-from prefopt.testbed.people import demonstrate
+from prefopt.testbed.prompts import KINDS, answers, facts, follow_up, possible_answers, questions, sample_prompts
 from prefopt.testbed.recipe import Recipe
 from prefopt.testbed.rows import sft_rows
-from prefopt.testbed.world import KINDS, answers, draw_prompts, facts, follow_up, possible_answers, questions
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_template_marks_what_the_assistant_said(tokenizer) -> None:
 
 def test_everything_fits(tokenizer) -> None:
     rng, recipe = random.Random(0), Recipe()
-    for prompt in draw_prompts(1500, 0):
+    for prompt in sample_prompts(1500, 0):
         response = tokenizer(demonstrate(prompt, rng)).input_ids
         whole = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True)["input_ids"] + response
         assert len(response) < recipe.max_new_tokens and len(whole) < tokenizer.model_max_length

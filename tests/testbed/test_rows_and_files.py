@@ -7,9 +7,9 @@ import pytest
 
 from prefopt.grades import GRADES
 from prefopt.testbed.files import conversation, hh_rlhf, rm_static, rrhf, transcript, write_all, write_jsonl
+from prefopt.testbed.prompts import find_prompt, sample_prompts
 from prefopt.testbed.recipe import Recipe
 from prefopt.testbed.rows import candidate_rows, pairs_from, preference_rows, prompt_rows, sft_rows
-from prefopt.testbed.world import draw_prompts, find_prompt
 
 MAKERS = [
     (sft_rows, {"prompt", "response"}),
@@ -50,7 +50,7 @@ def test_candidates_are_different_and_rated() -> None:
 
 
 def test_pairs_from_given_responses() -> None:
-    prompts = draw_prompts(3, 0)
+    prompts = sample_prompts(3, 0)
     same = [("x", True), ("x", True)]
     cut = [("x", True), ("x", False)]
     rows = pairs_from(prompts, [same, cut, [("a", True), ("b", True)]], seed=0)

@@ -24,7 +24,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from prefopt import PreferenceTrainer
 from prefopt.models.reference import AdapterCopy
 from prefopt.objectives.dpo import DPO
-from prefopt.objectives.sft import BestOf
+from prefopt.objectives.sft import SFT
 from prefopt.training import checkpoint
 from tests.helpers.checkpoints import LORA, ROWS, assert_equal, build, by_tokens, logs, saved, weights
 from tests.helpers.models import tiny_llama
@@ -89,25 +89,25 @@ def test_a_resumed_run_equals_one_that_went_through(case: str, tmp_path: Path) -
     assert resumed.state.global_step == whole.state.global_step > step
     assert_equal(weights(resumed), weights(whole))
     assert len(logs(whole, step)) >= 2 and logs(resumed) == logs(whole)
-    assert_equal(resumed.objective_state, whole.objective_state)
+    assert_equal(resumed.step.state, whole.step.state)
     if case == "moving reference":
         assert_equal(dict(resumed.reference.model.state_dict()), dict(whole.reference.model.state_dict()))
         assert not torch.equal(resumed.reference.model.lm_head.weight, tiny_llama().lm_head.weight)
     if "state" in case:
-        assert any(tensor.abs().max() > 0 for tensor in whole.objective_state.values())
+        assert any(tensor.abs().max() > 0 for tensor in whole.step.state.values())
     assert (case == "continued adapter") == isinstance(whole.reference, AdapterCopy)
 
 
 def test_orders_of_rows_depend_on_seed_and_epoch_only(tmp_path: Path) -> None:
     def orders(trainer: PreferenceTrainer) -> list[list[int]]:
         seen: list[list[int]] = []
-        real = trainer.units
+        real = trainer.step.count
 
         def spy(batches: list[Any]) -> Any:
             seen.append([i for batch in batches for i in batch.index.tolist()])
             return real(batches)
 
-        with mock.patch.object(trainer, "units", spy):
+        with mock.patch.object(trainer.step, "count", spy):
             trainer.train()
         half = len(seen) // 2
         return [sum(seen[:half], []), sum(seen[half:], [])]
@@ -122,11 +122,40 @@ def test_orders_of_rows_depend_on_seed_and_epoch_only(tmp_path: Path) -> None:
 
 def test_skipped_steps_are_still_counted_after_a_resume(tmp_path: Path) -> None:
     trainer = build(tmp_path)
-    trainer.guard.skipped = 2
+    trainer.step.guard.skipped = 2
     trainer.train()
     resumed = build(tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     assert logs(resumed)[-1]["skipped_steps"] == 2
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loses power after the rename has every file, the names in its folder, and then the name itself."""
+    staged, final = tmp_path / "staged", tmp_path / "checkpoint-1"
+    (staged / "policy").mkdir(parents=True)
+    (staged / "model.safetensors").write_bytes(b"weights")
+    (staged / "policy" / "config.json").write_text("{}")
+    happened: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        happened.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def renamed(source: Any, target: Any) -> None:
+        happened.append(("rename", str(source)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    checkpoint.publish(staged, final, {"format": 2})
+    moment = happened.index(("rename", str(staged)))
+    names = ("model.safetensors", "policy/config.json", "policy", checkpoint.MANIFEST, "")
+    assert {path for what, path in happened[:moment]} == {str(staged / name) for name in names}
+    assert happened[moment + 1 :] == [("sync", str(tmp_path))]
+    assert checkpoint.problem_with(final) is None
 
 
 # ---- runs that die -------------------------------------------------------------------------------------------------
@@ -202,7 +231,7 @@ FAILURES = {
     "optimizer": ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")),
     "state": ("transformers.TrainerState.save_to_json", OSError(28, "No space left on device")),
     "extras": ("prefopt.training.checkpointing.save_file", SafetensorError("IoError: No space left on device")),
-    "publishing": ("prefopt.training.checkpoint._flush", OSError(5, "Input/output error")),
+    "publishing": ("prefopt.training.checkpoint.flush", OSError(5, "Input/output error")),
 }
 
 
@@ -321,8 +350,8 @@ OTHERS: dict[str, tuple[Callable[[Path], PreferenceTrainer], str]] = {
     "family": (lambda f: build(f, model=qwen()), "model was 'LlamaForCausalLM', is 'Qwen2ForCausalLM'"),
     "size": (lambda f: build(f, model=tiny_llama(intermediate_size=96)), "trained weights was"),
     "adapter": (lambda f: build(f, peft_config=LORA), r"adapter was \[\], is \['LORA'\]"),
-    "objective": (lambda f: build(f, DPO(beta=0.2)), r"objective was .DPO\(.*beta=0.1.* is .DPO\(.*beta=0.2"),
-    "method": (lambda f: build(f, BestOf()), r"objective was .DPO\(.*is .BestOf\("),
+    "objective": (lambda f: build(f, DPO(beta=0.2)), r"objective.beta was 0.1, is 0.2"),
+    "method": (lambda f: build(f, SFT()), r"objective.name was .DPO., is .SFT."),
     "accumulation": (lambda f: build(f, gradient_accumulation_steps=2), "gradient_accumulation_steps was 1, is 2"),
     "batch": (lambda f: build(f, per_device_train_batch_size=4), "per_device_train_batch_size was 2, is 4"),
     "budget": (lambda f: build(f, max_tokens_per_batch=45), "max_tokens_per_batch was None, is 45"),
@@ -347,7 +376,7 @@ def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) 
 
 
 def test_an_objective_that_prints_its_address_can_resume(tmp_path: Path) -> None:
-    class Foreign(BestOf):
+    class Foreign(SFT):
         __repr__ = object.__repr__
 
     build(tmp_path, Foreign(), max_steps=2).train()

@@ -21,8 +21,9 @@ from prefopt import (
     SFTConfig,
     SFTTrainer,
 )
-from prefopt.data.batching import Order
+from prefopt.data.batching import RowSampler
 from prefopt.models.load import load_scorer
+from prefopt.objectives.base import Objective
 from prefopt.objectives.dpo import DPO
 from tests.helpers.models import tiny_llama
 from tests.helpers.rows import ragged_pairs
@@ -54,6 +55,22 @@ def test_a_frozen_adapter(adapter: Path, tmp_path: Path, tokenizer: Any) -> None
     model = PeftModel.from_pretrained(tiny_llama(), adapter)
     with pytest.raises(ValueError, match="is_trainable=True"):
         dpo(model, tmp_path, tokenizer)
+
+
+class BareTensor(Objective):
+    """Returns what a training loop of one's own would want."""
+
+    def loss(self, out: Any, batch: Any) -> Any:
+        return out.required("logps").sum()
+
+
+@pytest.mark.parametrize("run", ["train", "evaluate"])
+def test_a_loss_that_is_a_tensor(run: str, tmp_path: Path, tokenizer: Any) -> None:
+    trainer = PreferenceTrainer(
+        tiny_llama(), BareTensor(), PreferenceConfig(**quiet(tmp_path)), ROWS, ROWS, processing_class=tokenizer
+    )
+    with pytest.raises(TypeError, match=r"BareTensor.loss returned a tensor of shape \[\], not a Loss"):
+        getattr(trainer, run)()
 
 
 def test_knobs_that_disagree_with_the_objective(tmp_path: Path, tokenizer: Any) -> None:
@@ -119,10 +136,10 @@ def test_sft_takes_its_arguments_in_order(tmp_path: Path, tokenizer: Any) -> Non
 
 
 def test_the_order_of_rows() -> None:
-    assert sorted(Order(13, seed=0)) == list(range(13))
-    assert list(Order(13, seed=0)) != list(Order(13, seed=0, epoch=lambda: 1))
-    assert sorted(Order(13, multiple=8, seed=0)) == [-1, -1, -1, *range(13)]
-    dropped = list(Order(13, multiple=8, drop=True, seed=0))
+    assert sorted(RowSampler(13, seed=0)) == list(range(13))
+    assert list(RowSampler(13, seed=0)) != list(RowSampler(13, seed=0, epoch=lambda: 1))
+    assert sorted(RowSampler(13, multiple=8, seed=0)) == [-1, -1, -1, *range(13)]
+    dropped = list(RowSampler(13, multiple=8, drop=True, seed=0))
     assert len(dropped) == len(set(dropped)) == 8 and -1 not in dropped
 
 

@@ -17,7 +17,7 @@ from prefopt.batch import Batch, Outputs
 from prefopt.objectives.base import Loss, Objective, Term
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
-from prefopt.training.nonfinite import StepGuard
+from prefopt.training.nonfinite import NonFiniteGuard
 from tests.helpers.nonfinite import BAD, PLAIN, build, unchanged, with_margins
 from tests.helpers.processes import completed
 
@@ -47,7 +47,7 @@ def test_one_bad_row_costs_one_step(
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert unchanged(trainer) == [False, False, True, False, False, False]
-    assert trainer.guard.skipped == 1
+    assert trainer.step.guard.skipped == 1
     said = [record.getMessage() for record in caplog.records if "not finite" in record.getMessage()]
     assert len(said) == 1 and said[0].startswith("step 3: ") and "rows [4, 5]" in said[0]
     for step, log in enumerate(logs(trainer), start=1):
@@ -112,7 +112,7 @@ def test_what_an_objective_remembers_survives_accumulation(accumulation: int, tm
     )
     trainer.train()
     assert unchanged(trainer) == [False, False, True, False, False, False]
-    assert all(tensor.isfinite().all() for tensor in trainer.objective_state.values())
+    assert all(tensor.isfinite().all() for tensor in trainer.step.state.values())
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
@@ -121,7 +121,7 @@ def test_three_in_a_row_stop_the_run(max_grad_norm: float, tmp_path: Path) -> No
     with pytest.raises(FloatingPointError, match=r"step 4: .*rows \[6, 7\].*3 times in a row"):
         trainer.train()
     assert unchanged(trainer) == [False, True, True]
-    assert trainer.guard.skipped == 3
+    assert trainer.step.guard.skipped == 3
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
@@ -130,14 +130,14 @@ def test_how_many_stop_the_run_can_be_told(tmp_path: Path) -> None:
         build(tmp_path, with_margins(3), max_skipped_steps=1).train()
     trainer = build(tmp_path, with_margins(3, 5, 6, 8), max_skipped_steps=5)
     trainer.train()
-    assert trainer.guard.skipped == 4
+    assert trainer.step.guard.skipped == 4
 
 
 def test_bad_steps_that_are_not_in_a_row_do_not_stop_it(tmp_path: Path) -> None:
     trainer = build(tmp_path, with_margins(0, 4, 8))
     trainer.train()
     assert unchanged(trainer) == [True, False] * 3
-    assert trainer.guard.skipped == 3
+    assert trainer.step.guard.skipped == 3
 
 
 @dataclass(kw_only=True)
@@ -159,7 +159,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not(tmp_path: Path) -> None:
 
 
 def test_absent_rows_are_not_named() -> None:
-    guard = StepGuard(limit=2)
+    guard = NonFiniteGuard(limit=2)
     guard.suspects = [-1, 0, -1]
     assert guard.rejects(math.nan, 1, searching=False)
     guard.suspects = [-1, 7]
@@ -173,10 +173,10 @@ def test_a_scaler_that_looks_for_its_scale_is_left_to_it(tmp_path: Path) -> None
     trainer.accelerator.scaler = object()
     for _ in range(5):
         assert math.isnan(trainer._get_grad_norm(trainer.model, torch.tensor(math.nan)))
-    assert trainer.guard.skipped == 0
-    trainer.guard.suspects = [4]
+    assert trainer.step.guard.skipped == 0
+    trainer.step.guard.suspects = [4]
     trainer._get_grad_norm(trainer.model, torch.tensor(math.nan))
-    assert trainer.guard.skipped == 1
+    assert trainer.step.guard.skipped == 1
 
 
 @pytest.mark.slow

@@ -23,7 +23,6 @@ TRAINER: dict[str, str] = {
         "processing_class=None, model_init=None, compute_loss_func=None, compute_metrics=None, callbacks=None, "
         "optimizers=(None, None), optimizer_cls_and_kwargs=None, preprocess_logits_for_metrics=None)"
     ),
-    "_build_accelerator_args": "(self, **kwargs)",
     "_clip_grad_norm": "(self, model)",
     "_finalize_training": "(self, trial, num_train_samples, start_time)",
     "_get_grad_norm": "(self, model, grad_norm=None)",

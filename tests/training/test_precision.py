@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefopt import DPOConfig, DPOTrainer
-from prefopt.models.layout_choice import Choice, _chosen
+from prefopt.models.layout_selection import LayoutSelection, _selected
 from tests.helpers.models import tiny_llama
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
@@ -44,4 +44,4 @@ def test_the_head_is_not_lost_under_mixed_precision(tmp_path: Path, tokenizer: A
     """accelerate wraps a model's forward in autocast: the logits to compare with must not come out of that."""
     _, trainer = update(tmp_path, tokenizer, bf16=True)
     for model in (trainer.model, trainer.reference.model):
-        assert _chosen[model] == Choice("segments", frozenset({"dense", "own"}))
+        assert _selected[model] == LayoutSelection("segments", frozenset({"dense", "own"}))

@@ -144,7 +144,9 @@ def test_precomputed_is_cached_and_releases_the_reference(tmp_path: Path, tokeni
     assert first_log(trainer)["loss"] == pytest.approx(math.log(2), rel=1e-5)
     with pytest.raises(ValueError, match="ref_model"):
         trainer.evaluate(ragged_pairs(3, seed=8))
-    with mock.patch("prefopt.training.reference_logps._gathered", side_effect=AssertionError("computed again")):
+    with mock.patch(
+        "prefopt.training.reference_logps.ReferencePass._compute", side_effect=AssertionError("computed again")
+    ):
         assert build().evaluate()["eval_rewards/accuracies"] == 0.5
 
 
@@ -240,7 +242,7 @@ def test_losses_without_reference_never_load_or_call_one(loss: str, tmp_path: Pa
         )
         assert trainer.reference is None
         trainer.train()
-    assert "ref_logps" not in trainer.annotated(next(iter(trainer.get_eval_dataloader(ROWS))))
+    assert "ref_logps" not in trainer.step.annotate(trainer.model, next(iter(trainer.get_eval_dataloader(ROWS))))
 
 
 def test_tr_dpo_moves_the_reference(tmp_path: Path, tokenizer: Any) -> None:

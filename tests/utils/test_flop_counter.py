@@ -31,14 +31,14 @@ from prefopt.generation import sample
 from prefopt.generation.beams import beam_search
 from prefopt.generation.vllm import VLLM
 from prefopt.models.critic import attach_critic, new_critic
-from prefopt.models.flops import count_forward, work_of
+from prefopt.models.flops import count_forward, flops_model_of
 from prefopt.models.forward import forward
 from prefopt.models.heads import scorer_from_policy
-from prefopt.models.layout_choice import choose
+from prefopt.models.layout_selection import request_layout
 from prefopt.models.reference import reference_for
 from prefopt.models.shared_critic import share_critic
 from prefopt.scoring import RewardModelScorer
-from prefopt.utils.flop_counter import Tally, add, counting, listening, paused, purpose
+from prefopt.utils.flop_counter import FlopCounter, add, count_flops, is_counting, paused, scope
 from tests.helpers.models import FAMILIES, tiny, tiny_llama
 from tests.helpers.vllm import LLM, SamplingParams
 
@@ -60,57 +60,61 @@ def batch(rows: list[dict[str, Any]] = ROWS) -> Batch:
     return collate(rows)
 
 
-def counted(model: Any, given: Batch, wants: frozenset[str] = LOGPS, grad: bool = False) -> Tally:
-    with counting() as tally, torch.set_grad_enabled(grad):
+def counted(model: Any, given: Batch, wants: frozenset[str] = LOGPS, grad: bool = False) -> FlopCounter:
+    with count_flops() as counter, torch.set_grad_enabled(grad):
         forward(model, given, wants)
-    return tally
+    return counter
 
 
 # ---- who counts ----------------------------------------------------------------------------------------------------
 
 
 def test_nested_ones_each_count_and_the_outermost_label_stands() -> None:
-    with counting() as outer:
+    with count_flops() as outer:
         add("training", 2.0, 1)
-        with purpose("trials"), counting() as inner, purpose("scoring"):
+        with scope("trials"), count_flops() as inner, scope("scoring"):
             add("generation", 3.0, 4)
         with paused():
-            assert not listening()
+            assert not is_counting()
             add("training", 100.0, 100)
-            with counting() as own:
+            with count_flops() as own:
                 add("training", 5.0, 2)
-        with purpose("scoring"):
+        with scope("scoring"):
             add("other", 7.0, 3)
     assert outer.flops == {"training": 2.0, "trials": 3.0, "scoring": 7.0} and outer.total == 12.0
     assert outer.tokens == {"training": 1, "trials": 4, "scoring": 3}
     assert inner.flops == {"trials": 3.0} and own.flops == {"training": 5.0}
-    assert not listening()
+    assert not is_counting()
 
 
 def test_an_error_ends_the_counting() -> None:
-    for context in (counting(), paused(), purpose("scoring")):
+    for context in (count_flops(), paused(), scope("scoring")):
         with pytest.raises(KeyError), context:
             raise KeyError
-    with counting() as tally:
+    with count_flops() as counter:
         add("other", 1.0, 1)
-    assert tally.flops == {"other": 1.0} and not listening()
+    assert counter.flops == {"other": 1.0} and not is_counting()
 
 
 def test_nothing_is_computed_for_a_count_that_nobody_takes(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("counted for nobody")
 
-    for place in ("models.forward.count_forward", "generation.engine.work_of", "generation.beams.work_of"):
+    for place in (
+        "models.forward.count_forward",
+        "generation.engine.flops_model_of",
+        "generation.beams.flops_model_of",
+    ):
         monkeypatch.setattr(f"prefopt.{place}", never)
     model = tiny_llama()
     forward(model, batch(), LOGPS)
     sample(model, tokenizer, PROMPTS, max_new_tokens=3)
     beam_search(model, tokenizer, PROMPTS, max_new_tokens=3)
-    with counting(), pytest.raises(AssertionError, match="for nobody"):
+    with count_flops(), pytest.raises(AssertionError, match="for nobody"):
         forward(model, batch(), LOGPS)
     began = time.thread_time()  # of this thread's own work, however busy the computer is
     for _ in range(10_000):
-        listening()
+        is_counting()
     assert (time.thread_time() - began) / 10_000 < 1e-5  # a look-up: about 50 ns
 
 
@@ -125,9 +129,9 @@ def test_counting_changes_no_result(tokenizer: Any) -> None:
         return [out.required("logps").tolist(), model.lm_head.weight.grad.tolist(), drawn, found]
 
     alone = run()
-    with counting() as tally:
+    with count_flops() as counter:
         assert run() == alone
-    assert set(tally.flops) == {"training", "generation"}
+    assert set(counter.flops) == {"training", "generation"}
 
 
 # ---- a forward pass, by hand ---------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ def test_packed_rows_compute_the_prompt_once() -> None:
 
 def test_padded_rows_compute_the_padding() -> None:
     model = tiny_llama()
-    choose(model, "padded")
+    request_layout(model, "padded")
     found = counted(model, batch())
     assert found.tokens == {"other": 2 * (3 + 4)}
     pairs = (1 + 2 + 3 + 4 + 5 + 5 + 5) + (1 + 2 + 3 + 4 + 5 + 6 + 7)
@@ -163,7 +167,7 @@ def test_windows_limit_what_a_token_attends_to() -> None:
     model = tiny("gemma2", torch.float32)
     full = 25
     near = (1 + 2 + 3) + 4 + (4 + 4 + 4)
-    work = work_of(model)
+    work = flops_model_of(model)
     assert work.windows == {4: 1, math.inf: 1} and work.pair == 4 * 4 * 8
     assert counted(model, batch()).total == 7 * work.token + (full + near) * 128 + 6 * work.language
 
@@ -207,7 +211,7 @@ def test_a_large_vocabularys_logits_are_computed_again() -> None:
     positions = torch.tensor([0, 1, 2, 3, 3, 4, 5])  # a prompt of three tokens, and two responses to it
 
     def total(**kept: int) -> float:
-        with counting() as tally:
+        with count_flops() as tally:
             count_forward(model, positions, 6, 0, None, **kept)
         return tally.total
 
@@ -239,11 +243,13 @@ def test_a_shared_critic_runs_the_backbone_once_more_by_its_own_adapter() -> Non
 def test_a_reference_counts_as_one(kind: str) -> None:
     plain = kind in ("copy", "before training")
     policy = tiny_llama() if plain else get_peft_model(tiny_llama(), LORA)
-    reference = reference_for(policy, None, fresh_adapter=kind == "adapter off", once=kind == "before training")
-    with counting() as tally:
+    reference = reference_for(
+        policy, None, fresh_adapter=kind == "adapter off", before_training=kind == "before training"
+    )
+    with count_flops() as counter:
         reference(policy, batch(), LOGPS)
     own = ADAPTER if kind == "adapter copy" else 0
-    assert tally.flops == {"reference": 7 * (TOKEN + own) + 25 * PAIR + 6 * HEAD}
+    assert counter.flops == {"reference": 7 * (TOKEN + own) + 25 * PAIR + 6 * HEAD}
 
 
 # ---- sampling ------------------------------------------------------------------------------------------------------
@@ -270,11 +276,11 @@ def test_responses_are_counted_by_their_lengths(
         monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "served", lambda _: False)
     model = tiny_llama()
     model.generation_config.eos_token_id = list(range(0, 1000, 9))  # responses of many lengths
-    with counting() as tally:
+    with count_flops() as counter:
         found = sample(model, tokenizer, PROMPTS, k=3, max_new_tokens=20, batch_size=batch_size)
     assert len({len(one.ids) for row in found for one in row}) > 3
     tokens, flops = by_lengths(found, shared=loop == "fast")
-    assert tally.tokens == {"generation": tokens} and tally.flops == {"generation": flops}
+    assert counter.tokens == {"generation": tokens} and counter.flops == {"generation": flops}
 
 
 def test_vllm_is_counted_by_the_same_formula(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,20 +290,20 @@ def test_vllm_is_counted_by_the_same_formula(tokenizer: Any, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "vllm", engine)
     tiny_llama().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with VLLM(tmp_path) as policy, counting() as tally:
+    with VLLM(tmp_path) as policy, count_flops() as counter:
         found = sample(policy, tokenizer, PROMPTS, k=2, max_new_tokens=7)
     tokens, flops = by_lengths(found, shared=True)
-    assert tally.tokens == {"generation": tokens} and tally.flops == {"generation": flops}
+    assert counter.tokens == {"generation": tokens} and counter.flops == {"generation": flops}
 
 
 def test_a_prompt_is_fed_again_for_rows_beyond_a_batch(tokenizer: Any) -> None:
     model = tiny_llama()
 
     def tokens(batch_size: int) -> int:
-        with counting() as tally:
+        with count_flops() as counter:
             found = sample(model, tokenizer, PROMPTS[:1], k=4, max_new_tokens=5, batch_size=batch_size)
         assert len(found[0]) == 4
-        return tally.tokens["generation"]
+        return counter.tokens["generation"]
 
     prompt = len(sample(model, tokenizer, PROMPTS[:1], max_new_tokens=1)[0][0].prompt_ids)
     assert tokens(2) == tokens(4) + prompt
@@ -308,7 +314,7 @@ def test_every_beam_is_counted_at_every_step(tokenizer: Any) -> None:
     model = tiny_llama()
     model.generation_config.eos_token_id = []
     steps = 5
-    with counting() as tally:
+    with count_flops() as counter:
         found = beam_search(model, tokenizer, PROMPTS[:2], k=4, groups=4, max_new_tokens=steps)
     if any(one.finished for row in found for one in row):
         pytest.fail("a beam ended, choose other stop tokens")
@@ -316,17 +322,17 @@ def test_every_beam_is_counted_at_every_step(tokenizer: Any) -> None:
     tokens = sum(lengths) + 2 * 4 * (steps - 1)
     pairs = sum(sum(range(1, p + 1)) + 4 * sum(range(p + 1, p + steps)) for p in lengths)
     drawn = 2 + 2 * 4 * (steps - 1)
-    assert tally.tokens == {"generation": tokens}
-    assert tally.flops == {"generation": tokens * TOKEN + pairs * PAIR + drawn * HEAD}
+    assert counter.tokens == {"generation": tokens}
+    assert counter.flops == {"generation": tokens * TOKEN + pairs * PAIR + drawn * HEAD}
 
 
 def test_scoring_is_counted_as_such(tokenizer: Any) -> None:
     scorer = RewardModelScorer(scorer_from_policy(tiny_llama()), tokenizer)
-    with counting() as tally:
+    with count_flops() as counter:
         scorer.score_ids([[5, 6, 7], [5, 6, 7]], [[8, 9], [8]], tokenizer)
     pairs = (1 + 2 + 3) + (4 + 5) + 4
-    assert tally.tokens == {"scoring": 6}
-    assert tally.flops == {"scoring": 6 * TOKEN + pairs * PAIR + 2 * (2 * 32)}
+    assert counter.tokens == {"scoring": 6}
+    assert counter.flops == {"scoring": 6 * TOKEN + pairs * PAIR + 2 * (2 * 32)}
 
 
 # ---- against torch's counter ---------------------------------------------------------------------------------------
@@ -336,10 +342,10 @@ def both(model: Any, given: Batch, grad: bool) -> tuple[float, float]:
     """FLOPs by us and by torch, of padded rows with eager attention."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     inner.set_attn_implementation("eager")
-    choose(inner, "padded")
+    request_layout(inner, "padded")
     with torch.no_grad():
         forward(model, given, LOGPS)  # which also decides on the head
-    with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as theirs, counting() as ours:
+    with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as theirs, count_flops() as ours:
         out = forward(model, given, LOGPS)
         if grad:
             out.required("logps").sum().backward()
@@ -349,7 +355,7 @@ def both(model: Any, given: Batch, grad: bool) -> tuple[float, float]:
 def unseen(model: Any, given: Batch, grad: bool = False) -> float:
     """What eager attention computes of what no token may see: the rest of the square of each row."""
     rows, width = given.present.numel(), given.prompt_ids.shape[1] + given.response_ids.shape[2]
-    work = work_of(model.get_base_model() if hasattr(model, "peft_config") else model, grad=grad)
+    work = flops_model_of(model.get_base_model() if hasattr(model, "peft_config") else model, grad=grad)
     positions = torch.cat([given.prompt_mask.repeat_interleave(2, 0), given.response_mask.flatten(0, 1)], 1).cumsum(1)
     seen = {window: float(positions.clamp(min=1, max=min(window, 10**6)).sum()) for window in work.windows}
     return sum(layers * work.pair * (rows * width**2 - seen[window]) for window, layers in work.windows.items())
@@ -401,12 +407,12 @@ ATTENTION = 2 * 32 * 32 + 2 * 32 * 16
 
 def test_a_token_goes_through_the_experts_that_it_is_sent_to() -> None:
     model = MixtralForCausalLM(MixtralConfig(**SIZES, **HEADS, num_local_experts=8, num_experts_per_tok=2))
-    assert work_of(model).token == 2 * 2 * (ATTENTION + 32 * 8 + 2 * 3 * 32 * 48)
+    assert flops_model_of(model).token == 2 * 2 * (ATTENTION + 32 * 8 + 2 * 3 * 32 * 48)
     biased = GptOssForCausalLM(
         GptOssConfig(**SIZES, **HEADS, num_local_experts=8, num_experts_per_tok=2, sliding_window=4)
     )
-    assert work_of(biased).token == 2 * 2 * (ATTENTION + 32 * 8 + 2 * 3 * 32 * 48)
-    assert work_of(biased).windows == {4: 1, math.inf: 1}
+    assert flops_model_of(biased).token == 2 * 2 * (ATTENTION + 32 * 8 + 2 * 3 * 32 * 48)
+    assert flops_model_of(biased).windows == {4: 1, math.inf: 1}
 
 
 def test_keys_and_values_may_differ_in_width() -> None:
@@ -427,7 +433,7 @@ def test_keys_and_values_may_differ_in_width() -> None:
         moe_intermediate_size=20,
         first_k_dense_replace=1,
     )
-    work = work_of(DeepseekV3ForCausalLM(config))
+    work = flops_model_of(DeepseekV3ForCausalLM(config))
     attention = 32 * 16 + 16 * 4 * 10 + 32 * (12 + 6) + 12 * 4 * (4 + 8) + 4 * 8 * 32
     experts = 32 * 8 + (2 + 1) * 3 * 32 * 20
     assert work.token == 2 * (2 * attention + 3 * 32 * 48 + experts)
@@ -437,8 +443,8 @@ def test_keys_and_values_may_differ_in_width() -> None:
 def test_a_model_without_attention_costs_its_weights() -> None:
     model = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4))
     matrices = sum(p.numel() for n, p in model.backbone.named_parameters() if p.dim() > 1 and "embeddings" not in n)
-    assert work_of(model).token == 2 * matrices > 0
-    assert not work_of(model).windows
+    assert flops_model_of(model).token == 2 * matrices > 0
+    assert not flops_model_of(model).windows
 
 
 def test_a_head_of_its_own_adapter_and_copies_that_train() -> None:
@@ -447,9 +453,9 @@ def test_a_head_of_its_own_adapter_and_copies_that_train() -> None:
     )
     inner = model.get_base_model()
     q = 2 * 2 * 4 * (32 + 32)
-    assert work_of(inner).language == HEAD and work_of(inner).token == TOKEN + q
-    assert work_of(inner, grad=True).language == 3 * HEAD
+    assert flops_model_of(inner).language == HEAD and flops_model_of(inner).token == TOKEN + q
+    assert flops_model_of(inner, grad=True).language == 3 * HEAD
     with model.disable_adapter():
-        assert work_of(inner).token == TOKEN and work_of(inner).language == HEAD
+        assert flops_model_of(inner).token == TOKEN and flops_model_of(inner).language == HEAD
     model.merge_adapter()
-    assert work_of(inner).token == TOKEN
+    assert flops_model_of(inner).token == TOKEN

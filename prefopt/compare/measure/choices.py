@@ -1,7 +1,7 @@
-"""Multiple-choice accuracy by the log-likelihood of options. Knows questions and a policy, no file and no method.
+"""Measures multiple-choice accuracy: a policy's answer is the option that it finds likeliest.
 
 What alignment costs elsewhere, the "alignment tax" (Ouyang et al., arXiv:2203.02155, section 4.2), shows on questions
-that the preferences say nothing about. Nothing is generated: the option that the policy finds likeliest is its answer.
+that the preferences say nothing about. Nothing is generated.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ...data.batching import cut
-from ...data.encoder import Encoder, Encoding
+from ...data.batching import split_by_tokens
 from ...data.records import DataError
+from ...data.row_encoder import Encoder
 from ...data.template import Message
+from ...data.truncation import Encoding
 from ...utils.tensors import masked_sum
 from ..records import CHOICES, table
 from .questions import Question
@@ -99,19 +100,20 @@ def measure_choices(
     """
     if scoring not in SCORINGS:
         raise ValueError(f"scoring={scoring!r}: choose one of {', '.join(SCORINGS)}")
-    dealt = _dealt(questions, shots, examples)
-    asker = Asker(tokenizer, SCORINGS[scoring], bool(tokenizer.chat_template) if chat is None else chat, _room(policy))
-    asked = [question for part, _ in dealt for question in part]
-    rows = [row for part, shown in dealt for row in asker.encoded(part, shown)]
-    found = log_likelihoods(policy, rows, tokens_per_batch, progress)
-    picked = [_likeliest(totals, row["response_ids"], asker.scoring) for totals, row in zip(found, rows, strict=True)]
-    return table([_found(*each) for each in zip(asked, picked, strict=True)], CHOICES)
+    files = _with_shots(questions, shots, examples)
+    chat = bool(tokenizer.chat_template) if chat is None else chat
+    encoder = QuestionEncoder(tokenizer, SCORINGS[scoring], chat, _context_length(policy))
+    questions = [question for of_file, _ in files for question in of_file]
+    rows = [row for of_file, shown in files for row in encoder.encode(of_file, shown)]
+    logps = log_likelihoods(policy, rows, tokens_per_batch, progress)
+    picks = [_likeliest(totals, row["response_ids"], encoder.scoring) for totals, row in zip(logps, rows, strict=True)]
+    return table([_answer(question, pick) for question, pick in zip(questions, picks, strict=True)], CHOICES)
 
 
-def _dealt(
+def _with_shots(
     questions: Sequence[Question], shots: int, examples: Sequence[Question]
 ) -> list[tuple[list[Question], list[Question]]]:
-    """The questions to ask, and those to show before each of them, file by file."""
+    """File by file, the questions to ask, and the shots, which are shown before each of them."""
     if not questions or shots < 0:
         raise DataError(f"{len(questions)} questions and shots={shots}: give at least one file, and 0 shots or more")
     if examples:
@@ -125,12 +127,12 @@ def _dealt(
     return [(part[shots:], part[:shots]) for part in files.values()]
 
 
-def _check(asked: Sequence[Question], shown: Sequence[Question], shots: int) -> None:
-    if len(shown) < shots or not asked:
+def _check(questions: Sequence[Question], shown: Sequence[Question], shots: int) -> None:
+    if len(shown) < shots or not questions:
         at = f"{shown[0].origin}: " if shown else ""
         raise DataError(f"{at}{len(shown)} questions are too few for {shots} shots and one to ask: ask for fewer shots")
     origins = {(shot.text, shot.options): shot.origin for shot in shown}
-    for question in asked:
+    for question in questions:
         if at := origins.get((question.text, question.options), ""):
             raise DataError(f"{question.origin}: shown with its answer from {at}: take shots from other rows")
 
@@ -138,29 +140,29 @@ def _check(asked: Sequence[Question], shown: Sequence[Question], shots: int) -> 
 def log_likelihoods(
     policy: Any, rows: Sequence[Row], tokens_per_batch: int, progress: bool = False
 ) -> list[list[float]]:
-    """Of each option of each row, summed over its tokens."""
-    found: list[list[float]] = [[] for _ in rows]
+    """The log-likelihood of each option of each row, summed over its tokens."""
+    by_row: list[list[float]] = [[] for _ in rows]
     with tqdm(total=len(rows), desc="answering questions", disable=not progress) as bar:
         for numbers in _batches(rows, tokens_per_batch):
             logps, mask = token_logps(policy, [rows[number] for number in numbers])
             for number, totals in zip(numbers, masked_sum(logps, mask).tolist(), strict=True):
-                found[number] = totals[: len(rows[number]["response_ids"])]  # another row may have more options
+                by_row[number] = totals[: len(rows[number]["response_ids"])]  # another row may have more options
             bar.update(len(numbers))
-    return found
+    return by_row
 
 
-def _room(policy: Any) -> float:
-    """Tokens of the policy's context."""
+def _context_length(policy: Any) -> float:
+    """The tokens that the policy's context has room for."""
     return getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None) or math.inf
 
 
 def _likeliest(totals: Sequence[float], options: Sequence[Sequence[int]], scoring: Scoring) -> int:
-    """The first option of the highest value."""
+    """The number of the first option with the highest value."""
     values = [scoring.value(total, len(ids)) for total, ids in zip(totals, options, strict=True)]
     return values.index(max(values))
 
 
-def _found(question: Question, picked: int) -> Row:
+def _answer(question: Question, picked: int) -> Row:
     correct = float(picked == question.answer)
     where = {"file": question.file, "question": question.number}
     return {**where, "picked": picked, "answer": question.answer, "correct": correct}
@@ -169,28 +171,28 @@ def _found(question: Question, picked: int) -> Row:
 def _batches(rows: Sequence[Row], budget: int) -> Iterator[list[int]]:
     """Numbers of rows, the longest first; counted as if each option brought its prompt, as padded ones do."""
     costs = torch.tensor([sum(len(row["prompt_ids"]) + len(ids) for ids in row["response_ids"]) for row in rows])
-    yield from cut(torch.argsort(costs, descending=True, stable=True).tolist(), costs, budget)
+    yield from split_by_tokens(torch.argsort(costs, descending=True, stable=True).tolist(), costs, budget)
 
 
-class Asker:
-    """Puts questions to a policy: each is a prompt, shared by its options as so many responses without a stop token."""
+class QuestionEncoder:
+    """Encodes a question as a row: a prompt, and its options as so many responses without a stop token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, scoring: Scoring, chat: bool, room: float):
         self.encoder = Encoder(tokenizer, Encoding(max_length=None), allow_empty=True)
         self.scoring, self.chat, self.room = scoring, chat, room
 
-    def encoded(self, questions: Sequence[Question], shots: Sequence[Question]) -> list[Row]:
+    def encode(self, questions: Sequence[Question], shots: Sequence[Question]) -> list[Row]:
         """Rows with `prompt_ids` and `response_ids`, with as many shots as there is room for."""
-        found = self._rows(questions, shots)
-        long = [number for number, row in enumerate(found) if _length(row) > self.room]
+        rows = self._rows(questions, shots)
+        long = [number for number, row in enumerate(rows) if _length(row) > self.room]
         for number in long:
-            found[number] = self._shortened(questions[number], shots)
+            rows[number] = self._shortened(questions[number], shots)
         if long:
             logger.warning(
                 "%d of %d questions have no room for all of %d shots in %d tokens and get fewer",
                 *(len(long), len(questions), len(shots), self.room),
             )
-        return found
+        return rows
 
     def _shortened(self, question: Question, shots: Sequence[Question]) -> Row:
         for count in reversed(range(len(shots))):
@@ -202,11 +204,13 @@ class Asker:
     def _rows(self, questions: Sequence[Question], shots: Sequence[Question]) -> list[Row]:
         batch: dict[str, list[Any]] = {
             "prompt": [self.prompt(question, shots) for question in questions],
-            "responses": [[self._said(question, i) for i in range(len(question.options))] for question in questions],
+            "responses": [
+                [self._answer_text(question, i) for i in range(len(question.options))] for question in questions
+            ],
             "finished": [[False] * len(question.options) for question in questions],
         }
-        found = self.encoder(batch, list(range(len(questions))))
-        rows = zip(found["prompt_ids"], found["response_ids"], strict=True)
+        columns = self.encoder(batch, list(range(len(questions))))
+        rows = zip(columns["prompt_ids"], columns["response_ids"], strict=True)
         encoded = [{"prompt_ids": prompt, "response_ids": options} for prompt, options in rows]
         for question, row in zip(questions, encoded, strict=True):
             if not all(row["response_ids"]):
@@ -216,29 +220,31 @@ class Asker:
     def prompt(self, question: Question, shots: Sequence[Question]) -> list[Message]:
         """The turns before the answer; plain text is one turn without a speaker."""
         wording = _wording(question)
-        asked = [self._asked(each, wording) for each in (*shots, question)]
-        answers = [self._said(shot, shot.answer, wording) for shot in shots]
+        texts = [self._question_text(shown, wording) for shown in (*shots, question)]
+        answers = [self._answer_text(shot, shot.answer, wording) for shot in shots]
         opening = f"{wording.instruction}\n\n" if self.scoring.listed else ""
         if not self.chat:
-            shown = "".join(f"{text}{answer}\n\n" for text, answer in zip(asked, answers, strict=False))
-            return [{"role": "text", "content": f"{opening}{shown}{asked[-1]}"}]
-        asked[0] = opening + asked[0]
-        turns = [{"role": "user", "content": text} for text in asked]
+            shown = "".join(f"{text}{answer}\n\n" for text, answer in zip(texts, answers, strict=False))
+            return [{"role": "text", "content": f"{opening}{shown}{texts[-1]}"}]
+        texts[0] = opening + texts[0]
+        turns = [{"role": "user", "content": text} for text in texts]
         replies = [{"role": "assistant", "content": answer} for answer in answers]
         return [turn for both in zip(turns, replies, strict=False) for turn in both] + turns[-1:]
 
-    def _asked(self, question: Question, wording: Wording) -> str:
-        options = [wording.options.format(*each) for each in zip(ascii_uppercase, question.options, strict=False)]
+    def _question_text(self, question: Question, wording: Wording) -> str:
+        options = [
+            wording.options.format(*lettered) for lettered in zip(ascii_uppercase, question.options, strict=False)
+        ]
         return "\n".join([question.text, *(options if self.scoring.listed else []), wording.answer])
 
-    def _said(self, question: Question, number: int, wording: Wording | None = None) -> str:
+    def _answer_text(self, question: Question, number: int, wording: Wording | None = None) -> str:
         text = ascii_uppercase[number] if self.scoring.listed else question.options[number]
         return text if self.chat else (wording or _wording(question)).gap + text
 
 
 def _wording(question: Question) -> Wording:
     """Chinese for a question with Han characters."""
-    return CHINESE if any("\u3400" <= each <= "\u9fff" for each in question.text) else ENGLISH
+    return CHINESE if any("\u3400" <= character <= "\u9fff" for character in question.text) else ENGLISH
 
 
 def _length(row: Row) -> int:

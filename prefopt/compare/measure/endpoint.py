@@ -1,7 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint, asked which of two responses is better.
-
-Knows the network and the file of answers; not the orders in which responses are shown nor what is made of verdicts.
-"""
+"""Asks a language model behind an OpenAI-compatible endpoint which of two responses is better, and keeps answers."""
 
 from __future__ import annotations
 
@@ -23,12 +20,12 @@ from tqdm.auto import tqdm
 
 from ...utils import jsonl
 from ...utils.fingerprint import digest
-from .asked import Asked
-from .verdict import CHINESE, ENGLISH, SHOWN, Question, check_template, verdict, written
+from .judge_prompt import CHINESE, ENGLISH, SHOWN, Question, check_template, judge_prompt, parse_verdict
+from .row_results import RowResults
 
 logger = logging.getLogger(__name__)
 
-AGAIN = {408, 429, *range(500, 600)}
+RETRIED = {408, 429, *range(500, 600)}
 
 
 class Failed(Exception):
@@ -77,12 +74,12 @@ class Endpoint:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that an answer depends on and we know of."""
+        """A hash of everything that an answer depends on, as far as is known here."""
         templates = [self.template] if self.template is not None else [ENGLISH, CHINESE]
         return digest([self.url, self.model, self.temperature, templates])
 
     def key(self) -> str | None:
-        """Read when there is something to ask, so that it is part of nothing that is shown or written.
+        """The endpoint's key, read only when there is something to ask, so that it is never shown or written.
 
         Raises:
             ValueError: there is none, or one that cannot be sent; the message does not hold it.
@@ -117,7 +114,11 @@ class Patience:
 
 
 def _check_url(endpoint: str) -> None:
-    """What is wrong is said without the URL, as some hold a key."""
+    """Check the form of a URL; messages do not show the URL, which may hold a key.
+
+    Raises:
+        ValueError: it is none, or holds a user, a password or a query.
+    """
     try:
         url = httpx2.URL(endpoint)
     except httpx2.InvalidURL as error:
@@ -138,25 +139,25 @@ def ask(
     *,
     patience: Patience = Patience(),  # noqa: B008  (a frozen value)
     progress: bool = False,
-) -> Asked:
-    """Which response is better, of each question in their order; what is known is not asked again.
+) -> RowResults:
+    """Which response is better, of each question in their order; a question with a known verdict is not asked again.
 
     Answers with a verdict are appended to a file in `folder` as they come, so that a killed run loses none. Questions
     that failed are asked again in the next run.
     """
     path = folder / f"{settings.fingerprint}.jsonl"
-    texts = [written(question, settings.template) for question in questions]
+    texts = [judge_prompt(question, settings.template) for question in questions]
     keys = [digest([settings.fingerprint, text]) for text in texts]
-    found = {record["key"]: (float(record["verdict"]), "") for record in jsonl.read(path)}
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
-    found |= _asked(settings, missing, path, patience, progress) if missing else {}
-    errors = [found[key][1] for key in keys]
+    verdicts = {record["key"]: (float(record["verdict"]), "") for record in jsonl.read(path)}
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in verdicts}
+    verdicts |= _ask_missing(settings, missing, path, patience, progress) if missing else {}
+    errors = [verdicts[key][1] for key in keys]
     if failed := [error for error in errors if error]:
         logger.warning("%s: %d of %d questions have no verdict: %s", settings.model, len(failed), len(keys), failed[0])
-    return Asked([found[key][0] for key in keys], errors)
+    return RowResults([verdicts[key][0] for key in keys], errors)
 
 
-def _asked(
+def _ask_missing(
     settings: Endpoint, missing: dict[str, str], path: Path, patience: Patience, progress: bool
 ) -> dict[str, tuple[float, str]]:
     key = settings.key()
@@ -169,7 +170,7 @@ def _asked(
     ):
         run = _Run(settings, patience, client, key or "", path)
         try:
-            futures = {key: pool.submit(run.one, key, text) for key, text in missing.items()}
+            futures = {key: pool.submit(run.ask, key, text) for key, text in missing.items()}
             for future in as_completed(futures.values()):
                 future.result()  # raises what is no failure of the judge, such as a full disk
                 bar.update()
@@ -181,7 +182,7 @@ def _asked(
 
 @dataclass
 class _Run:
-    """What the threads share."""
+    """The questions that are being asked: what all threads share."""
 
     settings: Endpoint
     patience: Patience
@@ -193,8 +194,8 @@ class _Run:
     in_a_row: int = 0
     last: str = ""
 
-    def one(self, key: str, text: str) -> tuple[float, str]:
-        """Ask, and write the answer down if it has a verdict."""
+    def ask(self, key: str, text: str) -> tuple[float, str]:
+        """Ask a question, and write the answer down if it has a verdict; returns the verdict, and why there is none."""
         if self.in_a_row >= self.patience.give_up:
             return math.nan, f"not asked, as {self.patience.give_up} questions in a row had no answer: {self.last}"
         try:
@@ -203,15 +204,15 @@ class _Run:
             with self.lock:
                 self.in_a_row, self.last = self.in_a_row + 1, str(error)
             return math.nan, str(error)
-        found = None if cut else verdict(answer)
+        verdict = None if cut else parse_verdict(answer)
         with self.lock:
             self.in_a_row = 0
-            if found is not None:
-                jsonl.append(self.path, [{"key": key, "verdict": found, "answer": answer}])
-        if found is None:
+            if verdict is not None:
+                jsonl.append(self.path, [{"key": key, "verdict": verdict, "answer": answer}])
+        if verdict is None:
             why = "was cut off" if cut else "ends in no verdict"
             return math.nan, f"the answer {why}: {answer[:SHOWN]!r}"
-        return found, ""
+        return verdict, ""
 
     def _answer(self, text: str) -> tuple[str, bool]:
         """The answer, and whether a limit cut it off. Tries again where that may help."""
@@ -220,25 +221,25 @@ class _Run:
             response, reason = self._post(text)
             if response is not None and response.status_code == 200:
                 return self._read(response)
-            if response is not None and response.status_code not in AGAIN:
+            if response is not None and response.status_code not in RETRIED:
                 break
             if attempt < self.patience.attempts:
                 # Threads that were refused together do not come back together.
-                self._wait(_asked_for(response) or pause * random.uniform(1, 1.5), reason)
+                self._wait(_retry_after(response) or pause * random.uniform(1, 1.5), reason)
                 pause *= 2
         raise Failed(reason if attempt == 1 else f"{reason} ({attempt} times)")
 
     def _post(self, text: str) -> tuple[httpx2.Response | None, str]:
-        """The endpoint's response, or None, and what is wrong with it."""
-        asked = {"model": self.settings.model, "messages": [{"role": "user", "content": text}]}
-        warmth = self.settings.temperature
+        """The endpoint's response, None if there is none, and what is wrong with it."""
+        body = {"model": self.settings.model, "messages": [{"role": "user", "content": text}]}
+        temperature = self.settings.temperature
         try:
             response = self.client.post(
-                self.settings.url, json=asked | ({} if warmth is None else {"temperature": warmth})
+                self.settings.url, json=body | ({} if temperature is None else {"temperature": temperature})
             )
         except httpx2.RequestError as error:
-            return None, self._seen(f"{type(error).__name__}: {error}")
-        return response, f"HTTP {response.status_code}: {self._seen(response.text)[:SHOWN]}"
+            return None, self._cleaned(f"{type(error).__name__}: {error}")
+        return response, f"HTTP {response.status_code}: {self._cleaned(response.text)[:SHOWN]}"
 
     def _wait(self, seconds: float, reason: str) -> None:
         if seconds > self.patience.longest:
@@ -253,23 +254,23 @@ class _Run:
         except (ValueError, LookupError, TypeError):
             answer = None
         if not isinstance(answer, str):
-            raise Failed(f"no chat completion: {self._seen(response.text)[:SHOWN]}")
-        return self._seen(answer), choice.get("finish_reason") == "length"
+            raise Failed(f"no chat completion: {self._cleaned(response.text)[:SHOWN]}")
+        return self._cleaned(answer), choice.get("finish_reason") == "length"
 
-    def _seen(self, text: str) -> str:
+    def _cleaned(self, text: str) -> str:
         """What came back, as text that a file can hold, and without the key, which an endpoint may repeat."""
         clean = text.encode("utf-8", "replace").decode("utf-8")
         return clean.replace(self.secret, "[key]") if self.secret else clean
 
 
-def _asked_for(response: httpx2.Response | None) -> float:
+def _retry_after(response: httpx2.Response | None) -> float:
     """Seconds by the header Retry-After, a number or a date; 0 without a usable one."""
-    given = response.headers.get("Retry-After", "") if response is not None else ""
+    header = response.headers.get("Retry-After", "") if response is not None else ""
     try:
-        return max(0.0, float(given))
+        return max(0.0, float(header))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return 0.0

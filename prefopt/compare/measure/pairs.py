@@ -1,4 +1,4 @@
-"""Held-out pairs: which response a policy, by its implicit reward, or a reward model ranks higher. Knows no method."""
+"""Ranks held-out pairs: which response a policy, by its implicit reward, or a reward model puts first."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from ...data.batching import cut, token_counts
+from ...data.batching import split_by_tokens, token_counts
 from ...scoring.scorer import Scorer
 from ...utils.tensors import masked_sum
 from ..records import PAIRS, table
 from .responses import TOKENS, token_logps
 
 TIE = 1e-6
-"""Of the numbers compared: what differs by less is equal but for rounding, and counts one half."""
+"""The share of the compared numbers by which they may differ and still be equal but for rounding: a tie."""
 
 
 def policy_pairs(policy: Any, theirs: np.ndarray, encoded: Dataset) -> pd.DataFrame:
@@ -39,8 +39,8 @@ def scored_pairs(scorer: Scorer, pairs: Dataset) -> pd.DataFrame:
     Args:
         pairs: rows of text, as `load_preferences` returns them.
     """
-    known = pairs["finished"] if "finished" in pairs.column_names else [None] * len(pairs)
-    ended = [each or [True, True] for each in known]
+    finished = pairs["finished"] if "finished" in pairs.column_names else [None] * len(pairs)
+    ended = [both or [True, True] for both in finished]
     prompts = list(pairs["prompt"])
     scores = [
         np.array(scorer.score(prompts, list(pairs[name]), [bool(both[side]) for both in ended]))
@@ -64,11 +64,11 @@ def _table(margin: np.ndarray, scale: np.ndarray, rows: Dataset, **more: np.ndar
 
 
 def pair_logps(model: Any, encoded: Dataset) -> np.ndarray:
-    """Of each response of each row, summed over its tokens: [N, 2]."""
-    found = np.zeros((len(encoded), 2))
+    """The log-prob of each response of each row, summed over its tokens: [N, 2]."""
+    totals = np.zeros((len(encoded), 2))
     counts = token_counts(encoded)
     order: Sequence[int] = torch.argsort(counts, descending=True, stable=True).tolist()
-    for numbers in cut(order, counts, TOKENS):
+    for numbers in split_by_tokens(order, counts, TOKENS):
         logps, mask = token_logps(model, [encoded[number] for number in numbers])
-        found[numbers] = masked_sum(logps, mask).cpu().numpy()
-    return found
+        totals[numbers] = masked_sum(logps, mask).cpu().numpy()
+    return totals

@@ -1,4 +1,4 @@
-"""Multiple-choice questions from files of C-Eval's, MedMCQA's or a general form. Knows files, no prompt and no model.
+"""Reads multiple-choice questions from files of C-Eval's, MedMCQA's or a general form.
 
 C-Eval      question, A, B, C, D (or more, or fewer), answer: a letter                 csv, jsonl, json, parquet
 MedMCQA     question, opa, opb, opc, opd, cop: a number, see `_first_cop`              csv, jsonl, json, parquet
@@ -58,17 +58,17 @@ def read_questions(*paths: str | Path, first_cop: int | None = None) -> list[Que
         DataError: a file that is missing, empty, given twice or of no known form; a row without its text, an option or
             a possible answer. The message names file and line: no question is left out.
     """
-    found: dict[str, list[Question]] = {}
+    by_file: dict[str, list[Question]] = {}
     for path in map(Path, paths):
-        read = _of_file(path, first_cop)
-        for name, before in found.items():
-            if name == path.name or [_said(each) for each in before] == [_said(each) for each in read]:
-                raise DataError(f"{path}: the same name or the same questions as {before[0].origin}: give it once")
-        found[path.name] = read
-    return [question for questions in found.values() for question in questions]
+        questions = _of_file(path, first_cop)
+        for name, earlier in by_file.items():
+            if name == path.name or list(map(_text_and_options, earlier)) == list(map(_text_and_options, questions)):
+                raise DataError(f"{path}: the same name or the same questions as {earlier[0].origin}: give it once")
+        by_file[path.name] = questions
+    return [question for questions in by_file.values() for question in questions]
 
 
-def _said(question: Question) -> tuple[str, tuple[str, ...]]:
+def _text_and_options(question: Question) -> tuple[str, tuple[str, ...]]:
     return question.text, question.options
 
 

@@ -1,11 +1,11 @@
-"""A policy's responses to held-out prompts, and all that is measured of each. Knows no method and no statistics.
+"""Generates a policy's responses to held-out prompts, and measures each: score, gold reward, KL, perplexity.
 
-KL(policy || reference) of a response that the policy drew, with r_t = pi_ref / pi at its tokens, summed over them
+KL(policy || reference) of a response that the policy sampled, with r_t = pi_ref / pi at its tokens, summed over them
 (Schulman, "Approximating KL divergence", 2020):
 
     k1 = sum -log r_t            unbiased; single responses may be negative
     k2 = (sum -log r_t)^2 / 2    biased: right for small differences only
-    k3 = sum r_t - 1 - log r_t   unbiased, and never negative: each token's own divergence after what was drawn
+    k3 = sum r_t - 1 - log r_t   unbiased, and never negative: each token's own divergence after what was sampled
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...batch import Batch
 from ...candidates.best_response import best_of
 from ...candidates.candidate import prompt_key
 from ...candidates.diversity import degenerate
-from ...data.batching import cut
+from ...data.batching import split_by_tokens
 from ...data.collate import collate
 from ...data.records import Messages
 from ...generation.sampling import Sample, sample
@@ -37,20 +37,20 @@ from ..records import RESPONSES, table
 STREAM = (-2,)
 """Sets the random numbers apart from those of training and of its evaluation."""
 TOKENS = 16384
-"""Run at once."""
+"""How many tokens a forward pass takes at once."""
 LOGPS = frozenset({"logps"})
 Gold = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], list[float] | None]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How responses are drawn and judged, the same for all methods.
+class ResponseEvaluator:
+    """Generates and measures responses, the same way for all methods.
 
     Args:
-        reference: where KL is taken from, on the device of the policy.
+        reference: the policy that KL is measured to, on the device of the evaluated policy.
         scorer: a reward model; None leaves scores unknown.
-        gold: see `experiment.worlds.World`.
-        stream: what else makes the random numbers new.
+        gold: see `plan.dataset_sources.DatasetSource`.
+        stream: what else sets the random numbers apart.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ class Measure:
     batch_size: int = 128
     stream: tuple[int, ...] = STREAM
 
-    def draw(self, policy: Any, prompts: Sequence[Messages], k: int, seed: int) -> list[list[Sample]]:
+    def sample(self, policy: Any, prompts: Sequence[Messages], k: int, seed: int) -> list[list[Sample]]:
         """`k` responses to each prompt; two policies answer with the same random numbers."""
         return sample(
             policy,
@@ -77,93 +77,103 @@ class Measure:
             batch_size=self.batch_size,
         )
 
-    def judged(self, prompts: Sequence[Messages], drawn: Sequence[Sequence[Sample]]) -> np.ndarray:
+    def score(self, prompts: Sequence[Messages], samples: Sequence[Sequence[Sample]]) -> np.ndarray:
         """Scores of all responses, one prompt's after the other's; NaN without a scorer: [responses]."""
-        asked, flat = _flat(prompts, drawn)
+        repeated, responses = _flat(prompts, samples)
         if self.scorer is None:
-            return np.full(len(flat), np.nan)
-        return np.array(self.scorer.score(asked, [one.text for one in flat], [one.finished for one in flat]))
+            return np.full(len(responses), np.nan)
+        texts, finished = [response.text for response in responses], [response.finished for response in responses]
+        return np.array(self.scorer.score(repeated, texts, finished))
 
-    def table(self, policy: Any, prompts: Sequence[Messages], *, k: int, seed: int) -> pd.DataFrame:
-        """A row for each of `k` responses to each prompt, with the columns of `records.RESPONSES`."""
-        drawn = self.draw(policy, prompts, k, seed)
-        found = divergences(policy, self.reference, drawn)
-        if self.temperature != 1:  # the responses are not the policy's own draws: no estimate of its divergence
-            found |= dict.fromkeys(("kl", "kl_k2", "kl_k3"), np.full(k * len(prompts), np.nan))
-        return self._rows(prompts, drawn, self.judged(prompts, drawn), found)
+    def evaluate(self, policy: Any, prompts: Sequence[Messages], *, k: int, seed: int) -> pd.DataFrame:
+        """Evaluate a policy by `k` responses to each prompt: rows with the columns of `records.RESPONSES`."""
+        samples = self.sample(policy, prompts, k, seed)
+        columns = divergences(policy, self.reference, samples)
+        if self.temperature != 1:  # the responses are no samples of the policy itself: no estimate of its divergence
+            columns |= dict.fromkeys(("kl", "kl_k2", "kl_k3"), np.full(k * len(prompts), np.nan))
+        return self._table(prompts, samples, self.score(prompts, samples), columns)
 
-    def best_of_n(self, policy: Any, prompts: Sequence[Messages], *, n: int, k: int, seed: int) -> pd.DataFrame:
-        """The same of the response with the highest score of `n`, `k` times with responses of their own."""
+    def evaluate_best_of_n(
+        self, policy: Any, prompts: Sequence[Messages], *, n: int, k: int, seed: int
+    ) -> pd.DataFrame:
+        """Evaluate best-of-n: a row for the response with the highest score of `n`, `k` times to each prompt."""
         # A stream of its own: with the baseline's, one of the n were the baseline's own response, and could never lose.
-        drawn = replace(self, stream=(*self.stream, n)).draw(policy, prompts, n * k, seed)
-        scores = self.judged(prompts, drawn).reshape(len(prompts), k, n)
-        groups = [[row[start : start + n] for start in range(0, n * k, n)] for row in drawn]
+        samples = replace(self, stream=(*self.stream, n)).sample(policy, prompts, n * k, seed)
+        scores = self.score(prompts, samples).reshape(len(prompts), k, n)
+        groups = [[row[start : start + n] for start in range(0, n * k, n)] for row in samples]
         picks = [[best_of(group, scores[i, j].tolist()) for j, group in enumerate(row)] for i, row in enumerate(groups)]
         chosen = [[group[p] for group, p in zip(*both, strict=True)] for both in zip(groups, picks, strict=True)]
-        found = divergences(policy, self.reference, chosen)
-        # What best-of-n draws is no policy whose log-probs are known; its divergence is at most this (Beirami et al.,
+        columns = divergences(policy, self.reference, chosen)
+        # Best-of-n is no policy whose log-probs are known; its divergence is at most this (Beirami et al.,
         # arXiv:2401.01879).
-        found["kl"] = np.full(len(prompts) * k, np.log(n) - (n - 1) / n)
-        found |= dict.fromkeys(("kl_k2", "kl_k3"), np.full(len(prompts) * k, np.nan))
+        columns["kl"] = np.full(len(prompts) * k, np.log(n) - (n - 1) / n)
+        columns |= dict.fromkeys(("kl_k2", "kl_k3"), np.full(len(prompts) * k, np.nan))
         best = np.take_along_axis(scores, np.array(picks)[:, :, None], axis=2)
-        return self._rows(prompts, chosen, best.ravel(), found)
+        return self._table(prompts, chosen, best.ravel(), columns)
 
-    def _rows(
+    def _table(
         self,
         prompts: Sequence[Messages],
-        drawn: Sequence[Sequence[Sample]],
+        samples: Sequence[Sequence[Sample]],
         scores: np.ndarray,
-        found: dict[str, np.ndarray],
+        columns: dict[str, np.ndarray],
     ) -> pd.DataFrame:
-        asked, flat = _flat(prompts, drawn)
-        golds = self.gold(asked, [one.text for one in flat], [one.finished for one in flat])
-        place = [(prompt_key(prompt), k) for prompt, row in zip(prompts, drawn, strict=True) for k in range(len(row))]
+        repeated, responses = _flat(prompts, samples)
+        gold = self.gold(
+            repeated, [response.text for response in responses], [response.finished for response in responses]
+        )
+        places = [
+            (prompt_key(prompt), k) for prompt, row in zip(prompts, samples, strict=True) for k in range(len(row))
+        ]
         rows = [
             {
-                "prompt_key": place[i][0],
-                "k": place[i][1],
-                "response": one.text,
-                "finished": one.finished,
-                "length": len(one.ids),
+                "prompt_key": places[i][0],
+                "k": places[i][1],
+                "response": response.text,
+                "finished": response.finished,
+                "length": len(response.ids),
                 "score": float(scores[i]),
-                "degenerate": degenerate(one.text),
-                **({} if golds is None else {"gold": golds[i]}),
-                **{name: float(values[i]) for name, values in found.items()},
+                "degenerate": degenerate(response.text),
+                **({} if gold is None else {"gold": gold[i]}),
+                **{name: float(values[i]) for name, values in columns.items()},
             }
-            for i, one in enumerate(flat)
+            for i, response in enumerate(responses)
         ]
         return table(rows, RESPONSES)
 
 
-def _flat(prompts: Sequence[Messages], drawn: Sequence[Sequence[Sample]]) -> tuple[list[Messages], list[Sample]]:
-    asked = [prompt for prompt, row in zip(prompts, drawn, strict=True) for _ in row]
-    return asked, [one for row in drawn for one in row]
+def _flat(prompts: Sequence[Messages], samples: Sequence[Sequence[Sample]]) -> tuple[list[Messages], list[Sample]]:
+    """All responses, one prompt's after the other's, and the prompt of each."""
+    repeated = [prompt for prompt, row in zip(prompts, samples, strict=True) for _ in row]
+    return repeated, [response for row in samples for response in row]
 
 
-def divergences(policy: Any, reference: Any, drawn: Sequence[Sequence[Sample]]) -> dict[str, np.ndarray]:
+def divergences(policy: Any, reference: Any, samples: Sequence[Sequence[Sample]]) -> dict[str, np.ndarray]:
     """Of each response: "kl", "kl_k2", "kl_k3" to the reference, and its "perplexity" under it; [responses] each.
 
     Args:
-        drawn: equally many to each prompt. An empty one has a divergence of 0 and no perplexity (NaN).
+        samples: equally many to each prompt. An empty one has a divergence of 0 and no perplexity (NaN).
 
     Raises:
         ValueError: a log-probability that is not finite.
     """
     rows: list[dict[str, Any]] = [
-        {"prompt_ids": row[0].prompt_ids, "response_ids": [one.ids for one in row]} for row in drawn
+        {"prompt_ids": row[0].prompt_ids, "response_ids": [response.ids for response in row]} for row in samples
     ]
-    found = {name: np.zeros((len(rows), len(drawn[0]))) for name in ("kl", "kl_k2", "kl_k3", "perplexity")}
+    estimates = {name: np.zeros((len(rows), len(samples[0]))) for name in ("kl", "kl_k2", "kl_k3", "perplexity")}
     sizes = torch.tensor([len(row["prompt_ids"]) + sum(map(len, row["response_ids"])) for row in rows])
-    for numbers in cut(torch.argsort(sizes, descending=True, stable=True).tolist(), sizes, TOKENS):
+    for numbers in split_by_tokens(torch.argsort(sizes, descending=True, stable=True).tolist(), sizes, TOKENS):
         batch = [rows[number] for number in numbers]
         ours, mask = token_logps(policy, batch)
         theirs, _ = token_logps(reference, batch)
         for name, values in _estimates(ours, theirs, mask).items():
-            found[name][numbers] = values.cpu().numpy()
-    if not np.isfinite(found["kl"]).all():
-        broken = int((~np.isfinite(found["kl"])).sum())
-        raise ValueError(f"{broken} of {found['kl'].size} responses have no finite log-probability: training diverged")
-    return {name: values.ravel() for name, values in found.items()}
+            estimates[name][numbers] = values.cpu().numpy()
+    if not np.isfinite(estimates["kl"]).all():
+        broken = int((~np.isfinite(estimates["kl"])).sum())
+        raise ValueError(
+            f"{broken} of {estimates['kl'].size} responses have no finite log-probability: training diverged"
+        )
+    return {name: values.ravel() for name, values in estimates.items()}
 
 
 def token_logps(model: Any, rows: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:

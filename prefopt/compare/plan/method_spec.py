@@ -1,6 +1,6 @@
-"""How a method of a plan is carried out: which trainer, which arguments. Trains nothing.
+"""Says how a method of a plan is trained: by which trainer, with which arguments.
 
-A method is any name that `objectives.load` knows or can load from a stranger's file, and two that train nothing: the
+A method is any name that `objectives.load` knows or can load from a user's file, and two that train nothing: the
 baseline and best-of-n.
 """
 
@@ -15,41 +15,45 @@ from typing import Any
 
 from ...objectives.base import Objective, load, registry
 from ...objectives.sampling_arguments import IterationArguments, SamplingArguments
-from ...training import trainers
 from ...training.config import PreferenceConfig
+from ...training.declarations import named_trainers
+from ...training.setting_names import ALIASES
 from ...training.trainer import PreferenceTrainer
 from ...utils.fingerprint import digest
-from .sections import PlanError, nearest
+from ...utils.names import hint
+from .sections import PlanError
 
+PACKAGE = Path(__file__).resolve().parents[2]
 BASELINE = "sft"
 BEST_OF_N = "best-of-n"
-NAMED = (
-    trainers.DPOTrainer,
-    trainers.RewardTrainer,
-    trainers.RejectionSamplingTrainer,
-    trainers.RRHFTrainer,
-    trainers.PPOTrainer,
-    trainers.SFTTrainer,
-)
-OWN = {"method", "scorer"}
-"""Settings that are the plan's own; the others are a trainer's."""
-FIXED = {"seed", "data_seed", "output_dir", "model_init_kwargs", "resume_from_checkpoint", "push_to_hub", "report_to"}
-"""What the comparison itself decides, the same way for all."""
+PLAN_SETTINGS = {"method", "scorer"}
+"""Settings of a method that the plan itself reads; all others are arguments of the trainer."""
+FIXED_SETTINGS = {
+    "seed",
+    "data_seed",
+    "output_dir",
+    "model_init_kwargs",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "report_to",
+}
+"""Settings that the comparison decides, alike for all methods."""
 REWARD_MODEL = "reward-model"
-"""What the report calls the seeds' reward models: no method may have this name."""
+"""The name of the seeds' reward models in the report."""
+RESERVED_NAMES = {REWARD_MODEL: "the seeds' reward models", BASELINE: "the policy that all methods start from"}
 
 
 @dataclass(frozen=True)
-class Way:
-    """A method with its settings.
+class MethodSpec:
+    """What the plan says of one method, with all that follows from it.
 
     Args:
-        name: as the plan calls it.
+        name: the plan's name for the method.
         method: BASELINE, BEST_OF_N, or a name for `objectives.load`.
-        settings: those that the plan gave for it.
-        arguments: of the trainer's config: `settings`, those for all methods, and what the name stands for.
-        n: of best-of-n.
-        scored: it needs the reward model: to train, or to choose.
+        settings: the settings that the plan gives for this method.
+        arguments: for the trainer's config: `settings`, the settings for all methods, and what the name stands for.
+        n: the number of responses of best-of-n, of which the best is taken.
+        needs_reward_model: whether the method needs the reward model, to train or to choose a response.
     """
 
     name: str
@@ -57,7 +61,7 @@ class Way:
     settings: Mapping[str, Any]
     arguments: Mapping[str, Any]
     n: int = 1
-    scored: bool = False
+    needs_reward_model: bool = False
 
     @property
     def trains(self) -> bool:
@@ -69,7 +73,7 @@ class Way:
 
     @property
     def trainer(self) -> Any:
-        """The trainer's type, None for an objective that has none of its own."""
+        """The type of the trainer, None for an objective without a trainer of its own."""
         return trainer_of(self.objective)
 
     @property
@@ -78,66 +82,76 @@ class Way:
         return self.trainer.config if self.trainer else PreferenceConfig
 
     @property
-    def draws(self) -> bool:
-        """Whether it trains on responses of its own."""
-        return self.scored and self.trains
+    def generates(self) -> bool:
+        """Whether the method trains on responses that it generates itself."""
+        return self.needs_reward_model and self.trains
 
     @property
-    def identity(self) -> str:
-        """What changes when a stranger's objective does: of the files that declare it and its class."""
+    def source_fingerprint(self) -> str:
+        """A hash of the user's files that declare the objective and its class; "" for an objective of prefopt's own.
+
+        Prefopt's own files are left out: another version of them is no other method.
+        """
         if not self.trains or self.method in registry():
             return ""
         module = sys.modules[self.method.partition(":")[0]]
-        files = {inspect.getsourcefile(each) or "" for each in (module, type(self.objective))}
-        return digest([Path(file).read_text("utf-8") for file in sorted(files - {""})])
-
-
-TAKEN = {REWARD_MODEL: "the seeds' reward models", BASELINE: "the policy that all methods start from"}
+        files = {Path(inspect.getsourcefile(declared) or "") for declared in (module, type(self.objective))}
+        own = [path for path in files if path.is_file() and not path.is_relative_to(PACKAGE)]
+        return digest([path.read_text("utf-8") for path in sorted(own, key=str)])
 
 
 def trainer_of(objective: Objective) -> Any:
-    return next((each for each in NAMED if each.objective_type is type(objective)), None)
+    """The named trainer of this kind of objective, None where there is none."""
+    return next((trainer for trainer in named_trainers() if trainer.objective_type is type(objective)), None)
 
 
-def way_of(name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Way:
-    """The way in which a plan's method is carried out.
+def make_method_spec(name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> MethodSpec:
+    """Read how a method of a plan is trained.
 
     Args:
-        common: settings of all methods; those that this one has not are not for it.
+        name: the plan's name for the method.
+        given: the plan's settings for this method.
+        common: the settings for all methods; the method leaves out those that its trainer does not have.
 
     Raises:
-        PlanError: no such method, or a setting that it does not have.
+        PlanError: there is no such method, or it has no such setting.
     """
     if not isinstance(given, Mapping):
         raise PlanError(f"methods: {name}: given {given!r}; write its settings as `name: value`, or {{}}")
     method = str(given.get("method", name))
     if name == REWARD_MODEL or (name == BASELINE and method != BASELINE):
         raise PlanError(
-            f"methods: {name}: this name is taken, for {TAKEN[name]}: choose another, with `method: {method}`"
+            f"methods: {name}: this name is taken, for {RESERVED_NAMES[name]}: choose another, with `method: {method}`"
         )
     settings = {key: value for key, value in given.items() if key != "method"}
     if method in (BASELINE, BEST_OF_N):
         return _untrained(name, method, settings)
     objective = _objective(method, name)
-    known = _known(objective)
-    check_settings(f"methods: {name}", settings, known | OWN)
-    scored = _scored(objective, settings, name)
-    own = {key: value for key, value in settings.items() if key not in OWN}
+    known = _settings_of(objective)
+    check_settings(f"methods: {name}", settings, known | PLAN_SETTINGS)
+    scored = _needs_reward_model(objective, settings, name)
+    own = {key: value for key, value in settings.items() if key not in PLAN_SETTINGS}
     unused = set() if scored else {field.name for field in fields(IterationArguments)}
     shared = {key: value for key, value in common.items() if key in known - unused}
-    return Way(name, method, settings, _stood_for(objective) | shared | own, scored=scored)
+    arguments = _settings_behind_name(objective) | shared | own
+    return MethodSpec(name, method, settings, arguments, needs_reward_model=scored)
 
 
 def check_settings(where: str, settings: Iterable[str], known: set[str]) -> None:
-    """Refuse a setting that is none of the known ones, or one that the comparison decides."""
+    """Refuse a setting that is not among the known ones, or one that the comparison decides.
+
+    Raises:
+        PlanError: there is such a setting; the message begins with `where`.
+    """
     for key in settings:
-        if key in FIXED:
+        if key in FIXED_SETTINGS:
             raise PlanError(f"{where}: {key} is decided by the comparison, alike for all methods: leave it out")
         if key not in known:
-            raise PlanError(f"{where}: there is no setting {key!r}{nearest(str(key), sorted(known - FIXED))}")
+            meant = hint(str(key), sorted(known - FIXED_SETTINGS), ALIASES)
+            raise PlanError(f"{where}: there is no setting {key!r}{meant}")
 
 
-def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> Way:
+def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> MethodSpec:
     allowed = {"n"} if method == BEST_OF_N else set()
     for key in settings:
         if key not in allowed:
@@ -145,7 +159,8 @@ def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> Way:
     n = settings.get("n", 16)
     if method == BEST_OF_N and (not isinstance(n, int) or n < 2):
         raise PlanError(f"methods: {name}: n={n!r}; the best of how many? give 2 or more")
-    return Way(name, method, settings, {}, n if method == BEST_OF_N else 1, method == BEST_OF_N)
+    best = method == BEST_OF_N
+    return MethodSpec(name, method, settings, {}, n if best else 1, needs_reward_model=best)
 
 
 def _objective(method: str, name: str) -> Objective:
@@ -153,60 +168,62 @@ def _objective(method: str, name: str) -> Objective:
         objective = load(method)
     except (ValueError, ImportError) as error:
         known = [BASELINE, BEST_OF_N, *sorted(registry())]
-        hint = nearest(method, known) if "unknown objective" in str(error) else f": {error}"
-        raise PlanError(f"methods: {name}: there is no method {method!r}{hint}") from error
+        meant = hint(method, known) if "unknown objective" in str(error) else f": {error}"
+        raise PlanError(f"methods: {name}: there is no method {method!r}{meant}") from error
     if objective.trains == "scorer":
         raise PlanError(f"methods: {name}: {method} trains a reward model, which is a stage: write its settings there")
     return objective
 
 
-def _known(objective: Objective) -> set[str]:
-    """Every setting that a method with this objective has."""
+def _settings_of(objective: Objective) -> set[str]:
+    """The names of all settings that a method with this objective has."""
     trainer = trainer_of(objective)
     return _fields(objective) | {
         field.name for field in fields(trainer.config if trainer else PreferenceConfig) if field.init
     }
 
 
-def _stood_for(objective: Objective) -> dict[str, Any]:
-    """What a name stands for, as `simpo` for a loss of DPO's: the fields that differ from the objective's own."""
+def _settings_behind_name(objective: Objective) -> dict[str, Any]:
+    """The settings that a name such as `simpo` stands for: the fields that differ from the defaults of its type."""
     if trainer_of(objective) is None or not is_dataclass(objective):
         return {}
-    plain: Any = type(objective)()
+    default: Any = type(objective)()
     values = {field.name: getattr(objective, field.name) for field in fields(objective)}
-    return {name: value for name, value in values.items() if value != getattr(plain, name)}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
-def _scored(objective: Objective, settings: Mapping[str, Any], name: str) -> bool:
-    """Whether it draws responses for a reward model to judge: where it must, or may and is not told not to."""
-    asked = settings.get("scorer", True)
-    if not isinstance(asked, bool):
-        raise PlanError(f"methods: {name}: scorer={asked!r}; true or false: the plan's reward model judges")
-    if "scorer" in objective.needs and not asked:
-        raise PlanError(f"methods: {name}: it draws responses, which somebody has to judge: leave `scorer: false` out")
-    return "scorer" in objective.needs or (asked and isinstance(objective, SamplingArguments))
+def _needs_reward_model(objective: Objective, settings: Mapping[str, Any], name: str) -> bool:
+    """Whether the method generates responses for the reward model to score: it must, or can and is not told not to."""
+    wanted = settings.get("scorer", True)
+    if not isinstance(wanted, bool):
+        raise PlanError(f"methods: {name}: scorer={wanted!r}; true or false: the plan's reward model scores")
+    if "scorer" in objective.needs and not wanted:
+        raise PlanError(
+            f"methods: {name}: it generates responses, which something has to score: leave `scorer: false` out"
+        )
+    return "scorer" in objective.needs or (wanted and isinstance(objective, SamplingArguments))
 
 
-def objective_of(way: Way) -> Objective:
+def objective_of(spec: MethodSpec) -> Objective:
     """The objective with the plan's settings for it."""
-    objective: Any = way.objective
-    names = _fields(objective) & set(way.arguments)
-    return replace(objective, **{name: way.arguments[name] for name in names}) if names else objective
+    objective: Any = spec.objective
+    names = _fields(objective) & set(spec.arguments)
+    return replace(objective, **{name: spec.arguments[name] for name in names}) if names else objective
 
 
-def trainer_for(way: Way, model: Any, arguments: Mapping[str, Any], **more: Any) -> Any:
-    """The trainer of a way.
+def make_trainer(spec: MethodSpec, model: Any, arguments: Mapping[str, Any], **more: Any) -> Any:
+    """The trainer of a method.
 
     Args:
-        arguments: for its config, before which the plan's settings come.
-        more: for the trainer, such as datasets.
+        arguments: for the trainer's config; the plan's settings come before these.
+        more: for the trainer itself, such as data sets.
     """
-    arguments = {**arguments, **way.arguments}
-    if way.trainer is not None:
-        return way.trainer(model, args=way.config(**arguments), **more)
-    own = _fields(way.objective)
+    arguments = {**arguments, **spec.arguments}
+    if spec.trainer is not None:
+        return spec.trainer(model, args=spec.config(**arguments), **more)
+    own = _fields(spec.objective)
     args = PreferenceConfig(**{name: value for name, value in arguments.items() if name not in own})
-    return PreferenceTrainer(model, objective_of(way), args, **more)
+    return PreferenceTrainer(model, objective_of(spec), args, **more)
 
 
 def _fields(objective: Any) -> set[str]:

@@ -1,4 +1,4 @@
-"""What is to be compared: a plan in plain values, from a YAML file or from Python. Checks it, runs nothing.
+"""Reads a plan, which says what is to be compared, from a YAML file or from plain values, and checks it.
 
 policy: HuggingFaceTB/SmolLM2-135M-Instruct
 data: {train: hh/train.jsonl, test: hh/test.jsonl}
@@ -14,16 +14,14 @@ seeds: [0, 1, 2, 3, 4]
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...training.arguments import ModelConfig
-from .method_spec import BASELINE, Way, way_of
+from ...utils.settings import NumberLoader, SettingsError, read_yaml
+from .method_spec import BASELINE, MethodSpec, make_method_spec
 from .sections import PlanError as PlanError
 from .sections import built
 
@@ -35,13 +33,14 @@ class Data:
     """Which rows, as `load_preferences` takes them.
 
     Args:
-        train: preference pairs to learn from, whose prompts methods that draw answer. "testbed": the built-in small
-            world, with pairs of its own for each seed.
-        test: pairs held out; their prompts are answered and judged.
-        validation: the same for learning curves and for choosing settings; None sets prompts of `train` aside.
+        train: preference pairs to learn from; methods that generate responses do so to their prompts. "testbed": the
+            built-in synthetic task, with other pairs for each seed.
+        test: held-out pairs; the methods are evaluated on responses to their prompts.
+        validation: pairs for learning curves and for choosing hyperparameters; None sets prompts of `train` aside.
         demonstrations: good answers, for the SFT stage and for objectives that mix them in.
+        adapter: the format of the rows; "auto" recognises it.
         choices: files of multiple-choice questions.
-        train_rows: at most so many pairs, the first ones.
+        train_rows: how many pairs are used at most, the first ones.
     """
 
     train: str
@@ -58,13 +57,15 @@ class Evaluation:
     """How a trained policy is measured.
 
     Args:
-        prompts: test prompts at most, the first different ones.
-        pairs: held-out pairs at most; None is all.
-        responses_per_prompt: drawn to each; their mean is a prompt's value.
-        temperature: KL is only estimated at 1.
-        curve_points: how often during training; 0 for never.
-        curve_prompts: validation prompts that are answered each time.
-        shots: multiple-choice questions of each file that are shown with their answers.
+        prompts: how many test prompts are used at most, the first distinct ones.
+        pairs: how many held-out pairs are used at most; None uses all.
+        responses_per_prompt: how many responses to each prompt are generated; the value of a prompt is their mean.
+        temperature: of sampling; KL is estimated at 1 only.
+        max_new_tokens: the length limit of a response, in tokens.
+        curve_points: how often a policy is evaluated during its training; 0 for never.
+        curve_prompts: to how many validation prompts responses are generated each time.
+        batch_size: how many responses are generated at once.
+        shots: how many multiple-choice questions of each file are shown with their answers.
     """
 
     prompts: int = 256
@@ -85,10 +86,10 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Settings to choose from, on validation prompts, with equally many trials for every method.
+    """Hyperparameters to choose from, on validation prompts, with equally many trials for every method.
 
     Args:
-        methods: name in the plan -> setting -> values. Of more combinations than trials, some are drawn.
+        methods: name in the plan -> hyperparameter -> values. Of more combinations than trials, some are sampled.
         trials: for each method.
         seed: whose SFT policy and reward model they start from; None is the plan's first.
     """
@@ -100,10 +101,10 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What each method may spend.
+    """How much compute each method may use.
 
     Args:
-        flops: training stops at the first step that reaches it.
+        flops: training stops at the first step that reaches this number of floating-point operations.
         reward_model: the training of the reward model is charged to each method that uses it.
     """
 
@@ -116,7 +117,7 @@ class Plan:
     """The whole of a comparison.
 
     Args:
-        policy: where it starts: a path or hub id; "testbed" is the small world's own, which needs `sft`.
+        policy: where training starts: a path or hub id; "testbed" is the synthetic task's own, which needs `sft`.
         sft: settings of supervised fine-tuning before all else; None starts from the policy as it is.
         reward: settings of the reward model's training, its path or hub id, or None for none.
         model: fields of `ModelConfig`, such as `dtype` or `use_peft`.
@@ -124,8 +125,8 @@ class Plan:
         methods: name -> settings; `method` among them where the name is none.
         seeds: each trains its own SFT policy and reward model, unless `one_stage`.
         one_stage: the first seed's SFT policy and reward model serve all.
-        judges: by which methods are held against the baseline; see `evaluation.judges.judge_from`. None is the reward
-            model, if there is one.
+        judges: what compares the methods with the baseline; see `measure.judges.judge_from`. None is the reward model,
+            if there is one.
     """
 
     title: str = "Comparison"
@@ -148,10 +149,12 @@ class Plan:
             raise PlanError(f"seeds: {list(self.seeds)}; give one or more, each once")
         for judge in self.judges or ():
             if not isinstance(judge, str | Mapping) or (judge == "gold" and self.data.train != TESTBED):
-                what = "known in the small world alone" if judge == "gold" else "no text and no mapping"
+                what = "known in the synthetic task alone" if judge == "gold" else "no text and no mapping"
                 raise PlanError(f"judges: {judge!r} is {what}: give `score`, module:function, a path or a mapping")
         if self.data.train != TESTBED and self.data.test is None:
-            raise PlanError("data: `test` is missing: held-out pairs, whose prompts are answered and judged")
+            raise PlanError(
+                "data: `test` is missing: held-out pairs, to whose prompts responses are generated and evaluated"
+            )
         if TESTBED in (self.policy, self.data.train) and (self.policy != self.data.train or self.sft is None):
             raise PlanError(
                 "testbed is both policy and data, and its policy knows nothing before `sft`: give all three"
@@ -161,45 +164,39 @@ class Plan:
         built(ModelConfig, self.model, "model")
 
     @property
-    def judged_by(self) -> tuple[Any, ...]:
-        """The judges; a score is there only with a reward model."""
-        given = ("score",) if self.judges is None else self.judges
-        return tuple(each for each in given if each != "score" or self.reward is not None)
+    def active_judges(self) -> tuple[Any, ...]:
+        """The judges that can compare: "score" only where there is a reward model."""
+        judges = ("score",) if self.judges is None else self.judges
+        return tuple(judge for judge in judges if judge != "score" or self.reward is not None)
 
     @property
-    def ways(self) -> dict[str, Way]:
-        """How each method is carried out, the baseline first.
+    def method_specs(self) -> dict[str, MethodSpec]:
+        """How each method is trained, by its name, the baseline first.
 
         Raises:
-            PlanError: a method or a setting that there is not.
+            PlanError: there is no such method, or it has no such setting.
         """
-        found = {BASELINE: way_of(BASELINE, {}, {})}
+        specs = {BASELINE: make_method_spec(BASELINE, {}, {})}
         for name, settings in self.methods.items():
-            found[str(name)] = way_of(str(name), settings or {}, self.training)
-        return found
+            specs[str(name)] = make_method_spec(str(name), settings or {}, self.training)
+        return specs
 
     def without_unknown(self) -> tuple[Plan, dict[str, str]]:
-        """The plan with the methods that there are, and why each of the others is none."""
+        """The plan without its unknown methods, and what is wrong with each of these, by name."""
         wrong = {}
         for name, settings in self.methods.items():
             try:
-                way_of(str(name), settings or {}, self.training)
+                make_method_spec(str(name), settings or {}, self.training)
             except PlanError as error:
                 wrong[str(name)] = str(error)
         return replace(self, methods={n: s for n, s in self.methods.items() if n not in wrong}), wrong
 
     def plain(self) -> dict[str, Any]:
-        """As a YAML file holds it: without what is as it is by default."""
+        """The plan as a YAML file holds it, without what has its default value."""
         return _plain(self)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 5e-7 as a number, which YAML 1.1 takes for a text without its point."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+NEEDED = "A plan is a YAML file with at least `policy`, `data` and `methods`"
 SECTIONS = {"data": Data, "evaluation": Evaluation, "grid": Grid, "budget": Budget}
 
 
@@ -226,26 +223,25 @@ def read_plan(path: str | Path) -> Plan:
     """A plan from a YAML file; paths in it are taken from the current folder.
 
     Raises:
-        PlanError: it is no YAML, or cannot be carried out.
-        OSError: it cannot be read.
+        PlanError: it cannot be read, is no YAML, or cannot be carried out.
     """
     try:
-        given = yaml.load(Path(path).read_text("utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise PlanError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(given, Mapping):
-        raise PlanError(f"{path}: holds no plan; it needs at least `policy`, `data` and `methods`")
-    return plan_from(given, str(path))
+        given = read_yaml(Path(path).expanduser(), NumberLoader)
+    except SettingsError as error:
+        raise PlanError(f"{error}. {NEEDED}") from error
+    if not given:
+        raise PlanError(f"{path}: is empty. {NEEDED}")
+    return plan_from({name: value for name, (value, _) in given.items()}, str(path))
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        defaults = {each.name: _default(each) for each in fields(value)}
+        defaults = {field.name: _default(field) for field in fields(value)}
         given = {name: getattr(value, name) for name in defaults}
-        return {name: _plain(each) for name, each in given.items() if each != defaults[name]}
+        return {name: _plain(part) for name, part in given.items() if part != defaults[name]}
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _default(field: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a comparison came to, as plain values: all that any form of the report reads, and what `report.json` holds.
 
-Knows neither how the numbers were made nor how they are shown. Every text in it is either the user's, a model's, or a
+Every text in it is either the user's, a model's, or a
 key of `words.py`, so that one `Findings` can be read in any language.
 """
 
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ...utils import files
 
 FILE = "report.json"
 
@@ -337,9 +339,6 @@ class Findings:
     def write(self, folder: Path) -> Path:
         """Into report.json, whole or not at all."""
         path = folder / FILE
-        folder.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(".staging")
         text = json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-        staged.write_bytes(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair is \ud800 in JSON too
-        staged.replace(path)
+        files.replace(path, text.encode("utf-8", "backslashreplace"))  # half a surrogate pair is \ud800 in JSON too
         return path

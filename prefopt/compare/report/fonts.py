@@ -1,4 +1,4 @@
-"""Which installed fonts can write a text, so that no figure shows boxes for characters. Knows no figure.
+"""Finds installed fonts that can write a text, so that no figure shows boxes for characters.
 
 Matplotlib's own font has no Chinese. It takes a list of families, though, and looks in the next one for a character
 that the one before lacks: this makes the list. It needs matplotlib.
@@ -10,6 +10,8 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+
+from ...utils.extras import install
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,8 @@ FAMILIES = (
 )
 """Sans serif with Chinese characters, the best first."""
 BUNDLE = ("mplfonts", "fonts/NotoSansCJKsc-Regular.otf")
-"""A package that brings such a font, and where in it: `pip install prefopt[zh]`."""
-ADVICE = "pip install prefopt[zh], or install a font such as Noto Sans CJK SC"
+"""A package that brings such a font, and where in it: `pip install 'prefopt[zh]'`."""
+ADVICE = f"{install('zh')}, or install a font such as Noto Sans CJK SC"
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ def _bundled() -> list[str]:
 
 
 def _lacking(path: str, text: str) -> frozenset[str]:
-    """Characters that this font cannot draw; of what is not drawn, such as a space, it lacks nothing."""
+    """Characters that this font cannot write; it lacks nothing of what leaves no mark, such as a space."""
     from matplotlib.ft2font import FT2Font
 
-    there = FT2Font(path).get_charmap()
-    return frozenset(character for character in text if not character.isspace() and ord(character) not in there)
+    known = FT2Font(path).get_charmap()
+    return frozenset(character for character in text if not character.isspace() and ord(character) not in known)

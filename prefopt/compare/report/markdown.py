@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ...utils import files
 from . import tables
 from .findings import Answer, Failure, Findings, Sample
 from .metrics import METRICS
-from .numerals import number
+from .number_format import number
 from .page import ORDER, Figures, sound
 from .summary import verdict_lines, warning_lines
 from .tables import Table
@@ -44,10 +45,7 @@ def write_markdown(findings: Findings, folder: Path, figures: Figures, lang: str
         _closing(findings, words),
     )
     path = folder / FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(".staging")
-    staged.write_text(sound("\n\n".join(blocks)) + "\n", "utf-8")
-    staged.replace(path)
+    files.replace(path, sound("\n\n".join(blocks)) + "\n")
     return path
 
 

@@ -1,4 +1,4 @@
-"""The metrics a method can have: in which order they are shown, how, and which way is better. Knows no value."""
+"""The metrics that a method can have: in which order they are shown, how, and which way is better."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Metric(NamedTuple):
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("gold", ".2f", 1, True),  # the known true reward, in a world that has one
+        Metric("gold", ".2f", 1, True),  # the known true reward, of a task that has one
         Metric("score", ".2f", 1, True),  # by the reward model
         Metric("gain", "+.2f", 1),  # over the baseline, by the primary metric
         Metric("win_rate", ".1%", 1),  # against the baseline, by the first judge
         Metric("kl", ".2f"),  # to the reference, nats a response: mean log-ratio (k1), or best-of-n's bound
         Metric("kl_k3", ".2f"),  # the same by Schulman's k3
         Metric("length", ".1f"),  # tokens of a response
-        Metric("unfinished", ".1%", -1),  # cut off at the length limit
+        Metric("unfinished", ".1%", -1),  # truncated at the length limit
         Metric("degenerate", ".1%", -1),  # blank or repeating itself
         Metric("distinct_2", ".3f"),  # of the responses to different prompts
         Metric("perplexity", ".1f"),  # of its responses under the reference, per token

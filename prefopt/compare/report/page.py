@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ...utils import files
 from . import tables
 from .findings import Findings
 from .metrics import METRICS
@@ -69,10 +70,7 @@ def write_page(findings: Findings, folder: Path, figures: Figures, lang: str = "
         **_parts(findings, words),
     )
     path = folder / FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(".staging")
-    staged.write_text(sound(text), "utf-8")
-    staged.replace(path)
+    files.replace(path, sound(text))
     return path
 
 

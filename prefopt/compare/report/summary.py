@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefopt.compare import Claim, Verdict
-
+from ..statistics import Claim, Verdict
 from .findings import Findings, Method, Pairing, Value
 from .metrics import METRICS
-from .numerals import number, whole
+from .number_format import number, whole
 from .words import Words
 
 

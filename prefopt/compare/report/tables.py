@@ -9,7 +9,7 @@ from prefopt.compare import Verdict
 
 from .findings import Choices, Findings, Judge, Method, Value, WinRate
 from .metrics import METRICS, Metric
-from .numerals import MISSING, duration, interval, number, p_value, power, size, whole
+from .number_format import MISSING, duration, interval, number, p_value, power, size, whole
 from .summary import facing, ranking
 from .words import Words
 
@@ -263,11 +263,11 @@ def _interval_bars(findings: Findings, methods: Sequence[Method]) -> list[Bar | 
     def at(value: float) -> float:
         return round(3 + 94 * (value - lowest) / (highest - lowest), 2)
 
-    def drawn(value: Value | None) -> Bar | None:
+    def bar(value: Value | None) -> Bar | None:
         if value is None or value.low is None or value.high is None:
             return None
         spans = (Span(at(value.low), round(at(value.high) - at(value.low), 2), "interval"),)
         return Bar(spans, at(value.mean), None if baseline is None else at(baseline.mean))
 
     baseline = values.get(findings.baseline)
-    return [drawn(values[method.name]) for method in methods]
+    return [bar(values[method.name]) for method in methods]

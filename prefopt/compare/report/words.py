@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
+from ...utils.names import did_you_mean
 from . import words_en, words_zh
-from .numerals import MISSING, number
+from .number_format import MISSING, number
 
 TEXTS: Mapping[str, Mapping[str, str]] = {"en": words_en.TEXTS, "zh": words_zh.TEXTS}
 BCP47 = {"en": "en", "zh": "zh-Hans"}
@@ -17,8 +17,8 @@ BCP47 = {"en": "en", "zh": "zh-Hans"}
 class Words(string.Formatter):
     """The texts in one language: `words("few_seeds", seeds=2, needed=5)`.
 
-    A text names what it is told and how to write it, "{rate:.0%}"; see `numerals.number`. Several values in one place
-    become a list in a sentence. What a text does not name is not needed.
+    A text names what it is told and how to write it, "{rate:.0%}"; see `number_format.number`. Several values in one
+    place become a list in a sentence. What a text does not name is not needed.
 
     Raises:
         ValueError: no such language.
@@ -36,8 +36,7 @@ class Words(string.Formatter):
             KeyError: no text has this key, or a value that it names was not given.
         """
         if key not in self.texts:
-            close = get_close_matches(key, self.texts, 1)
-            raise KeyError(f"no text {key!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+            raise KeyError(f"no text {key!r}: {did_you_mean(key, self.texts, most=1)}".rstrip(": "))
         try:
             return self.vformat(self.texts[key], (), values)
         except KeyError as error:

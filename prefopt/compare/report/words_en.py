@@ -4,10 +4,9 @@ from __future__ import annotations
 
 _METRICS = {
     "metric.gold": "gold reward",
-    "metric.gold.about": "The known true reward of the test world, which no method has seen.",
+    "metric.gold.about": "The known true reward of the synthetic task, which no method has seen.",
     "metric.score": "score",
-    "metric.score.about": "The reward model's score of a response. What was trained on it may have learnt to please "
-    "it.",
+    "metric.score.about": "The reward model's score of a response. What was trained on it may exploit its errors.",
     "metric.gain": "gain",
     "metric.gain.about": "Difference to the baseline in the deciding metric, within seed and prompt.",
     "metric.win_rate": "win rate",
@@ -20,13 +19,13 @@ _METRICS = {
     "variance. (k2, half the squared log-ratio, is biased and not shown.)",
     "metric.length": "length",
     "metric.length.about": "Tokens of a response.",
-    "metric.unfinished": "cut off",
-    "metric.unfinished.about": "Share of responses that the length limit ended.",
+    "metric.unfinished": "truncated",
+    "metric.unfinished.about": "Share of responses that were truncated at the length limit.",
     "metric.degenerate": "degenerate",
     "metric.degenerate.about": "Share of responses that are blank or repeat themselves.",
     "metric.distinct_2": "distinct-2",
     "metric.distinct_2.about": "Different pairs of neighbouring tokens as a share of all, over responses to different "
-    "prompts: low means that every prompt gets the same answer.",
+    "prompts: low means that every prompt gets the same response.",
     "metric.perplexity": "perplexity",
     "metric.perplexity.about": "Of the responses under the reference, per token: high means text that the reference "
     "would not write.",
@@ -82,7 +81,7 @@ _WARNINGS = {
     "judge_flips": "The judge {judge} changed its mind at {rate:.0%} of the prompts when the responses changed places. "
     "Both orders were asked and such prompts count as ties, which pulls its win rates towards 50%.",
     "judge_leans": "Where the judge {judge} contradicts itself, it takes the response shown first in {rate:.0%} of the "
-    "cases: it goes by position there. Trust only what it says in both orders.",
+    "cases: that is position bias. Trust only what it says in both orders.",
     "judge_failed": "The judge {judge} gave no usable verdict on {method} at {failed} of {asked} prompts; these are in "
     "none of its numbers. If the failures have a reason in common, its win rate is biased.",
     "overlap": "{dropped} of {of} test prompts also occur in the training data and were left out, for example: "
@@ -103,12 +102,12 @@ _WARNINGS = {
     "which may be chance: its scores say little, and so does what was selected by them.",
     "unequal_cost": "The methods did not cost the same: {dearest} took {ratio:.1f} times the FLOPs of {cheapest}. Look "
     "at the gain beside the cost.",
-    "unfinished": "{share:.0%} of the responses of {method} were cut off at the length limit. They are scored as they "
-    "stand; raise the limit or mind the length.",
+    "unfinished": "{share:.0%} of the responses of {method} were truncated at the length limit. They are scored as "
+    "they stand; raise the limit or mind the length.",
     "degenerate": "{share:.1%} of the responses of {method} are blank or repeat themselves. Read some of them before "
     "you trust its averages.",
-    "set_aside": "{prompts} prompts of the training data were set aside to watch training by: no method learns from "
-    "them.",
+    "set_aside": "{prompts} prompts of the training data were set aside for validation during training: no method "
+    "learns from them.",
     "unequal_trials": "Trials are unequal: {methods} got none, and the others chose among several settings. Compare "
     "their places with that in mind.",
     "mixed_versions": "Not all of this was made with the same versions: {packages}. What is cached keeps those it was "
@@ -191,7 +190,7 @@ _COLUMNS = {
     "column.flips": "flips",
     "column.flips.about": "Prompts at which the judge took the other side when the responses changed places.",
     "column.first_preferred": "first of flips",
-    "column.first_preferred.about": "Of these, the share at which it took what stood first. 50% is no leaning.",
+    "column.first_preferred.about": "Of these, the share at which it took what stood first. 50% is no position bias.",
     "column.flops": "FLOPs",
     "column.flops.about": "Floating-point operations, the shared stages it needs among them.",
     "column.own": "own FLOPs",
@@ -219,7 +218,7 @@ _COLUMNS = {
     "purpose.training": "training",
     "purpose.training.about": "FLOPs of the forward and backward passes that train.",
     "purpose.generation": "generation",
-    "purpose.generation.about": "FLOPs of drawing responses.",
+    "purpose.generation.about": "FLOPs of generating responses.",
     "purpose.scoring": "scoring",
     "purpose.scoring.about": "FLOPs of the reward model over responses.",
     "purpose.reference": "reference",
@@ -251,7 +250,7 @@ _FIGURES = {
     "figure.curves.about": "Score and gold reward during training, over compute, with standard errors.",
     "figure.overoptimisation": "Over-optimisation",
     "figure.overoptimisation.about": "Score and gold reward over the KL to the reference (Gao et al., "
-    "arXiv:2210.10760): where they part, a method has begun to please the reward model only.",
+    "arXiv:2210.10760): where they part, a method has begun to exploit the reward model.",
     "figure.best_of": "The best of K responses",
     "figure.best_of.about": "Expected best and median score of K responses, and the gold reward of the one picked.",
     "figure.distributions": "Distributions",
@@ -273,8 +272,8 @@ _SAMPLES = {
     "samples.tied": "tied",
     "samples.lost": "lost",
     "samples.ending": "Ending",
-    "samples.finished": "finished",
-    "samples.unfinished": "cut off",
+    "samples.finished": "terminated",
+    "samples.unfinished": "truncated",
     "samples.sort": "Order",
     "samples.given": "as given",
     "samples.up": "{metric}, highest first",

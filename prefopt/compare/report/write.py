@@ -1,4 +1,4 @@
-"""A comparison's report in all its forms, into one folder. Knows no number's meaning."""
+"""Writes a comparison's report in all its forms into one folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`compare`: a plan in, a report out. What was done before is not done again."""
+"""Runs a comparison from its plan to its report; what an earlier run has done is not done again."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from ...training.trainers import RewardConfig, SFTConfig
-from ..measure.endpoint import Endpoint
-from ..measure.judges import judge_from
-from ..plan.plan import Plan, PlanError, plan_from, read_plan
-from ..plan.sections import built
-from ..report.findings import Findings
-from ..report.numbers import findings_of
-from ..report.write import write_report
-from .collect import Collected
-from .grid import choose, trials
+from ...utils import files
+from ..measure import Endpoint, judge_from
+from ..plan import Plan, PlanError, built, plan_from, read_plan
+from ..report import Findings, findings_of, write_report
+from .collected_results import CollectedResults
+from .hyperparameter_grid import choose_best, trials
 from .progress import Progress
 from .schedule import Schedule
 from .tasks import Tasks, check_training
@@ -44,7 +41,7 @@ def compare(
     report_only: bool = False,
     console: Console | None = None,
 ) -> Findings:
-    """Train every method of a plan with every seed, measure all alike, and write the report.
+    """Train every method of a plan with every seed, evaluate all alike, and write the report.
 
     In `output_dir`, beside a folder for each kind of task, are `plan.yaml` and `report/`. To call it again does what is
     missing: after a kill, after a failure, or when the plan has more methods, seeds or prompts than before.
@@ -63,20 +60,20 @@ def compare(
     if parent_process() is not None:
         raise RuntimeError("a process of a comparison began it again: call compare under `if __name__ == '__main__':`")
     out = Path(output_dir).expanduser().resolve()
-    given = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
-    given, notes = _known(given) if keep_going else (given, [])
-    check_training(given)
-    tried = trials(given, Tasks(given))
-    _check(given, out)
+    plan = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
+    plan, notes = _without_unknown(plan) if keep_going else (plan, [])
+    check_training(plan)
+    tried = trials(plan, Tasks(plan))
+    _check(plan, out)
     out.mkdir(parents=True, exist_ok=True)
     gpus = torch.cuda.device_count()
-    with _alone(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
-        _keep(given, out)
+    with _locked(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
+        _write_plan(plan, out)
         schedule = Schedule(out, jobs or max(1, gpus), progress, gpus)
         if tried and not report_only:
             schedule.run([trial.task for trial in tried])
-        chosen = choose(given, tried, out)
-        collected = Collected(chosen, Tasks(chosen), out, tried, notes)
+        chosen = choose_best(plan, tried, out)
+        collected = CollectedResults(chosen, Tasks(chosen), out, tried, notes)
         if not report_only:
             schedule.run(collected.all_tasks())
     findings = findings_of(collected.experiment(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])))
@@ -85,12 +82,12 @@ def compare(
 
 
 def _check(plan: Plan, out: Path) -> None:
-    """Raise what can be known before anything is begun."""
-    for judge in plan.judged_by:
+    """Raise every error that can be known before anything is begun."""
+    for judge in plan.active_judges:
         judge_from(judge, folder=out)
         if isinstance(judge, Mapping) and "endpoint" in judge:
             built(Endpoint, judge, "judges").key()
-    list(Collected(plan, Tasks(plan), out, [], []).all_tasks())
+    list(CollectedResults(plan, Tasks(plan), out, [], []).all_tasks())
     for name, kind, settings in _configs(plan):
         try:
             kind(output_dir=str(out), use_cpu=True, **settings)
@@ -99,18 +96,20 @@ def _check(plan: Plan, out: Path) -> None:
 
 
 def _configs(plan: Plan) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The arguments of every training."""
-    for name, kind, given in (("sft", SFTConfig, plan.sft), ("reward", RewardConfig, plan.reward)):
-        if isinstance(given, Mapping):
-            shared = {key: value for key, value in plan.training.items() if key in {each.name for each in fields(kind)}}
-            yield name, kind, {**shared, **given}
-    for way in plan.ways.values():
-        if way.trains and way.trainer is not None:
-            yield f"methods: {way.name}", way.config, dict(way.arguments)
+    """Of every training: where the plan says it, the type of its config, and the arguments."""
+    for name, kind, settings in (("sft", SFTConfig, plan.sft), ("reward", RewardConfig, plan.reward)):
+        if isinstance(settings, Mapping):
+            shared = {
+                key: value for key, value in plan.training.items() if key in {field.name for field in fields(kind)}
+            }
+            yield name, kind, {**shared, **settings}
+    for spec in plan.method_specs.values():
+        if spec.trains and spec.trainer is not None:
+            yield f"methods: {spec.name}", spec.config, dict(spec.arguments)
 
 
-def _known(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
-    """The plan with the methods that there are, and a note for each of the others."""
+def _without_unknown(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
+    """The plan without its unknown methods, and a warning about each of these."""
     plan, wrong = plan.without_unknown()
     return plan, [
         {"key": "unknown_method", "values": {"name": name, "hint": hint}, "serious": True}
@@ -119,8 +118,12 @@ def _known(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Raises: ValueError: another run is at work in the folder."""
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder.
+
+    Raises:
+        ValueError: another run is at work there.
+    """
     try:
         with FileLock(out / ".lock", timeout=0):
             yield
@@ -128,5 +131,5 @@ def _alone(out: Path) -> Iterator[None]:
         raise ValueError(f"{out}: another run is at work there: wait for it, or take another output_dir") from error
 
 
-def _keep(plan: Plan, out: Path) -> None:
-    (out / "plan.yaml").write_text(yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True), "utf-8")
+def _write_plan(plan: Plan, out: Path) -> None:
+    files.replace(out / "plan.yaml", yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True))

@@ -1,4 +1,4 @@
-"""What a piece of work takes: FLOPs and tokens by purpose, time, memory and steps. Knows trainers, no method.
+"""Measures the cost of a task: FLOPs and tokens by purpose, time, memory and steps.
 
     with measured(folder) as spent:
         trainer.add_callback(spent)
@@ -26,8 +26,9 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from ...utils.flop_counter import Tally, counting, paused
-from ..report.findings import Cost
+from ...utils import files
+from ...utils.flop_counter import FlopCounter, count_flops, paused
+from ..report import Cost
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,11 @@ FILE = "spent.json"
 
 
 class Spent(TrainerCallback, ExportableState):
-    """What was spent since `measured` began, before a kill too. Of several processes each has its own."""
+    """The cost since `measured` began, also of processes that were killed. Each process of several has its own."""
 
     def __init__(self, path: Path | None = None):
         self.path = path
-        self.tally = Tally()
+        self.tally = FlopCounter()
         self.steps = 0
         self.peak_memory: int | None = None
         self._begins: dict[str, Any] = {}
@@ -50,21 +51,25 @@ class Spent(TrainerCallback, ExportableState):
         self._earlier = (0.0, 0.0)
         """Seconds, and seconds of the CPU, that processes before this one took."""
         if path is not None and path.is_file():
-            found = json.loads(path.read_text("utf-8"))
-            self._begins, self._killed = found["begins"], set(found["begins"])
-            self._go_on(found["now"])
+            saved = json.loads(path.read_text("utf-8"))
+            self._begins, self._killed = saved["begins"], set(saved["begins"])
+            self._restore(saved["now"])
 
     def cost(self, shared: Mapping[str, float] | None = None) -> Cost:
-        """shared: FLOPs of stages that several methods use, by name."""
+        """The cost so far.
+
+        Args:
+            shared: FLOPs of stages that several methods use, by name.
+        """
         return Cost(**self._numbers(), shared=dict(shared or {}))
 
-    def look(self) -> None:
-        """Take time and memory up to now."""
+    def update(self) -> None:
+        """Read the clocks and the peak of memory up to now."""
         self._now, self.peak_memory = _clocks(), _larger(self.peak_memory, _peak_memory())
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What is done inside, by one who only watches, is counted neither as compute nor as time."""
+    def excluded(self) -> Iterator[None]:
+        """Count what is done inside, such as an evaluation, neither as compute nor as time."""
         before = _clocks()
         with paused():
             yield
@@ -74,7 +79,7 @@ class Spent(TrainerCallback, ExportableState):
     # ---- as a callback ---------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        self.look()
+        self.update()
         return {"args": {}, "attributes": {"spent": self._numbers()}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -90,11 +95,11 @@ class Spent(TrainerCallback, ExportableState):
             )
         name, place = type(self).__name__, str(args.output_dir)
         if state.global_step and name in state.stateful_callbacks:
-            self._go_on(state.stateful_callbacks[name]["attributes"]["spent"])
+            self._restore(state.stateful_callbacks[name]["attributes"]["spent"])
         elif state.global_step:
             logger.warning("step %d was reached without counting: what it took is not known", state.global_step)
         elif place in self._killed:
-            self._go_on(self._begins[place])
+            self._restore(self._begins[place])
         state.stateful_callbacks.setdefault(name, self.state())  # transformers writes only under names that are there
         self._killed.discard(place)
         if not state.global_step:
@@ -105,7 +110,7 @@ class Spent(TrainerCallback, ExportableState):
         self.steps += 1
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.look()
+        self.update()
         self._write(state)
 
     # ---- what is kept ----------------------------------------------------------------------------------------------
@@ -117,14 +122,12 @@ class Spent(TrainerCallback, ExportableState):
         return {**counts, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_memory": self.peak_memory}
 
     def _write(self, state: Any) -> None:
-        """Whole or not at all."""
+        """Keep what was counted, for a run that goes on after a kill."""
         if self.path is None or not state.is_world_process_zero:
             return
-        staged = self.path.with_suffix(".staging")
-        staged.write_text(json.dumps({"now": self._numbers(), "begins": self._begins}), "utf-8")
-        staged.replace(self.path)
+        files.replace(self.path, json.dumps({"now": self._numbers(), "begins": self._begins}))
 
-    def _go_on(self, then: Mapping[str, Any]) -> None:
+    def _restore(self, then: Mapping[str, Any]) -> None:
         """In the place of what was counted in this process, which that one did too; but time is spent."""
         self.tally.restore(then["flops"], then["tokens"])
         self.steps, self.peak_memory = then["steps"], _larger(self.peak_memory, then["peak_memory"])
@@ -140,7 +143,7 @@ class Budget(TrainerCallback):
         ValueError: a budget that leaves nothing for training.
     """
 
-    def __init__(self, tally: Tally, flops: float):
+    def __init__(self, tally: FlopCounter, flops: float):
         if not flops > 0:
             raise ValueError(f"a budget of {flops:.3g} FLOPs leaves nothing for training: raise it")
         self.tally, self.flops = tally, flops
@@ -165,11 +168,11 @@ def measured(folder: Path | None = None) -> Iterator[Spent]:
     with suppress(OSError):  # Linux forgets the peak so far; elsewhere it is that of all that the process did
         Path("/proc/self/clear_refs").write_text("5")
     spent = Spent(None if folder is None else folder / FILE)
-    with counting(spent.tally):
+    with count_flops(spent.tally):
         try:
             yield spent
         finally:
-            spent.look()
+            spent.update()
     if spent.path is not None:
         spent.path.unlink(missing_ok=True)
 

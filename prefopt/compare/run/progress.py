@@ -1,4 +1,4 @@
-"""Shows how far a comparison is: what runs, how long it will take. Runs nothing."""
+"""Shows the progress of a comparison: which tasks run, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Progress:
         if status in (Status.FAILED, Status.BLOCKED):
             self._say(f"{task.label}: {status}{self._reason(task)}")
         elif status is Status.DONE and task.key in self.began and self.live is None:
-            self._say(f"{task.label}: {self.took[task.key]:.0f} s, {self._standing()}")
+            self._say(f"{task.label}: {self.took[task.key]:.0f} s, {self._summary()}")
 
     def tick(self) -> None:
         if self.live is not None:
@@ -72,14 +72,14 @@ class Progress:
                 share, elapsed = self._share(key), time.monotonic() - self.began[key]
                 bar: Any = "" if share is None else ProgressBar(total=1.0, completed=share, width=20)
                 table.add_row(self.tasks[key].label, bar, f"{elapsed:.0f} s")
-        return Group(Text(self._standing()), table)
+        return Group(Text(self._summary()), table)
 
-    def _standing(self) -> str:
+    def _summary(self) -> str:
         states = list(self.status.values())
         done, left = states.count(Status.DONE), self.left()
         parts = [f"{done} of {len(states)} tasks"]
-        parts += [f"{states.count(each)} {each}" for each in (Status.FAILED, Status.BLOCKED) if each in states]
-        return ", ".join(parts + ([f"about {_spelt(left)} left"] if left else []))
+        parts += [f"{states.count(status)} {status}" for status in (Status.FAILED, Status.BLOCKED) if status in states]
+        return ", ".join(parts + ([f"about {_readable(left)} left"] if left else []))
 
     def _share(self, key: str) -> float | None:
         with suppress(OSError, ValueError):
@@ -102,16 +102,13 @@ class Progress:
         task, share = self.tasks[key], self._share(key)
         if share and key in self.began:
             return (time.monotonic() - self.began[key]) / share
-        alike = [
-            (self.tasks[each].name == task.name, took) for each, took in self.took.items() if self._kind(each, task)
+        took = [
+            (self.tasks[done], seconds) for done, seconds in self.took.items() if self.tasks[done].kind == task.kind
         ]
-        same = [took for named, took in alike if named] or [took for _, took in alike]
+        same = [seconds for done, seconds in took if done.name == task.name] or [seconds for _, seconds in took]
         return mean(same) if same else None
 
-    def _kind(self, key: str, task: Task) -> bool:
-        return self.tasks[key].kind == task.kind
 
-
-def _spelt(seconds: float) -> str:
+def _readable(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{hours:.1f} h" if hours >= 1.5 else f"{minutes:.0f} min" if minutes >= 1.5 else f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""Carries out tasks in several processes, each when what it needs is done. Knows no task's inside.
+"""Runs tasks in several processes, each task when the tasks that it needs are done.
 
 A process that dies takes its own task with it, and no other: the next one gets a new process.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 from .tasks import Task
-from .worker import begin, carry_out, fail
+from .worker import fail, run_task, set_up_process
 
 TICK = 0.5
-"""Seconds between two looks at how far the running ones are."""
+"""Seconds between two updates of the display."""
 
 
 class Status(StrEnum):
@@ -31,7 +31,7 @@ class Status(StrEnum):
 
 
 class Display(Protocol):
-    """Hears of every change."""
+    """What shows the progress: it is told of every change."""
 
     def changed(self, task: Task, status: Status) -> None: ...
 
@@ -40,7 +40,7 @@ class Display(Protocol):
 
 @dataclass
 class Slot:
-    """A process, and the task that it has."""
+    """A process, and the task that it runs."""
 
     out: Path
     threads: int
@@ -51,9 +51,9 @@ class Slot:
 
     def start(self, task: Task) -> None:
         if self._pool is None:
-            given = (self.out, self.threads, self.gpu)
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"), begin, given)
-        self.task, self.future = task, self._pool.submit(carry_out, task, self.out)
+            arguments = (self.out, self.threads, self.gpu)
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), set_up_process, arguments)
+        self.task, self.future = task, self._pool.submit(run_task, task, self.out)
 
     def finish(self) -> tuple[Task, bool]:
         """The task that has ended, and whether it is done."""
@@ -82,11 +82,11 @@ class Slot:
 
 @dataclass
 class Schedule:
-    """Which tasks are how far.
+    """Runs tasks, and knows the status of each.
 
     Args:
-        jobs: processes at a time.
-        gpus: one for each, in turn, where there are several.
+        jobs: how many processes run at a time.
+        gpus: how many GPUs there are; where there are several, the processes take them in turn.
     """
 
     out: Path
@@ -96,7 +96,7 @@ class Schedule:
     status: dict[str, Status] = field(default_factory=dict)
 
     def run(self, tasks: Iterable[Task]) -> None:
-        """Do all that are not done, and what they need; failures are in the tasks' folders."""
+        """Run the tasks that are not done, and those that they need; why one failed is in its folder."""
         waiting = [task for task in in_order(tasks) if self._new(task)]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         slots = [Slot(self.out, threads, _gpu(n, self.gpus)) for n in range(self.jobs)]
@@ -109,7 +109,7 @@ class Schedule:
                 slot.stop()
 
     def _new(self, task: Task) -> bool:
-        """Whether it is to be done."""
+        """Whether a task has to be run."""
         if self.status.get(task.key) is Status.DONE:
             return False
         result = task.result(self.out)
@@ -122,11 +122,11 @@ class Schedule:
         self.display.changed(task, status)
 
     def _start(self, waiting: Sequence[Task], slots: Sequence[Slot]) -> list[Task]:
-        """Begin what can be begun; what still waits."""
+        """Start the tasks that can be started; returns those that still wait."""
         left = []
         free = [slot for slot in slots if slot.task is None]
         for task in waiting:
-            states = {self.status[each.key] for each in task.needs.values()}
+            states = {self.status[needed.key] for needed in task.needs.values()}
             if states & {Status.FAILED, Status.BLOCKED}:
                 self._set(task, Status.BLOCKED)
             elif free and states <= {Status.DONE}:
@@ -146,7 +146,7 @@ class Schedule:
 
 
 def _gpu(number: int, gpus: int) -> str | None:
-    """The one of a process, as CUDA_VISIBLE_DEVICES names it; None where there is no choice."""
+    """The GPU of a process, as CUDA_VISIBLE_DEVICES names it; None where there is no choice."""
     if gpus < 2:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -155,8 +155,8 @@ def _gpu(number: int, gpus: int) -> str | None:
 
 def in_order(tasks: Iterable[Task]) -> list[Task]:
     """Each task once, after those that it needs."""
-    found: dict[str, Task] = {}
+    by_key: dict[str, Task] = {}
     for task in tasks:
-        for each in (*task.before(), task):
-            found.setdefault(each.key, each)
-    return list(found.values())
+        for needed in (*task.dependencies(), task):
+            by_key.setdefault(needed.key, needed)
+    return list(by_key.values())

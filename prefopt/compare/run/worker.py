@@ -1,4 +1,4 @@
-"""Carries out one task in a process of its own, and leaves a word of how it ended. Knows no order and no other task."""
+"""Runs one task in a process of its own, and writes down how it ended."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .tasks import DONE, FAILED, Task
 
 LOG = "log.txt"
 PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
-LINES = 30
-"""Of a traceback, the last ones."""
+TRACEBACK_LINES = 30
+"""How many lines of a traceback are kept, the last ones."""
 
 
-def begin(out: Path, threads: int, gpu: str | None) -> None:
-    """Set up a process before its first task."""
+def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
+    """Prepare a process for its tasks: caches, threads, GPU, logging."""
     os.environ["PREFOPT_CACHE"] = str(out / "cache")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if gpu is not None:
@@ -43,45 +43,45 @@ def begin(out: Path, threads: int, gpu: str | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """A run that was killed and begun again must not meet its own left-over processes."""
+    """End this process when its parent ends, so that a run that was killed leaves no process behind."""
     parent = parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def carry_out(task: Task, out: Path) -> bool:
-    """Whether the task is done; what it came to, or why not, is in its folder."""
-    from .job import Job
-    from .work import WORK
+def run_task(task: Task, out: Path) -> bool:
+    """Do a task, and write its result, or why there is none, into its folder; returns whether it is done."""
+    from .task_context import TaskContext
+    from .task_functions import TASK_FUNCTIONS
 
-    job, began = Job(task, out), time.monotonic()
-    _clear(job.folder, keep=task.kind == "train")
+    context, began = TaskContext(task, out), time.monotonic()
+    _clear(context.folder, keep=task.kind == "train")
     try:
-        with _logged(job.folder / LOG):
-            result = WORK[task.kind](job)
-    except (Exception, SystemExit) as error:  # whatever a stranger's file raises, the other cells go on
+        with _logged(context.folder / LOG):
+            result = TASK_FUNCTIONS[task.kind](context)
+    except (Exception, SystemExit) as error:  # whatever a user's file raises, the other cells go on
         lines = traceback.format_exc().strip().splitlines()
-        return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-LINES:]))
+        return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-TRACEBACK_LINES:]))
     about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
-    jsonl.replace(job.folder / DONE, [{**result, **about}])
+    jsonl.replace(context.folder / DONE, [{**result, **about}])
     return True
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on, as installed here."""
+    """The installed versions of the packages that the numbers depend on."""
     return {name: version(name) for name in PACKAGES}
 
 
 def fail(task: Task, out: Path, reason: str, details: str = "") -> bool:
-    """Write down why a task is not done. Returns False: it is not."""
+    """Write down why a task failed; returns False, which is whether it is done."""
     first = reason.strip().splitlines()[0] if reason.strip() else "no reason was given"
     jsonl.replace(task.folder(out) / FAILED, [{"reason": first, "details": details}])
     return False
 
 
 def _clear(folder: Path, keep: bool) -> None:
-    """Take away what an earlier attempt left, but for what a training may go on from."""
+    """Delete what an earlier attempt left, except what a training can resume from."""
     (folder / FAILED).unlink(missing_ok=True)
     if folder.exists() and not keep:
         shutil.rmtree(folder)
@@ -90,7 +90,7 @@ def _clear(folder: Path, keep: bool) -> None:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """What this process prints goes to a file, whoever prints it."""
+    """Append everything that this process prints to a file, also what compiled code prints."""
     sys.stdout.flush()
     sys.stderr.flush()
     own = os.dup(1), os.dup(2)

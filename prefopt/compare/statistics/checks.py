@@ -45,8 +45,8 @@ def apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Gains over the same SFT policy, or means of the same responses, may differ in the last digit; a test of signs or
     ranks would take that for a difference.
     """
-    found = first - second
-    return np.where(np.abs(found) <= ROUNDING * np.maximum(np.abs(first), np.abs(second)), 0.0, found)
+    differences = first - second
+    return np.where(np.abs(differences) <= ROUNDING * np.maximum(np.abs(first), np.abs(second)), 0.0, differences)
 
 
 def several(count: int, what: str = "prompt") -> None:
@@ -68,8 +68,8 @@ def tables(gains: Mapping[str, Any], *, paired_seeds: bool) -> dict[str, np.ndar
     """
     if len(gains) < 2:
         raise ValueError(f"given the methods {sorted(gains)}: a comparison needs two or more")
-    found = {name: numbers(each, f"gains of {name!r}", axes=2) for name, each in gains.items()}
-    (first, table), *others = found.items()
+    checked = {name: numbers(table, f"gains of {name!r}", axes=2) for name, table in gains.items()}
+    (first, table), *others = checked.items()
     several(table.shape[1])
     for name, other in others:
         if other.shape[1] != table.shape[1] or (paired_seeds and other.shape != table.shape):
@@ -77,4 +77,4 @@ def tables(gains: Mapping[str, Any], *, paired_seeds: bool) -> dict[str, np.ndar
                 f"{first!r} has gains of shape {table.shape}, {name!r} of {other.shape}: [seeds, prompts] must be the "
                 "same for both; only the seeds may differ, with paired_seeds=False"
             )
-    return found
+    return checked

@@ -5,8 +5,8 @@ The difference of two methods with seed s and prompt p is taken as
     d[s, p] = mu + a_s + b_p + e_sp
 
 a_s: how much luckier one method was than the other with this seed; b_p: how much better it is at this prompt, with any
-seed; e_sp: all else, the draw of the responses above all. Seeds and prompts are crossed, each seed meets every prompt,
-and a mean over both has three variances, by what would be drawn afresh if the experiment were made again:
+seed; e_sp: all else, the sampling of responses above all. Seeds and prompts are crossed, each seed meets every prompt,
+and a mean over both has three variances, by what would be sampled afresh if the experiment were made again:
 
     CHECKPOINTS   new prompts, the same checkpoints      var b / P + var e / (S P)
     SEEDS         new seeds, the same prompts            var a / S + var e / (S P)

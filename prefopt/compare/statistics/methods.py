@@ -129,8 +129,8 @@ def _check_varying(used: Sequence[np.ndarray], sources: Sequence[Part], claim: C
 
 
 def _described(used: Sequence[np.ndarray], shared: bool, level: float, resamples: int, seed: int) -> Interval:
-    drawn = [resampled_means(t, crossed=shared, resamples=resamples, seed=(seed, n)) for n, t in enumerate(used)]
-    return percentiles(drawn[0] if len(drawn) == 1 else drawn[0] - drawn[1], level)
+    means = [resampled_means(t, crossed=shared, resamples=resamples, seed=(seed, n)) for n, t in enumerate(used)]
+    return percentiles(means[0] if len(means) == 1 else means[0] - means[1], level)
 
 
 @dataclass(frozen=True)

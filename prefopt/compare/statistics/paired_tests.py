@@ -1,8 +1,8 @@
-"""Two checkpoints on the same prompts: how much they differ, and whether that could be chance. Knows no methods.
+"""Tests two checkpoints on the same prompts: how much they differ, and whether that could be chance.
 
     paired(dpo.gold, sft.gold).mean, .interval, .p_flip
 
-What varies here is the prompt, and the draw of the responses to it: all this is about two checkpoints. That one METHOD
+What varies here is the prompt, and the sampling of responses to it: all this is about two checkpoints. That one METHOD
 is better than another needs several seeds of both: see `methods`.
 """
 
@@ -18,7 +18,7 @@ from scipy import special, stats
 
 from .checks import aligned, apart, constant, numbers, several
 from .claims import Interval
-from .power import detectable
+from .power_analysis import detectable
 
 CELLS = 2**22
 """Resampled values held at once."""
@@ -67,7 +67,7 @@ def paired(
     Args:
         first, second: rewards of responses to the same prompts, row by row: [n].
         prompts: which prompt each row is of, [n]; without it each is its own. Rows of one prompt are averaged first,
-            so that a prompt counts once, however many responses it has: it is prompts that are drawn.
+            so that a prompt counts once, however many responses it has: it is prompts that are sampled.
         level: of the interval.
         resamples: of the bootstrap, and of the signs where there are too many to try them all.
 
@@ -122,7 +122,7 @@ def per_prompt(values: Any, prompts: Any) -> np.ndarray:
 
 def bca(differences: np.ndarray, *, level: float = 0.95, resamples: int = 9999, seed: int = 0) -> Interval:
     """Bias-corrected and accelerated bootstrap interval of the mean of [n] values that are not all the same."""
-    found = stats.bootstrap(
+    bootstrapped = stats.bootstrap(
         (differences,),
         np.mean,
         confidence_level=level,
@@ -131,7 +131,7 @@ def bca(differences: np.ndarray, *, level: float = 0.95, resamples: int = 9999, 
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    return Interval(float(bootstrapped.low), float(bootstrapped.high))
 
 
 def sign_flip(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) -> float:
@@ -139,7 +139,7 @@ def sign_flip(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) 
 
     All 2^n signs are tried where these are no more than `resamples`: the p-value is exact then.
     """
-    found = stats.permutation_test(
+    permuted = stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",
@@ -148,7 +148,7 @@ def sign_flip(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) 
         vectorized=True,
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(permuted.pvalue)
 
 
 def hedges_correction(df: int) -> float:
@@ -231,7 +231,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(each) for each in corrected]
+    return [float(p) for p in corrected]
 
 
 def holm_named(p_values: Mapping[Name, float]) -> dict[Name, float]:

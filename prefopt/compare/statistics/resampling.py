@@ -1,6 +1,6 @@
-"""Seeds and prompts drawn again with replacement: how a mean over both might have come out. Describes, decides nothing.
+"""Resamples seeds and prompts with replacement: how a mean over both might have come out. Describes, decides nothing.
 
-With few seeds the intervals are too narrow: 5 seeds drawn from 5 vary by 4/5 of the variance that they have, and a
+With few seeds the intervals are too narrow: 5 seeds sampled from 5 vary by 4/5 of the variance that they have, and a
 percentile knows no Student's t. Of equally good methods, 5 seeds of each, the hierarchical one calls 11 % different at
 5 %. The crossed one calls 5 % so, by luck: 15 % where seeds vary much (--seed_sd .5 --prompt_sd 0 --residual_sd 1), or
 .6 % where neither varies (--seed_sd 0 --prompt_sd 0). `claims.margin` decides; benchmarks/compare_aa.py measures all.
@@ -24,9 +24,9 @@ def resampled_means(
     """Means of `resamples` resampled tables: [..., S, P] -> [..., resamples].
 
     Args:
-        crossed: draw seeds, and prompts for all of them alike, which is right where seeds share prompts (the
+        crossed: sample seeds, and prompts for all of them alike, which is right where seeds share prompts (the
             pigeonhole bootstrap of Owen 2007, Annals of Applied Statistics 1, 386-411, that rather overstates the
-            variance). Otherwise prompts are drawn anew within each drawn seed (the hierarchical bootstrap).
+            variance). Otherwise prompts are sampled anew within each sampled seed (the hierarchical bootstrap).
         seed: the same weights for every table of the same shape.
     """
     seeds, prompts = table.shape[-2:]
@@ -44,8 +44,9 @@ def _weights(seeds: int, prompts: int, crossed: bool, resamples: int, rng: np.ra
 
 
 def _nested(seeds: int, prompts: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    drawn = rng.integers(seeds, size=(count, seeds, 1)) * prompts + rng.integers(prompts, size=(count, seeds, prompts))
-    cells = drawn + np.arange(count)[:, None, None] * seeds * prompts
+    in_seed = rng.integers(seeds, size=(count, seeds, 1)) * prompts
+    cells = in_seed + rng.integers(prompts, size=(count, seeds, prompts))
+    cells = cells + np.arange(count)[:, None, None] * seeds * prompts
     return np.bincount(cells.ravel(), minlength=count * seeds * prompts).reshape(count, -1)
 
 

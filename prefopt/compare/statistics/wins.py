@@ -1,4 +1,4 @@
-"""Wins, ties and losses of one checkpoint against another, by a judge or a reward. Knows no texts and asks no judge."""
+"""Wins, ties and losses of one checkpoint against another, by a judge or a reward."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Wins:
         """
         outcomes = np.repeat([WIN, TIE, LOSS], [self.wins, self.ties, self.losses])
         if constant(outcomes):
-            found = stats.binomtest(round(self.rate * self.count), self.count).proportion_ci(level, method="wilson")
-            return Interval(float(found.low), float(found.high))
+            wilson = stats.binomtest(round(self.rate * self.count), self.count).proportion_ci(level, method="wilson")
+            return Interval(float(wilson.low), float(wilson.high))
         half = stats.sem(outcomes) * stats.t.isf((1 - level) / 2, self.count - 1)
         return Interval(max(0.0, self.rate - float(half)), min(1.0, self.rate + float(half)))
 
@@ -76,7 +76,7 @@ def wins_by_reward(first: Any, second: Any, *, tolerance: float = 0.0) -> Wins:
 
 @dataclass(frozen=True)
 class BothOrders:
-    """What a judge said who saw every pair twice, in either order.
+    """The outcomes of a judge who saw every pair twice, in either order.
 
     Args:
         wins: a prompt is won if it is won in both orders, and a tie if these do not agree (Zheng et al.,

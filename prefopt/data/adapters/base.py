@@ -1,52 +1,139 @@
-"""What an adapter is, the registry of them, and what holds for a record of any format; knows no particular format."""
+"""Where a dataset format is added: what an adapter is, the registry of adapters, and what every record must hold.
 
-from collections.abc import Callable
+A format is one `@register(...)` above a function that says what a row means. Ours stand in `pairs.py` (preferences),
+`transcripts.py` (texts with speaker tags) and `sft.py` (demonstrations and prompts). Yours can stand anywhere:
+
+    from prefopt.data import Candidates, Drop, Turn, register
+
+    @register(
+        "my-forum",
+        kind="pair",
+        fields="title, better, worse: texts",
+        recognises=lambda row: {"title", "better", "worse"} <= row.keys(),
+    )
+    def my_rows(row):
+        if not row["title"]:
+            raise Drop("no title")
+        return Candidates((Turn("user", row["title"]),), (row["better"], row["worse"]))
+
+Once its module is imported, its rows are recognised like any others, before the formats that come with prefopt. On the
+command line `--adapter my_module:my_rows` imports the module, and so does `adapter="my_module:my_rows"` of the load
+functions. A function without `register` serves there too, see `outside.py`.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..records import Candidates, DataError, Turn, texts
-from .fields import Drop, Row, flags, grade, number
+from ...utils.names import did_you_mean
+from ..records import Candidates, DataError, Response, Turn, kind_of, texts
+from .fields import Drop, Row, grade, number, terminated
 
-KINDS = ("pair", "list", "sft", "prompt")  # from what says most about a row to what says least
+KINDS = ("pair", "list", "sft", "prompt")
+"""What a row of a format holds, from what says most about it to what says least."""
+
 EXTRAS = ("margin", "grade", "score_chosen", "score_rejected")
+"""Columns that a pair may have in any format."""
+
+Read = Callable[[Row], Candidates]
+
+
+def never(row: Row) -> bool:
+    """Recognises no row: the format is read only where its adapter is asked for by name."""
+    return False
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One published format: how to recognise a row of it and what the row means.
+    """One format: how a row of it is recognised, and what the row means.
 
-    `kind` is "pair", "list" (K responses), "sft" (one good response) or "prompt". `fields` describes the row to people.
-
-    `says_finished` is whether a field `finished` beside the answers is the column of that name. It is where the
-    answers stand in fields of our own names; in other formats, which are not ours to define, it may mean anything.
+    Args:
+        name: what people call the format.
+        kind: "pair", "list" (K responses), "sft" (one good response) or "prompt".
+        fields: describes a row to people, in lists of formats.
+        recognises: whether a row is of this format.
+        read: what a row means; it raises `Drop` for a row that cannot be used.
+        finish_columns: the columns `finished` and `finish_reason` beside the answers say which responses were
+            truncated. In formats whose names are not ours to define these columns may mean anything.
     """
 
     name: str
     kind: str
     fields: str
     recognises: Callable[[Row], bool]
-    read: Callable[[Row], Candidates]
-    says_finished: bool = False
+    read: Read
+    finish_columns: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"adapter {self.name!r} is of the kind {self.kind!r}; known are {', '.join(KINDS)}")
+
+    @property
+    def comes_with_prefopt(self) -> bool:
+        """Whether it is one of ours, rather than a user's."""
+        return str(getattr(self.read, "__module__", "")).startswith(f"{__package__}.")
 
     def __call__(self, row: Row) -> Candidates:
-        """The checked meaning of a row, or Drop with the reason why it has none."""
-        candidates = check(self.read(row), self.kind)
-        extras = _extras(row) if self.kind == "pair" and any(name in row for name in EXTRAS) else {}
-        if self.says_finished and "finished" in row:
-            extras["finished"] = flags(row, "finished", len(candidates.responses))
-        return replace(candidates, **extras) if extras else candidates
+        """The checked meaning of a row.
+
+        Raises:
+            Drop: the row has no meaning; the message says why.
+            DataError: the adapter is wrong, or the row contradicts itself.
+        """
+        candidates = called(self.name, self.read, row)
+        count = len(candidates.responses)
+        if not holds(self.kind, count):
+            raise DataError(
+                f"adapter {self.name!r} is of the kind {self.kind!r} and returned {count} responses: register it with "
+                "the kind that fits, or raise Drop for this row"
+            )
+        candidates = check(candidates, self.kind)
+        columns = _extras(row) if self.kind == "pair" and any(name in row for name in EXTRAS) else {}
+        if self.finish_columns and (finished := terminated(row, count)) is not None:
+            columns["finished"] = finished
+        return replace(candidates, **columns) if columns else candidates
+
+    def knows(self, row: Row) -> bool:
+        """Whether it recognises a row.
+
+        Raises:
+            DataError: the adapter is wrong.
+        """
+        try:
+            return bool(self.recognises(row))
+        except Exception as error:  # a user's own function may raise anything
+            raise DataError(
+                f"adapter {self.name!r}: `recognises` raised {type(error).__name__}: {error}, on a row with the fields "
+                f"{', '.join(row)}; it is asked about rows of any format"
+            ) from error
 
 
 REGISTRY: dict[str, Adapter] = {}
+"""Every known format by its name, in the order in which they are tried within a kind."""
 
 
 def register(
-    name: str, *, kind: str, fields: str, recognises: Callable[[Row], bool], says_finished: bool = False
-) -> Callable[[Callable[[Row], Candidates]], Callable[[Row], Candidates]]:
-    """Enter a reading function under its name. Within a kind they are tried in order, so the particular comes first."""
+    name: str,
+    *,
+    kind: str,
+    fields: str,
+    recognises: Callable[[Row], bool] = never,
+    finish_columns: bool = False,
+) -> Callable[[Read], Read]:
+    """Make a function the adapter of a format, for the rest of the program; the function stays what it is.
 
-    def enter(read: Callable[[Row], Candidates]) -> Callable[[Row], Candidates]:
-        REGISTRY[name] = Adapter(name, kind, fields, recognises, read, says_finished)
+    Within a kind formats are tried in the order in which they are registered, so the particular comes first; a user's
+    formats are tried before ours. The arguments are those of `Adapter`.
+
+    Raises:
+        DataError: no such kind, or the name of a format that comes with prefopt.
+    """
+
+    def enter(read: Read) -> Read:
+        adapter = Adapter(name, kind, fields, recognises, read, finish_columns)
+        if name in REGISTRY and REGISTRY[name].comes_with_prefopt > adapter.comes_with_prefopt:
+            raise DataError(f"adapter {name!r} comes with prefopt: register yours under another name")
+        REGISTRY[name] = adapter
         return read
 
     return enter
@@ -58,19 +145,90 @@ def catalogue(kinds: frozenset[str] = frozenset(KINDS)) -> str:
 
 
 def by_name(name: str) -> Adapter:
+    """The registered adapter of this name.
+
+    Raises:
+        DataError: there is none; the message lists those that there are.
+    """
     if name not in REGISTRY:
-        raise DataError(f"unknown adapter {name!r}; known are auto and\n{catalogue()}")
+        meant = f"{did_you_mean(name, REGISTRY)} " if did_you_mean(name, REGISTRY) else ""
+        raise DataError(f"unknown adapter {name!r}: {meant}known are auto, module:name of your own, and\n{catalogue()}")
     return REGISTRY[name]
 
 
 def recognise(rows: list[Row], kinds: frozenset[str]) -> Adapter | None:
-    """The first adapter of these kinds that knows at least half of the rows."""
-    known = sorted((a for a in REGISTRY.values() if a.kind in kinds), key=lambda a: KINDS.index(a.kind))
-    return next((a for a in known if 2 * sum(map(a.recognises, rows)) >= len(rows)), None)
+    """The first adapter of these kinds that knows at least half of the rows; a user's own come first."""
+    adapters = sorted(
+        (adapter for adapter in REGISTRY.values() if adapter.kind in kinds),
+        key=lambda adapter: (adapter.comes_with_prefopt, KINDS.index(adapter.kind)),
+    )
+    return next((adapter for adapter in adapters if 2 * sum(map(adapter.knows, rows)) >= len(rows)), None)
+
+
+def called(name: str, read: Read, row: Row) -> Candidates:
+    """What a reading function says of a row, in the form that the rest relies on: tuples of `Turn`.
+
+    Raises:
+        Drop, DataError: the function raised one of them.
+        DataError: it raised something else, or returned something else than `Candidates`.
+    """
+    try:
+        candidates = read(row)
+    except (Drop, DataError):
+        raise
+    except Exception as error:
+        raise DataError(f"adapter {name!r} raised {type(error).__name__}: {error}") from error
+    if not isinstance(candidates, Candidates):
+        raise DataError(f"adapter {name!r} returned {kind_of(candidates)}, expected prefopt.data.Candidates")
+    if _is_in_form(candidates):
+        return candidates
+    try:
+        prompt, responses = _turns(candidates.prompt), tuple(map(_response, _sequence(candidates.responses)))
+    except TypeError as error:
+        raise DataError(
+            f"adapter {name!r} returned Candidates with {error}: `prompt` is a tuple of Turn, and each of `responses` "
+            "is text or a tuple of Turn"
+        ) from error
+    return replace(candidates, prompt=prompt, responses=responses)
+
+
+def _is_in_form(candidates: Candidates) -> bool:
+    """Whether nothing need be mended; every row is asked this, so only the usual case is looked at."""
+    prompt, responses = candidates.prompt, candidates.responses
+    if not (type(prompt) is type(responses) is tuple):
+        return False
+    return {*map(type, prompt)} <= {Turn} and {*map(type, responses)} <= {str}
+
+
+def _sequence(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{kind_of(value)} where a tuple belongs")
+    return value
+
+
+def _response(value: Any) -> Response:
+    return value if isinstance(value, str) else _turns(value)
+
+
+def _turns(value: Any) -> tuple[Turn, ...]:
+    return tuple(map(_turn, _sequence(value)))
+
+
+def _turn(value: Any) -> Turn:
+    """Turns as they are, and {role, content} as turns."""
+    if isinstance(value, Turn):
+        return value
+    if isinstance(value, Mapping) and {"role", "content"} <= value.keys():
+        return Turn(str(value["role"]), str(value["content"]))
+    raise TypeError(f"{kind_of(value)} where a turn belongs")
 
 
 def check(candidates: Candidates, kind: str) -> Candidates:
-    """What must hold for a record of any format."""
+    """The record, once all is true of it that must hold in any format.
+
+    Raises:
+        Drop: it cannot be used.
+    """
     prompt, responses = candidates.prompt, candidates.responses
     if not prompt:
         raise Drop("no prompt")
@@ -89,6 +247,11 @@ def check(candidates: Candidates, kind: str) -> Candidates:
     if not all(text.isascii() or _is_unicode(text) for text in texts(candidates)):
         raise Drop("text holds half a surrogate pair, which is not valid Unicode")
     return candidates
+
+
+def holds(kind: str, count: int) -> bool:
+    """Whether a row of this kind may have so many responses."""
+    return count >= 2 if kind == "list" else count == {"prompt": 0, "sft": 1, "pair": 2}[kind]
 
 
 def _a_turn(turn: Turn) -> str:
@@ -110,11 +273,11 @@ def _is_unicode(text: str) -> bool:
 
 
 def _extras(row: Row) -> dict[str, Any]:
-    """The optional columns of a pair."""
+    """The optional columns of a pair, as fields of `Candidates`."""
     scores = [number(row, name) for name in ("score_chosen", "score_rejected") if name in row]
-    found: dict[str, Any] = {"scores": tuple(scores) if len(scores) == 2 else None}
+    columns: dict[str, Any] = {"scores": tuple(scores) if len(scores) == 2 else None}
     if "margin" in row:
-        found["margin"] = number(row, "margin")
+        columns["margin"] = number(row, "margin")
     if "grade" in row:
-        found["grade"] = grade(row)
-    return found
+        columns["grade"] = grade(row)
+    return columns

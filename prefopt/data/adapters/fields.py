@@ -1,12 +1,17 @@
-"""Fetches fields from a raw row, and says what is wrong with one; knows no particular format."""
+"""The tools that adapters are made of: each fetches a field from a raw row, or drops the row with the reason.
 
+Here stands what a role is called (`ROLES`), how chat turns are written, and how a row says which responses ended by
+themselves (`terminated`). An adapter of your own may use them too.
+"""
+
+import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ...grades import GRADES
-from ..records import Turn, kind_of
+from ..records import FINISH_REASONS, DataError, Turn, kind_of
 
 Row = dict[str, Any]
 
@@ -22,15 +27,19 @@ ROLES = {
 
 
 class Drop(Exception):
-    """This row cannot be used; the message is the reason, fit for counting."""
+    """Raised by an adapter for a row that cannot be used; the message is the reason, the same for rows alike.
+
+    Rows are counted by that reason and loading goes on, unless it is strict.
+    """
 
 
 def is_text(row: Row, *names: str) -> bool:
+    """Whether the row has all of these fields, and each is text."""
     return all(isinstance(row.get(name), str) for name in names)
 
 
 def text(row: Row, name: str) -> str:
-    """A text field as it came."""
+    """A text field as it came, with the space around it."""
     value = row.get(name)
     if not isinstance(value, str):
         raise Drop(f"field {name!r}: is {kind_of(value)}, expected text" if name in row else f"field {name!r}: missing")
@@ -38,7 +47,7 @@ def text(row: Row, name: str) -> str:
 
 
 def number(row: Row, name: str) -> float:
-    """A finite number field."""
+    """A field that is a finite number."""
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Drop(f"field {name!r}: is {kind_of(value)}, expected a number")
@@ -48,24 +57,51 @@ def number(row: Row, name: str) -> float:
 
 
 def numbers(row: Row, name: str) -> tuple[float, ...]:
-    """A list of finite numbers."""
+    """A field that is a list of finite numbers."""
     return tuple(number({name: value}, name) for value in items(row, name))
 
 
-def flags(row: Row, name: str, count: int) -> tuple[bool, ...]:
-    """A list of true and false, one for each of `count` responses; for a single one also bare."""
+def terminated(row: Row, count: int) -> tuple[bool, ...] | None:
+    """Which of `count` responses ended by themselves, with a stop token; None where the row does not say it.
+
+    A row says it in the column `finish_reason` ("stop", or why else the response ended) or `finished` (true or false):
+    a list with a value for each response, in the order of the row, or for a single response a bare value. A response
+    that is not terminated is truncated: it gets no stop token, whichever of the other reasons there is.
+
+    Raises:
+        Drop: a column that is something else.
+        DataError: both columns are there and contradict each other.
+    """
+    flags = _each(row, "finished", count, bool, "true or false") if "finished" in row else None
+    if "finish_reason" not in row:
+        return flags
+    reasons = _each(row, "finish_reason", count, str, f"one of {', '.join(FINISH_REASONS)}")
+    unknown = next((reason for reason in reasons if reason not in FINISH_REASONS), None)
+    if unknown is not None:
+        raise Drop(f"field 'finish_reason': {unknown!r} is not one of {', '.join(FINISH_REASONS)}")
+    stopped = tuple(reason == "stop" for reason in reasons)
+    if flags is not None and flags != stopped:
+        raise DataError(
+            f"finished is {json.dumps(row['finished'])} and finish_reason {json.dumps(row['finish_reason'])}, which "
+            'contradict each other: true goes with "stop", and false with the other reasons. Keep the one that is right'
+        )
+    return stopped
+
+
+def _each(row: Row, name: str, count: int, kind: type, expected: str) -> tuple[Any, ...]:
+    """A list with a value of this kind for each of `count` responses; for a single response also a bare value."""
     value = row[name]
-    found = [value] if count == 1 and isinstance(value, bool) else items(row, name)
-    wrong = next((flag for flag in found if not isinstance(flag, bool)), True)
-    if wrong is not True:
-        raise Drop(f"field {name!r}: its list holds {kind_of(wrong)}, expected true or false for each response")
-    if len(found) != count:
-        raise Drop(f"field {name!r}: holds {len(found)} values for {count} responses, expected one for each")
-    return tuple(found)
+    values = [value] if count == 1 and isinstance(value, kind) else items(row, name)
+    for each in values:
+        if not isinstance(each, kind):
+            raise Drop(f"field {name!r}: its list holds {kind_of(each)}, expected {expected} for each response")
+    if len(values) != count:
+        raise Drop(f"field {name!r}: holds {len(values)} values for {count} responses, expected one for each")
+    return tuple(values)
 
 
 def items(row: Row, name: str) -> list[Any]:
-    """A list field."""
+    """A field that is a list."""
     value = row.get(name)
     if not isinstance(value, list | tuple):
         raise Drop(
@@ -79,17 +115,19 @@ def first_key(row: Row, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in row), None)
 
 
-def is_turn(value: object) -> bool:
+def is_chat_turn(value: object) -> bool:
+    """Whether this is an object with a role: {role, content}, {from, value} or {role, text}."""
     return isinstance(value, Mapping) and ("role" in value or "from" in value)
 
 
-def is_turns(value: object) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(map(is_turn, value))
+def is_chat(value: object) -> bool:
+    """Whether this is a list of chat turns with at least one."""
+    return isinstance(value, list | tuple) and bool(value) and all(map(is_chat_turn, value))
 
 
-def turn(value: object, name: str) -> Turn:
-    """One turn from {role, content}, {from, value} or {role, text}."""
-    if not isinstance(value, Mapping) or not is_turn(value):
+def chat_turn(value: object, name: str) -> Turn:
+    """One chat turn from {role, content}, {from, value} or {role, text}; `name` is the field that holds it."""
+    if not isinstance(value, Mapping) or not is_chat_turn(value):
         raise Drop(f"field {name!r}: is {kind_of(value)}, expected a turn with a role and its text")
     role = str(value.get("role") or value.get("from"))
     if role.lower() not in ROLES:
@@ -99,7 +137,7 @@ def turn(value: object, name: str) -> Turn:
 
 
 def _content(content: object, name: str) -> str:
-    """Text, or a list of text blocks."""
+    """What a turn says: text, or a list of text blocks, joined."""
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
@@ -107,25 +145,31 @@ def _content(content: object, name: str) -> str:
     raise Drop(f"field {name!r}: a turn's content is {kind_of(content)}, expected text")
 
 
-def turns(row: Row, name: str) -> list[Turn]:
-    """A list of turns."""
-    return [turn(value, name) for value in items(row, name)]
+def chat_turns(row: Row, name: str) -> list[Turn]:
+    """A field that is a list of chat turns."""
+    return [chat_turn(value, name) for value in items(row, name)]
 
 
-def merged(conversation: list[Turn]) -> tuple[list[Turn], tuple[str, ...]]:
-    """Consecutive turns of one speaker become one turn, as templates demand that speakers alternate."""
+def merge_speakers(conversation: list[Turn]) -> tuple[list[Turn], tuple[str, ...]]:
+    """The conversation with consecutive turns of one speaker made one, and what that repaired.
+
+    Chat templates demand that speakers alternate.
+    """
     result: list[Turn] = []
-    for turn_ in conversation:
-        if result and turn_.role == result[-1].role and turn_.role in ("user", "assistant"):
-            joined = "\n\n".join(part for part in (result[-1].content, turn_.content) if part)
-            result[-1] = Turn(turn_.role, joined)
+    for turn in conversation:
+        if result and turn.role == result[-1].role and turn.role in ("user", "assistant"):
+            joined = "\n\n".join(part for part in (result[-1].content, turn.content) if part)
+            result[-1] = Turn(turn.role, joined)
         else:
-            result.append(turn_)
+            result.append(turn)
     return result, ("consecutive turns of one speaker merged",) if len(result) < len(conversation) else ()
 
 
 def grade(row: Row) -> str:
-    """One of Llama 2's four grades, also from its long form ("significantly better", "negligibly better / unsure")."""
+    """The field `grade` as one of Llama 2's four grades (arXiv:2307.09288, section 3.2.1).
+
+    It may have its long form: "significantly better", "negligibly better / unsure".
+    """
     value = row["grade"]
     words = set(re.findall("[a-z]+", value.lower())) if isinstance(value, str) else set()
     for name in ("significantly", "slightly", "negligibly"):

@@ -1,4 +1,7 @@
-"""Preference formats with separate columns: query/chosen/rejected, TRL, LLaMA-Factory, RRHF, MOSS, hh-rlhf-cn."""
+"""Preference formats with separate columns: query/chosen/rejected, TRL, LLaMA-Factory, RRHF, MOSS, hh-rlhf-cn.
+
+Each `@register(...)` is one format: how a row of it is recognised, and the function below, which says what it means.
+"""
 
 from collections.abc import Mapping
 from itertools import takewhile
@@ -6,8 +9,22 @@ from typing import Any
 
 from ..records import Candidates, Turn
 from .base import register
-from .fields import Drop, Row, first_key, flags, is_text, is_turn, is_turns, items, merged, numbers, text, turn, turns
-from .questions import QUESTIONS, asked, instruction_prompt
+from .fields import (
+    Drop,
+    Row,
+    chat_turn,
+    chat_turns,
+    first_key,
+    is_chat,
+    is_chat_turn,
+    is_text,
+    items,
+    merge_speakers,
+    numbers,
+    terminated,
+    text,
+)
+from .questions import QUESTIONS, instruction_prompt, question_prompt
 from .transcripts import common_turns, pair_of
 
 
@@ -15,18 +32,18 @@ from .transcripts import common_turns, pair_of
     "hh-rlhf-cn",
     kind="pair",
     fields="context: [{role, text}], chosen: {role, text}, rejected: {role, text}",
-    recognises=lambda row: isinstance(row.get("context"), list) and is_turn(row.get("chosen")),
+    recognises=lambda row: isinstance(row.get("context"), list) and is_chat_turn(row.get("chosen")),
 )
 def read_hh_cn(row: Row) -> Candidates:
-    prompt, repairs = merged(turns(row, "context"))
-    sides = [turn(row.get(side), side).content.strip() for side in ("chosen", "rejected")]
+    prompt, repairs = merge_speakers(chat_turns(row, "context"))
+    sides = [chat_turn(row.get(side), side).content.strip() for side in ("chosen", "rejected")]
     return Candidates(tuple(Turn(t.role, t.content.strip()) for t in prompt), tuple(sides), repairs=repairs)
 
 
 def _is_ranking(row: Row) -> bool:
     if "instruction" in row:
         return is_text(row, "chosen", "rejected") or isinstance(row.get("output"), list)
-    return is_turns(row.get("conversations")) and is_turn(row.get("chosen")) and is_turn(row.get("rejected"))
+    return is_chat(row.get("conversations")) and is_chat_turn(row.get("chosen")) and is_chat_turn(row.get("rejected"))
 
 
 @register(
@@ -38,11 +55,11 @@ def _is_ranking(row: Row) -> bool:
 def read_llamafactory(row: Row) -> Candidates:
     """LLaMA-Factory's two ranking forms, and its form of 2023 whose `output` is [chosen, rejected]."""
     if "conversations" in row:
-        prompt, repairs = merged(turns(row, "conversations"))
+        prompt, repairs = merge_speakers(chat_turns(row, "conversations"))
         if isinstance(row.get("system"), str) and row["system"]:
             prompt = [Turn("system", row["system"]), *prompt]
         return Candidates(
-            tuple(prompt), _answers(turn(row.get(s), s).content for s in ("chosen", "rejected")), repairs=repairs
+            tuple(prompt), _answers(chat_turn(row.get(s), s).content for s in ("chosen", "rejected")), repairs=repairs
         )
     if "output" not in row:
         return Candidates(instruction_prompt(row), _answers(text(row, side) for side in ("chosen", "rejected")))
@@ -61,10 +78,10 @@ def _answers(answers: Any) -> tuple[str, ...]:
     kind="pair",
     fields="query (or question; by name also prompt), chosen, rejected: texts; the query is a user's turn",
     recognises=lambda row: is_text(row, "chosen", "rejected") and ("query" in row or "question" in row),
-    says_finished=True,
+    finish_columns=True,
 )
 def read_query(row: Row) -> Candidates:
-    prompt, repairs = asked(row)
+    prompt, repairs = question_prompt(row)
     return Candidates(prompt, _answers(text(row, side) for side in ("chosen", "rejected")), repairs=repairs)
 
 
@@ -98,21 +115,21 @@ def _alternating(said: list[Any], name: str) -> list[Turn]:
 def read_rrhf(row: Row) -> Candidates:
     """K responses with their scores, put best first; without scores their order is kept as it came.
 
-    Reads `finished` itself, as its values move with the responses.
+    Which responses are terminated is read here and not by `Adapter`, as it moves with the responses.
     """
-    prompt, repairs = asked(row)
+    prompt, repairs = question_prompt(row)
     responses, scores = _scored(row)
-    finished = flags(row, "finished", len(responses)) if "finished" in row else None
+    finished = terminated(row, len(responses))
     if len(responses) != len(scores or responses):
         raise Drop("responses and scores differ in number")
-    order = sorted(range(len(responses)), key=lambda k: -scores[k]) if scores else range(len(responses))
-    kept = [k for k in order if responses[k].strip()]
+    best_first = sorted(range(len(responses)), key=lambda k: -scores[k]) if scores else range(len(responses))
+    kept = [k for k in best_first if responses[k].strip()]
     if len(kept) < 2:
         raise Drop("fewer than two responses")
     repairs += ("empty response removed from the list",) if len(kept) < len(responses) else ()
     ordered = tuple(scores[k] for k in kept) if scores else None
-    ended = tuple(finished[k] for k in kept) if finished else None
-    return Candidates(prompt, _answers(responses[k] for k in kept), ordered, finished=ended, repairs=repairs)
+    kept_finished = tuple(finished[k] for k in kept) if finished else None
+    return Candidates(prompt, _answers(responses[k] for k in kept), ordered, finished=kept_finished, repairs=repairs)
 
 
 def _scored(row: Row) -> tuple[list[str], tuple[float, ...] | None]:
@@ -129,26 +146,26 @@ def _scored(row: Row) -> tuple[list[str], tuple[float, ...] | None]:
 
 def _only(response: Mapping[str, Any], kind: Any) -> Any:
     """The one value of this kind in an object, whatever its name."""
-    found = [value for value in response.values() if isinstance(value, kind)]
-    if len(found) != 1:
+    values = [value for value in response.values() if isinstance(value, kind)]
+    if len(values) != 1:
         raise Drop("field 'responses': expected one text and one number in each object")
-    return found[0]
+    return values[0]
 
 
 @register(
     "trl",
     kind="pair",
     fields="chosen, rejected: texts or [{role, content}], with or without prompt",
-    recognises=lambda row: all(isinstance(row.get(s), str) or is_turns(row.get(s)) for s in ("chosen", "rejected")),
-    says_finished=True,
+    recognises=lambda row: all(isinstance(row.get(s), str) or is_chat(row.get(s)) for s in ("chosen", "rejected")),
+    finish_columns=True,
 )
 def read_trl(row: Row) -> Candidates:
     """TRL's standard and conversational formats. Bare text stays verbatim: no speaker, no template, no strip."""
-    if is_turns(row.get("chosen")):
+    if is_chat(row.get("chosen")):
         return _conversational(row)
     answers = text(row, "chosen"), text(row, "rejected")
-    if is_turns(row.get("prompt")):
-        return Candidates(tuple(turns(row, "prompt")), answers)
+    if is_chat(row.get("prompt")):
+        return Candidates(tuple(chat_turns(row, "prompt")), answers)
     if "prompt" in row:
         return Candidates((Turn("text", text(row, "prompt")),), answers)
     cut = shared_start(*answers)
@@ -157,8 +174,8 @@ def read_trl(row: Row) -> Candidates:
 
 def _conversational(row: Row) -> Candidates:
     """Both sides are lists of turns, after an explicit prompt or with the prompt inside; a text `prompt` repeats it."""
-    prompt = turns(row, "prompt") if is_turns(row.get("prompt")) else []
-    sides = [turns(row, side) for side in ("chosen", "rejected")]
+    prompt = chat_turns(row, "prompt") if is_chat(row.get("prompt")) else []
+    sides = [chat_turns(row, side) for side in ("chosen", "rejected")]
     if not all(common_turns(prompt, side) == len(prompt) for side in sides):
         sides = [prompt + side for side in sides]
     return pair_of(sides)

@@ -1,19 +1,23 @@
-"""How formats with separate columns ask: a question, an instruction with its input, or turns; registers no format."""
+"""The prompt of formats with separate columns: a question, an instruction with its input, or chat turns.
+
+Adapters of several families read their prompts with these functions; no format is registered here.
+"""
 
 from ..records import Turn
-from .fields import Drop, Row, first_key, is_turns, text, turns
+from .fields import Drop, Row, chat_turns, first_key, is_chat, text
 from .transcripts import tagged_prompt
 
 QUESTIONS = ("query", "question", "prompt")
+"""The fields that may hold a question; the first that a row has counts."""
 
 
-def asked(row: Row) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    """The prompt of a row whose question is a user's turn, a tagged transcript or a list of turns; and its repairs."""
+def question_prompt(row: Row) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    """The prompt of a row whose question is a user's turn, a tagged transcript or a list of turns, and its repairs."""
     name = first_key(row, QUESTIONS)
     if name is None:
         raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
-    if is_turns(row[name]):
-        return tuple(turns(row, name)), ()
+    if is_chat(row[name]):
+        return tuple(chat_turns(row, name)), ()
     question = text(row, name)
     return tagged_prompt(question) or ((Turn("user", question.strip()),), ())
 
@@ -25,5 +29,5 @@ def instruction_prompt(row: Row) -> tuple[Turn, ...]:
         if not (isinstance(exchange, list) and len(exchange) == 2 and all(isinstance(part, str) for part in exchange)):
             raise Drop("field 'history': expected [question, answer] pairs")
         opening += [Turn("user", exchange[0]), Turn("assistant", exchange[1])]
-    asked = (text(row, name).strip() for name in ("instruction", "input") if name in row)
-    return *opening, Turn("user", "\n".join(part for part in asked if part))
+    parts = (text(row, name).strip() for name in ("instruction", "input") if name in row)
+    return *opening, Turn("user", "\n".join(part for part in parts if part))

@@ -1,9 +1,12 @@
-"""Formats with one good response, or with a prompt only: instructions, conversations, Zhihu-KOL, HC3, plain text."""
+"""Formats with one good response, or with a prompt only: instructions, conversations, Zhihu-KOL, HC3, plain text.
+
+Each `@register(...)` is one format: how a row of it is recognised, and the function below, which says what it means.
+"""
 
 from ..records import Candidates, Response, Turn
 from .base import register
-from .fields import Drop, Row, first_key, is_text, is_turns, merged, text, turns
-from .questions import asked, instruction_prompt
+from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, merge_speakers, text
+from .questions import instruction_prompt, question_prompt
 from .transcripts import tagged_prompt
 
 ANSWERS = ("response", "completion", "answer")
@@ -12,7 +15,7 @@ CONVERSATIONS = ("messages", "conversations", "conversation")
 
 def conversation(said: list[Turn]) -> Candidates:
     """Everything before the first assistant turn is the prompt; from there on all assistant turns are trained on."""
-    said, repairs = merged(said)
+    said, repairs = merge_speakers(said)
     first = next((number for number, turn in enumerate(said) if turn.role == "assistant"), None)
     if first is None:
         raise Drop("conversation has no assistant turn")
@@ -66,7 +69,7 @@ def read_alpaca(row: Row) -> Candidates:
 
 def _is_conversation(row: Row) -> bool:
     name = first_key(row, CONVERSATIONS)
-    return name is not None and is_turns(row[name])
+    return name is not None and is_chat(row[name])
 
 
 @register(
@@ -79,7 +82,7 @@ def read_conversation(row: Row) -> Candidates:
     name = first_key(row, CONVERSATIONS)
     if name is None:
         raise Drop(f"none of the fields {', '.join(CONVERSATIONS)}")
-    said = turns(row, name)
+    said = chat_turns(row, name)
     if isinstance(row.get("system"), str) and row["system"] and said and said[0].role != "system":
         said = [Turn("system", row["system"]), *said]
     return conversation(said)
@@ -89,7 +92,7 @@ def _is_answered(row: Row) -> bool:
     name = first_key(row, ANSWERS)
     if "prompt" not in row or name is None or isinstance(row.get("label", row.get("kto_tag")), bool):
         return False  # a yes-or-no label says that some of these answers are bad ones
-    return isinstance(row[name], str) or is_turns(row[name])
+    return isinstance(row[name], str) or is_chat(row[name])
 
 
 @register(
@@ -97,7 +100,7 @@ def _is_answered(row: Row) -> bool:
     kind="sft",
     fields="prompt, response (or completion): texts or [{role, content}]; a text prompt stays verbatim",
     recognises=_is_answered,
-    says_finished=True,
+    finish_columns=True,
 )
 def read_prompt_response(row: Row) -> Candidates:
     """TRL's prompt and completion, standard or conversational; a prompt with speaker tags is read as a conversation."""
@@ -105,11 +108,11 @@ def read_prompt_response(row: Row) -> Candidates:
     tagged = tagged_prompt(row["prompt"]) if is_text(row, "prompt") else None
     if tagged is not None:
         return Candidates(tagged[0], (text(row, name).strip(),), repairs=tagged[1])
-    if not is_turns(row.get("prompt")):
+    if not is_chat(row.get("prompt")):
         return Candidates((Turn("text", text(row, "prompt")),), (text(row, name),))
-    tail = turns(row, name) if is_turns(row.get(name)) else [Turn("assistant", text(row, name))]
-    response, repairs = answered(tail + (turns(row, "later_turns") if row.get("later_turns") else []))
-    return Candidates(tuple(turns(row, "prompt")), (response,), repairs=repairs)
+    tail = chat_turns(row, name) if is_chat(row.get(name)) else [Turn("assistant", text(row, name))]
+    response, repairs = answered(tail + (chat_turns(row, "later_turns") if row.get("later_turns") else []))
+    return Candidates(tuple(chat_turns(row, "prompt")), (response,), repairs=repairs)
 
 
 @register(
@@ -117,10 +120,10 @@ def read_prompt_response(row: Row) -> Candidates:
     kind="sft",
     fields="query (or question; by name also prompt), response (or answer): texts; the query is a user's turn",
     recognises=lambda row: ("query" in row or "question" in row) and first_key(row, ANSWERS) is not None,
-    says_finished=True,
+    finish_columns=True,
 )
 def read_query_response(row: Row) -> Candidates:
-    prompt, repairs = asked(row)
+    prompt, repairs = question_prompt(row)
     return Candidates(prompt, (text(row, first_key(row, ANSWERS) or ANSWERS[0]).strip(),), repairs=repairs)
 
 
@@ -136,11 +139,11 @@ def read_text(row: Row) -> Candidates:
     "prompts",
     kind="prompt",
     fields="prompt: text (verbatim, unless it has speaker tags) or [{role, content}] up to a user's turn",
-    recognises=lambda row: isinstance(row.get("prompt"), str) or is_turns(row.get("prompt")),
+    recognises=lambda row: isinstance(row.get("prompt"), str) or is_chat(row.get("prompt")),
 )
 def read_prompt(row: Row) -> Candidates:
-    if is_turns(row.get("prompt")):
-        prompt, repairs = merged(turns(row, "prompt"))
+    if is_chat(row.get("prompt")):
+        prompt, repairs = merge_speakers(chat_turns(row, "prompt"))
         return Candidates(tuple(prompt), repairs=repairs)
     tagged = tagged_prompt(text(row, "prompt"))
     return Candidates(tagged[0], repairs=tagged[1]) if tagged else Candidates((Turn("text", row["prompt"]),))
@@ -155,5 +158,5 @@ def read_prompt(row: Row) -> Candidates:
 def read_query_prompt(row: Row) -> Candidates:
     if "instruction" in row:
         return Candidates(instruction_prompt(row))
-    prompt, repairs = asked(row)
+    prompt, repairs = question_prompt(row)
     return Candidates(prompt, repairs=repairs)

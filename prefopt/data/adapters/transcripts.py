@@ -1,10 +1,13 @@
-r"""Formats that write a conversation as one text with speaker tags: HH-RLHF and rm-static, English and Chinese."""
+r"""Formats that write a conversation as one text with speaker tags: HH-RLHF and rm-static, English and Chinese.
+
+Where the prompt of such a pair ends and its answers begin is decided here, in `read_hh` and `pair_of`.
+"""
 
 import re
 
 from ..records import Candidates, Turn
 from .base import register
-from .fields import ROLES, Drop, Row, is_text, merged, text
+from .fields import ROLES, Drop, Row, is_text, merge_speakers, text
 
 HH_TAG = re.compile(r"\n\n(Human|Assistant):")
 HH_START = re.compile(r"\s*(Human|Assistant):")
@@ -51,7 +54,7 @@ def read_hh(row: Row) -> Candidates:
 
 
 def _conversation(transcript: str) -> tuple[list[Turn], tuple[str, ...]]:
-    return merged(split_turns("\n\n" + transcript.lstrip(), HH_TAG))
+    return merge_speakers(split_turns("\n\n" + transcript.lstrip(), HH_TAG))
 
 
 def pair_of(sides: list[list[Turn]], repairs: tuple[str, ...] = ()) -> Candidates:
@@ -81,9 +84,9 @@ def tagged_prompt(transcript: str) -> tuple[tuple[Turn, ...], tuple[str, ...]] |
     for tag in TAGS:
         *turns, last = split_turns(transcript, tag)
         if turns and last == Turn("assistant", ""):
-            conversation, repairs = merged(turns)
+            conversation, repairs = merge_speakers(turns)
             return tuple(conversation), repairs
-    conversation, repairs = merged(split_turns(transcript, TAGS[0]))
+    conversation, repairs = merge_speakers(split_turns(transcript, TAGS[0]))
     return tuple(conversation), (*repairs, "final assistant tag was missing")
 
 
@@ -105,10 +108,10 @@ def _is_tagged_chinese(row: Row) -> bool:
 
 def read_rm_static(row: Row) -> Candidates:
     """Prompt with tags, answers without; the column `response` repeats the chosen answer and is not needed."""
-    found = tagged_prompt(text(row, "prompt"))
-    if found is None:
+    tagged = tagged_prompt(text(row, "prompt"))
+    if tagged is None:
         raise Drop("prompt does not start with a speaker tag")
-    prompt, repairs = found
+    prompt, repairs = tagged
     chosen, chosen_repairs = untagged(text(row, "chosen"))
     rejected, rejected_repairs = untagged(text(row, "rejected"))
     return Candidates(prompt, (chosen, rejected), repairs=tuple({*repairs, *chosen_repairs, *rejected_repairs}))
@@ -120,12 +123,12 @@ register(
     kind="pair",
     fields="prompt, chosen, rejected: as rm-static, in Chinese (人类：... 助手：)",
     recognises=_is_tagged_chinese,
-    says_finished=True,
+    finish_columns=True,
 )(read_rm_static)
 register(
     "rm-static",
     kind="pair",
     fields=r'prompt: "\n\nHuman: ...\n\nAssistant:", chosen, rejected: answers',
     recognises=_is_tagged,
-    says_finished=True,
+    finish_columns=True,
 )(read_rm_static)

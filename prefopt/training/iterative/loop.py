@@ -1,14 +1,14 @@
-"""Draw, score, select, train, and again: methods whose rows the policy makes. Knows no loss and no scorer's inside.
+"""Sample, score, select, train, evaluate, and again: the loop of methods whose rows the policy makes.
 
     run.json                        what the run was started with
-    pool/                           every candidate and its scores (`rollout/pool.py`)
+    pool/                           every candidate and its scores (`candidates/pool.py`)
     temperatures-000/               the search before an iteration, if one was asked for
     iteration-000/selection.jsonl   the rows that are trained on
-    iteration-000/report.json       what was drawn and selected, and what the policy is worth on held-out prompts
+    iteration-000/report.json       what was sampled and selected, and what the policy is worth on held-out prompts
     iteration-000/policy/           the policy, once it is trained: whole or absent
     rewards.png                     rewards against the number of responses, for every iteration
 
-An iteration trains on `selection.jsonl` as any offline run does, in a trainer of its own with a new optimizer and
+An iteration trains on `selection.jsonl` as any run on rows does, in a trainer of its own with a new optimizer and
 schedule. To go on with a run is to do it all again: what is on disk is not done twice.
 """
 
@@ -17,10 +17,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 from transformers.trainer_utils import TrainOutput
@@ -33,17 +34,16 @@ from ...candidates.selection import by_prompt, rows_for
 from ...candidates.temperature_search import search
 from ...data.records import DataError, Messages
 from ...generation.prompts import encoded
-from ...models.reference import version_of
+from ...models.reference import policy_fingerprint
 from ...models.weights import Snapshot, restore, snapshot
 from ...objectives.sampling_arguments import IterationArguments
 from ...scoring.scorer import Scorer
 from ...utils.distributed import on_first
 from ...utils.fingerprint import digest
 from .. import checkpoint
+from ..config import PreferenceConfig
+from ..identity import FORMAT, plain
 from .run_folder import Row, RunFolder
-
-if TYPE_CHECKING:
-    from .trainer import Drawing
 
 logger = logging.getLogger(__name__)
 
@@ -53,51 +53,138 @@ RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type",
 """Arguments of training that may not: all iterations train alike."""
 
 
-class Iterations:
-    """A run of iterations for a trainer whose objective draws: the trainer's model is the policy all along."""
+@dataclass(frozen=True)
+class Training:
+    """What the loop needs of whoever trains the policy; it knows no trainer.
 
-    def __init__(self, trainer: Drawing, settings: IterationArguments, scorer: Scorer):
-        self.trainer, self.model, self.settings, self.scorer = trainer, trainer.model, settings, scorer
-        self.tokenizer: Any = trainer.processing_class
-        self.folder = RunFolder(str(trainer.args.output_dir))
+    Args:
+        train: rows, the iteration's number, its folder and a checkpoint to go on from -> what came of training on them.
+        evaluate: metrics of the policy on held-out prompts; none where they are not asked for.
+        save: the policy, to a folder.
+        load: the policy, from a folder.
+    """
+
+    train: Callable[[Dataset, int, Path, str | None], TrainOutput]
+    evaluate: Callable[[], dict[str, float]]
+    save: Callable[[str], None]
+    load: Callable[[str], None]
+
+
+@dataclass
+class IterationLoop:
+    """A run of iterations of one policy.
+
+    Args:
+        training: trains, evaluates, saves and loads the policy.
+        policy: the model, the same object all along.
+        settings: the objective, which says how responses are generated, how often and what is selected.
+        args: where the run is written, and how it trains.
+        rows: rows of text, which bring the prompts.
+        held_out: held-out rows of text, or several parts of them, to search temperatures on.
+    """
+
+    training: Training
+    policy: Any
+    tokenizer: Any
+    scorer: Scorer
+    settings: IterationArguments
+    args: PreferenceConfig
+    rows: Iterable[Any]
+    held_out: Any = None
+    loss: float = field(default=math.nan, init=False)
+    """Of the last training that this process did."""
+
+    def __post_init__(self) -> None:
+        self.objective: Any = self.settings
+        self.folder = RunFolder(str(self.args.output_dir))
         self.pool = Pool(self.folder.folder / "pool")
-        self.given = Given(trainer.train_dataset)
-        again = settings.init == "base" and settings.iterations > 1
-        self.base: Snapshot | None = snapshot(self.model) if again else None
-        self.loss = math.nan  # of the last training that this process did
+        self.dataset = Given(self.rows)
+        again = self.settings.init == "base" and self.settings.iterations > 1
+        self.base: Snapshot | None = snapshot(self.policy) if again else None
 
     def run(self, resume: bool) -> TrainOutput:
-        """All iterations that are not done; after it the trainer's model is the last one's policy, or the best.
+        """All iterations that are not done; after it the policy is the last one's, or the best.
 
         Raises:
             ValueError: the folder holds a run, and not to go on with or not this one; a prompt that cannot be answered;
                 or nothing can be selected.
         """
         began = time.monotonic()
-        self._begin(resume)
+        for number in range(self._begin(resume), self.settings.iterations):
+            version = policy_fingerprint(self.policy, self.tokenizer)
+            self.sample(number, version)
+            self.score()
+            rows, report = self.select(number)
+            trained = self.train(number, rows)
+            self.evaluate({"policy": version, **report, "steps": trained.global_step})
+        return self._result(time.monotonic() - began)
+
+    # ---- one iteration ---------------------------------------------------------------------------------------------
+
+    def sample(self, number: int, version: str) -> None:
+        """Responses of the policy to the iteration's prompts, and the dataset's own if asked for, into the pool."""
+        draw = Draw(version, self.args.seed, iteration=number, temperature=self._temperature(number, version))
+        prompts = self.dataset.turn(number, self.settings.prompts_per_iteration, self.args.seed)
+        fill(self.pool, self.policy, self.tokenizer, prompts, self.settings, draw, progress=self._shows)
+        if self.settings.dataset_responses:
+            answers = self.dataset.candidates(prompts, number, self.settings.responses_per_prompt)
+            on_first(lambda: self.pool.append(answers))
+
+    def score(self) -> None:
+        """Whatever of the pool this scorer has not scored."""
+        self.pool.score(self.scorer)
+
+    def select(self, number: int) -> tuple[list[Row], Report]:
+        """The rows to train on, which are on disk, and what they were selected from."""
+        groups = by_prompt(self.pool.scored(self.scorer), prior_top_n=self.settings.prior_top_n)
+        rows = rows_for(self.objective.offline.responses, groups, self.settings.score_threshold)
+        if not rows:
+            raise DataError(self._nothing(number))
+        on_first(partial(self.folder.keep_rows, number, rows))
+        return rows, {**report_of(self.pool, self.scorer, number, groups), "rows": len(rows)}
+
+    def train(self, number: int, rows: list[Row]) -> TrainOutput:
+        """A run on these rows from the base model, or from the last policy; or what a kill left of it."""
+        if self.base is not None:
+            restore(self.policy, self.base)
+        left = self.folder.newest_checkpoint(number)
+        trained = self.training.train(Dataset.from_list(rows), number, self.folder.place(number), left)
+        self.loss = trained.training_loss
+        return trained
+
+    def evaluate(self, report: Report) -> None:
+        """Measure the policy and put it on disk; with that the iteration is done."""
+        number = report["iteration"]
+        metrics = self.training.evaluate()
+        report["evaluation"] = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        on_first(partial(self.folder.keep_report, report))
+        staged = Path(f"{self.folder.policy(number)}{checkpoint.STAGING}")
+        self.training.save(str(staged))
+        on_first(partial(self.folder.publish, number, staged))
+        logger.info("%s, loss %.3g", summary_of(report), self.loss)
+
+    # ---- before and after ------------------------------------------------------------------------------------------
+
+    def _begin(self, resume: bool) -> int:
+        """Claim the folder, after what can be checked before anything is sampled; how many iterations are done."""
+        prompts = encoded(self.dataset.prompts, self.tokenizer, self.policy, self.settings.max_new_tokens)
+        self._warn_of_cuts([len(ids) + self.settings.max_new_tokens for ids in prompts])
+        if self.settings.temperatures:
+            self._held_out_prompts()
+        on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume))
         done = on_first(partial(self.folder.done, self.settings.iterations))
         if done:
             logger.info("going on after iteration %d of %d", done, self.settings.iterations)
             self._load(done - 1)
-        for number in range(done, self.settings.iterations):
-            self._iterate(number)
-        return self._result(time.monotonic() - began)
-
-    def _begin(self, resume: bool) -> None:
-        """Claim the folder, after what can be checked before anything is drawn."""
-        prompts = encoded(self.given.prompts, self.tokenizer, self.model, self.settings.max_new_tokens)
-        self._warn_of_cuts([len(ids) + self.settings.max_new_tokens for ids in prompts])
-        if self.settings.temperatures:
-            self._held_out()
-        on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume))
+        return done
 
     def _warn_of_cuts(self, lengths: list[int]) -> None:
-        limit = self.trainer.args.max_length
+        limit = self.args.max_length
         cut = sum(limit is not None and length > limit for length in lengths)
         if cut:
             logger.warning(
-                "%d of %d prompts with a response may exceed max_length=%d: responses are drawn to the whole prompt "
-                "and trained on with a shorter one; raise max_length to train on what was drawn",
+                "%d of %d prompts with a response may exceed max_length=%d: responses are sampled to the whole prompt "
+                "and trained on with a shorter one; raise max_length to train on what was sampled",
                 cut,
                 len(lengths),
                 limit,
@@ -105,111 +192,62 @@ class Iterations:
 
     def _description(self) -> dict[str, Any]:
         """What must be the same to go on."""
-        args, drawn = self.trainer.args, {k: v for k, v in asdict(self.settings).items() if k not in FREE}
-        policy = {"policy": version_of(self.model, self.tokenizer), "seed": args.seed}
-        answers = self.given.answers if self.settings.dataset_responses else list(self.given.answers)
-        rows = {"distinct prompts": len(self.given.prompts), "prompts": digest(answers)}
-        return {"objective": type(self.settings).__name__, **drawn, **policy, **rows} | {
-            name: str(getattr(args, name)) for name in RECIPE
-        }
+        sampled = {name: value for name, value in asdict(self.settings).items() if name not in FREE}
+        policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
+        answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
+        rows = {"distinct prompts": len(self.dataset.prompts), "prompts": digest(answers)}
+        recipe = {name: plain(getattr(self.args, name)) for name in RECIPE}
+        return {"format": FORMAT, "objective": type(self.settings).__name__, **sampled, **policy, **rows, **recipe}
 
     def _load(self, number: int) -> None:
-        self.trainer._load_from_checkpoint(str(self.folder.policy(number)))
-
-    # ---- one iteration ---------------------------------------------------------------------------------------------
-
-    def _iterate(self, number: int) -> None:
-        version = version_of(self.model, self.tokenizer)
-        draw = Draw(version, self.trainer.args.seed, iteration=number, temperature=self._temperature(number, version))
-        prompts = self.given.turn(number, self.settings.prompts_per_iteration, self.trainer.args.seed)
-        fill(self.pool, self.model, self.tokenizer, prompts, self.settings, draw, progress=self._shows)
-        if self.settings.dataset_responses:
-            given = self.given.candidates(prompts, number, self.settings.responses_per_prompt)
-            on_first(lambda: self.pool.append(given))
-        self.pool.score(self.scorer)
-        rows, report = self._selected(number)
-        if self.base is not None:
-            restore(self.model, self.base)
-        trained = self._train(number, rows)
-        self._finish({"policy": version, **report, "steps": trained.global_step})
+        self.training.load(str(self.folder.policy(number)))
 
     @property
     def _shows(self) -> bool:
-        return not self.trainer.args.disable_tqdm
+        return not self.args.disable_tqdm
 
     def _temperature(self, number: int, version: str) -> float | None:
         """The best of those to search, None for the settings' own."""
         if not self.settings.temperatures:
             return None
-        found = search(
-            self.model,
+        return search(
+            self.policy,
             self.tokenizer,
-            self._held_out(),
+            self._held_out_prompts(),
             self.scorer,
             self.settings,
             temperatures=self.settings.temperatures,
             folder=self.folder.folder / f"temperatures-{number:03d}",
             version=version,
-            seed=self.trainer.args.seed,
+            seed=self.args.seed,
             halving=self.settings.search_budget is not None,
             budget=self.settings.search_budget,
             progress=self._shows,
-        )
-        return found.best
+        ).best
 
-    def _held_out(self) -> list[Messages]:
+    def _held_out_prompts(self) -> list[Messages]:
         """The evaluation prompts, each once."""
-        rows = self.trainer.eval_dataset
-        if rows is None:
+        if self.held_out is None:
             raise ValueError("temperatures are searched on held-out prompts: pass an eval_dataset to the trainer")
-        parts = rows.values() if isinstance(rows, dict) else [rows]
+        parts = self.held_out.values() if isinstance(self.held_out, dict) else [self.held_out]
         return Given(row for part in parts for row in part).prompts
 
-    def _selected(self, number: int) -> tuple[list[Row], Report]:
-        """The rows to train on, which are on disk, and what they were selected from."""
-        groups = by_prompt(self.pool.scored(self.scorer), prior_top_n=self.settings.prior_top_n)
-        rows = rows_for(self.trainer.objective.offline.responses, groups, self.settings.score_threshold)
-        if not rows:
-            raise DataError(self._nothing(number))
-        on_first(partial(self.folder.keep_rows, number, rows))
-        return rows, {**report_of(self.pool, self.scorer, number, groups), "rows": len(rows)}
-
     def _nothing(self, number: int) -> str:
-        drawn = list(self.pool.candidates())
-        cut, blank = sum(not one.finished for one in drawn), sum(not one.response.strip() for one in drawn)
-        wanted = "two that differ" if self.trainer.objective.offline.responses != 1 else "one"
+        candidates = list(self.pool.candidates())
+        cut = sum(not candidate.finished for candidate in candidates)
+        blank = sum(not candidate.response.strip() for candidate in candidates)
+        wanted = "two that differ" if self.objective.offline.responses != 1 else "one"
         least = self.settings.score_threshold
         return (
-            f"iteration {number}: no row to train on from {len(drawn)} candidates, of which {cut} were cut off at "
+            f"iteration {number}: no row to train on from {len(candidates)} candidates, of which {cut} were cut off at "
             f"max_new_tokens={self.settings.max_new_tokens} and {blank} say nothing: a prompt needs {wanted}"
             + ("" if least is None else f", the best with a score of at least score_threshold={least}")
         )
 
-    def _train(self, number: int, rows: list[Row]) -> TrainOutput:
-        """A fresh offline run on the trainer's own model, or what a kill left of it."""
-        trainer = self.trainer.offline(Dataset.from_list(rows), number, self.folder.place(number))
-        trained = trainer.train(resume_from_checkpoint=self.folder.newest_checkpoint(number))
-        trainer.save_state()
-        self.loss = trained.training_loss
-        self.trainer.state.global_step += trained.global_step
-        return trained
-
-    def _finish(self, report: Report) -> None:
-        """Measure the policy and put it on disk; with that the iteration is done."""
-        trainer, number = self.trainer, report["iteration"]
-        wanted = trainer.eval_dataset is not None and trainer.args.eval_strategy != "no"
-        evaluated = trainer.evaluate() if wanted else {}
-        report["evaluation"] = {name.removeprefix("eval_"): value for name, value in evaluated.items()}
-        on_first(partial(self.folder.keep_report, report))
-        staged = Path(f"{self.folder.policy(number)}{checkpoint.STAGING}")
-        trainer.save_model(str(staged), _internal_call=True)
-        on_first(partial(self.folder.publish, number, staged))
-        logger.info("%s, loss %.3g", summary_of(report), self.loss)
-
     def _result(self, seconds: float) -> TrainOutput:
-        args, reports = self.trainer.args, self.folder.reports(self.settings.iterations)
-        if args.load_best_model_at_end:
-            self._load(best_iteration(reports, args.metric_for_best_model, args.greater_is_better))
-        self.trainer.state.global_step = sum(report["steps"] for report in reports)
+        reports = self.folder.reports(self.settings.iterations)
+        if self.args.load_best_model_at_end:
+            self._load(best_iteration(reports, self.args.metric_for_best_model, self.args.greater_is_better))
+        steps = sum(report["steps"] for report in reports)
         known = {} if math.isnan(self.loss) else {"train_loss": self.loss}  # nothing was left to train
-        return TrainOutput(self.trainer.state.global_step, self.loss, {"train_runtime": seconds, **known})
+        return TrainOutput(steps, self.loss, {"train_runtime": seconds, **known})

@@ -1,5 +1,5 @@
-from .collapse import Suspicion as Suspicion
-from .collapse import suspicion as suspicion
+from .collapse import Alarm as Alarm
+from .collapse import alarm_of as alarm_of
 from .log import Record as Record
-from .log import Trace as Trace
-from .plot import draw_trace as draw_trace
+from .log import RolloutLog as RolloutLog
+from .plot import plot_rollouts as plot_rollouts

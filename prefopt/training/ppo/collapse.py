@@ -15,9 +15,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...utils.renamed import renamed
 from .log import Record
 
 WINDOW = 5
@@ -49,7 +51,7 @@ Sign = Callable[[Window, Window], str | None]
 
 
 @dataclass(frozen=True)
-class Suspicion:
+class Alarm:
     """What speaks for reward hacking.
 
     Args:
@@ -72,7 +74,7 @@ class Suspicion:
         )
 
 
-def suspicion(records: Sequence[Record], *, window: int = WINDOW) -> Suspicion | None:
+def alarm_of(records: Sequence[Record], *, window: int = WINDOW) -> Alarm | None:
     """What the last `window` rollouts have against the policy, compared with the first; None if all is well.
 
     KL must rise, since a policy that stays near the reference cannot have learnt to babble. It rises in every run, so
@@ -92,7 +94,7 @@ def suspicion(records: Sequence[Record], *, window: int = WINDOW) -> Suspicion |
     found = signs_of(learning, window)
     if not _alarming(found, any(map(_has_kl, learning[-window:]))):
         return None
-    return Suspicion(found, (learning[-window].rollout, learning[-1].rollout), _last_good(learning, window, found))
+    return Alarm(found, (learning[-window].rollout, learning[-1].rollout), _last_good(learning, window, found))
 
 
 def signs_of(learning: Sequence[Record], window: int = WINDOW) -> dict[str, str]:
@@ -246,3 +248,7 @@ def _logs(records: Window, name: str) -> list[float]:
 def _went(what: str, early: Window, late: Window, name: str, unit: str = "") -> str:
     before, after = (median(_metric(side, name)) for side in (early, late))
     return f"{what} from {before:.3g} to {after:.3g}{unit}"
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Suspicion": "Alarm", "suspicion": "alarm_of"})

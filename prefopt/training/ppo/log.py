@@ -1,4 +1,4 @@
-"""What PPO's rollouts came to, one line each in a file that a kill cannot spoil. Knows no model, and judges nothing.
+"""What PPO's rollouts came to, one line each in a file that a kill cannot spoil; `collapse.py` says what they mean.
 
 What is worth recording is what Secrets of RLHF part I (arXiv:2307.04964, section 5.2) watches: scores do not show that
 a policy exploits its reward model; KL, length, perplexity and the distribution of scores do.
@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...utils import jsonl
+from ...utils.renamed import renamed
 
 FILE = "rollouts.jsonl"
 
@@ -55,7 +56,7 @@ class Record:
         return self.metrics.get(name, math.nan)
 
 
-class Trace:
+class RolloutLog:
     """The file of a run's rollouts, in their order. Of several processes, one writes.
 
     A run calls `begin` before its first `add`. Killed at any moment, it leaves a file that `read` reads.
@@ -157,3 +158,7 @@ def _example(row: Mapping[str, Any]) -> Example:
 
 def _damaged(place: str, what: str) -> jsonl.DamagedFile:
     return jsonl.DamagedFile(f"{place}: {what}: restore the file, or delete it from here on")
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Trace": "RolloutLog"})

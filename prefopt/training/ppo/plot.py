@@ -11,11 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...candidates.plot import GREY, new_figure, save_figure
+from ...utils.renamed import renamed
 from .log import Record
 
 COLUMNS = 3
@@ -58,7 +59,7 @@ class _Lines:
             axes.legend(frameon=False, fontsize=8)
 
 
-def draw_trace(
+def plot_rollouts(
     records: Sequence[Record],
     path: str | Path,
     *,
@@ -255,3 +256,7 @@ PANELS: dict[str, Panel] = {
     "critic": _Lines("Critic: explained variance", "1 is perfect", (("val/explained_variance", "critic"),), top=1),
 }
 """What can be drawn, in the order of the picture."""
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"draw_trace": "plot_rollouts"})

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from prefopt.compare.measure.choices import SCORINGS, Asker, log_likelihoods, measure_choices, read_questions
+from prefopt.compare.measure.choices import SCORINGS, QuestionEncoder, log_likelihoods, measure_choices, read_questions
 from prefopt.compare.measure.questions import Question
 from prefopt.compare.records import CHOICES
 from prefopt.data.records import DataError
@@ -212,7 +212,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 def text_of(tokenizer: Any, question: Question, shots: list[Question], scoring: str, chat: bool) -> list[str]:
     """What a policy reads with each option, as text."""
-    (row,) = Asker(tokenizer, SCORINGS[scoring], chat, math.inf).encoded([question], shots)
+    (row,) = QuestionEncoder(tokenizer, SCORINGS[scoring], chat, math.inf).encode([question], shots)
     return [tokenizer.decode(row["prompt_ids"] + ids) for ids in row["response_ids"]]
 
 
@@ -268,7 +268,7 @@ def test_the_pick_is_that_of_a_plain_loop(tokenizer: Any, tmp_path: Path, scorin
     rows = [{**row, "question": f"{row['question']} ({i})"} for i in range(6) for row in CEVAL]
     asked = read_questions(jsonl(tmp_path / "c.jsonl", rows), jsonl(tmp_path / "g.jsonl", GENERAL))
     questions, shots = asked[2:], asked[:2]
-    encoded = Asker(tokenizer, SCORINGS[scoring], chat, math.inf).encoded(questions, shots)
+    encoded = QuestionEncoder(tokenizer, SCORINGS[scoring], chat, math.inf).encode(questions, shots)
     expected = [alone(policy, row) for row in encoded]
     sizes = [[len(ids) if scoring == "text" else 1 for ids in row["response_ids"]] for row in encoded]
     means = [[t / n for t, n in zip(*each, strict=True)] for each in zip(expected, sizes, strict=True)]
@@ -315,7 +315,7 @@ def test_a_policy_that_learnt_the_answers_is_right(tokenizer: Any, questions: li
     """And one that learnt the opposite is wrong: the letter that is likely is the one that is picked."""
     policy = tiny_llama(dtype=torch.float32, max_position_embeddings=512)
     right = [question for question in questions if question.answer == 1]
-    rows = Asker(tokenizer, SCORINGS["letter"], True, math.inf).encoded(right, [])
+    rows = QuestionEncoder(tokenizer, SCORINGS["letter"], True, math.inf).encode(right, [])
     optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
     for _ in range(20):
         for row in rows:
@@ -335,8 +335,8 @@ def test_shots_give_way_to_a_long_question(tokenizer: Any, caplog: pytest.LogCap
     short = Question("q", 0, "Is it?", ("yes", "no"), 0, "q:1")
     long = Question("q", 1, "word " * 60, ("yes", "no"), 0, "q:2")
     endless = Question("q", 2, "word " * 300, ("yes", "no"), 0, "q:3")
-    asker = Asker(tokenizer, SCORINGS["letter"], True, 256)
-    rows = asker.encoded([short, long], shots)
+    encoder = QuestionEncoder(tokenizer, SCORINGS["letter"], True, 256)
+    rows = encoder.encode([short, long], shots)
     shown = [tokenizer.decode(row["prompt_ids"]).count("Shot") for row in rows]
     assert shown[0] == 3 and shown[1] < 3 and len(rows[1]["prompt_ids"]) < 256
     assert "1 of 2 questions have no room for all of 3 shots in 256 tokens" in caplog.text

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from prefopt.compare.measure.judges import judge_from
-from prefopt.compare.measure.versus import ColumnJudge, PairJudge, ScorerJudge
+from prefopt.compare.measure.pairwise_judges import ColumnJudge, PairJudge, ScorerJudge
 from prefopt.compare.records import JUDGEMENTS, read, write
 from prefopt.models.load import load_scorer
 from prefopt.scoring import CallableScorer, RewardModelScorer
@@ -143,7 +143,7 @@ def test_a_scorer_that_fails_on_some_rows_judges_the_others(wrong: Any, caplog: 
     says = "RuntimeError: no Chinese" if wrong == "raise" else "ScoreError: scorer 'picky' gave"
     assert says in found["error"][4] and "\n" not in found["error"][4]
     assert found["error"].drop(4).eq("").all()
-    assert "picky fails on 6 rows at once and is asked one by one" in caplog.text
+    assert "picky fails on 6 rows at once and is called on one by one" in caplog.text
 
 
 def test_a_scorer_that_checks_nothing_is_checked() -> None:
@@ -255,8 +255,8 @@ def test_functions_of_a_module(folder: Path) -> None:
     [
         ("glod", "there is no 'glod'; did you mean gold"),
         ("./nowhere/model", "'./nowhere/model' is no folder here and no hub id"),
-        ("my_judges:lenght", "my_judges:lenght: not found from .*lenght"),
-        ("no_such_module:judge", "no_such_module:judge: not found from .*no_such_module"),
+        ("my_judges:lenght", "my_judges:lenght: my_judges has no lenght; did you mean length"),
+        ("no_such_module:judge", "no_such_module:judge: cannot import no_such_module from "),
         ("my_judges:one", r"takes \(x\): give `score`"),
         ("my_judges:Ready", "is no judge"),
         (3, "3 is no judge"),

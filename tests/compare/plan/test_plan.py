@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from prefopt.compare.plan.method_spec import way_of
+from prefopt.compare.plan.method_spec import make_method_spec
 from prefopt.compare.plan.plan import Plan, PlanError, plan_from, read_plan
 
 FILES: dict[str, Any] = {"policy": "m", "data": {"train": "a.jsonl", "test": "b.jsonl"}, "methods": {"dpo": {}}}
@@ -32,8 +32,8 @@ def test_a_file_is_a_plan(tmp_path: Path) -> None:
     assert plan.methods["dpo"]["learning_rate"] == 5e-7  # which YAML alone reads as text
     assert plan.seeds == (3, 4) and plan.budget is not None and plan.budget.flops == 1e15
     assert plan.data.choices == ("c.csv",) and plan.evaluation.prompts == 9
-    assert list(plan.ways) == ["sft", "dpo", "长"]
-    assert plan.ways["长"].arguments["beta"] == 1
+    assert list(plan.method_specs) == ["sft", "dpo", "长"]
+    assert plan.method_specs["长"].arguments["beta"] == 1
 
 
 def test_a_plan_goes_through_yaml_unchanged(tmp_path: Path) -> None:
@@ -52,12 +52,12 @@ def test_a_plan_goes_through_yaml_unchanged(tmp_path: Path) -> None:
         ({"data": {"train": "a", "test": "b", "tset": "c"}}, "data: unknown key 'tset'; did you mean test"),
         ({"seeds": []}, "give one or more, each once"),
         ({"seeds": [1, 1]}, "give one or more, each once"),
-        ({"seeds": ["x"]}, "seeds: 'x' is no int"),
+        ({"seeds": ["x"]}, r"seeds expects a list of integers, not \['x'\]"),
         ({"evaluation": {"prompts": 0}}, "prompts=0 must be at least 1"),
-        ({"evaluation": {"prompts": True}}, "prompts: True is no int"),
+        ({"evaluation": {"prompts": True}}, "prompts expects an integer, not True"),
         ({"sft": {}}, "give data a `demonstrations`"),
         ({"model": {"lora_rr": 3}}, "model: unknown key 'lora_rr'; did you mean lora_r"),
-        ({"judges": ["gold"]}, "known in the small world alone"),
+        ({"judges": ["gold"]}, "known in the synthetic task alone"),
         ({"judges": [len]}, "no text and no mapping"),
         ({"policy": "testbed"}, "testbed is both policy and data"),
     ],
@@ -68,9 +68,9 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> Non
 
 
 def test_a_file_that_is_no_plan(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="holds no plan"):
+    with pytest.raises(PlanError, match="A plan is a YAML file with at least"):
         read_plan(written(tmp_path / "a.yaml", "- dpo"))
-    with pytest.raises(PlanError, match=r"b\.yaml: not valid YAML"):
+    with pytest.raises(PlanError, match=r"b\.yaml:1: not valid YAML"):
         read_plan(written(tmp_path / "b.yaml", "a: ["))
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_plan(tmp_path: Path) -> None:
         ({"reward-model": {"method": "dpo"}}, "this name is taken"),
         ({"best-of-n": {"n": 1}}, "n=1; the best of how many"),
         ({"best-of-n": {"beta": 1}}, "trains nothing and has no setting 'beta'"),
-        ({"ppo-max": {"scorer": False}}, "somebody has to judge"),
+        ({"ppo-max": {"scorer": False}}, "something has to score"),
         ({"rrhf": {"scorer": "x"}}, "true or false"),
         ({"dpo": [1]}, "write its settings as"),
         ({"no.such.module": {}}, "no method 'no.such.module'"),
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_plan(tmp_path: Path) -> None:
 )
 def test_a_method_that_is_none(methods: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        _ = plan_from({**FILES, "methods": methods}).ways
+        _ = plan_from({**FILES, "methods": methods}).method_specs
 
 
 def test_the_others_can_go_on_without_it() -> None:
@@ -106,18 +106,24 @@ def test_the_others_can_go_on_without_it() -> None:
 
 def test_names_stand_for_settings_and_settings_for_all_reach_who_has_them() -> None:
     common = {"max_length": 99, "responses_per_prompt": 3}
-    simpo = way_of("simpo", {"learning_rate": 1e-3}, common)
+    simpo = make_method_spec("simpo", {"learning_rate": 1e-3}, common)
     assert simpo.arguments["loss_type"] == ["simpo"] or simpo.arguments["loss_type"] == "simpo"
     assert simpo.arguments["max_length"] == 99 and "responses_per_prompt" not in simpo.arguments
-    assert way_of("rrhf", {}, common).arguments["responses_per_prompt"] == 3
-    assert way_of("ppo", {}, {}).arguments["kl_coef"] == 0.0
-    assert way_of("rrhf", {"scorer": False}, common).arguments == {"max_length": 99}  # it draws nothing
+    assert make_method_spec("rrhf", {}, common).arguments["responses_per_prompt"] == 3
+    assert make_method_spec("ppo", {}, {}).arguments["kl_coef"] == 0.0
+    assert make_method_spec("rrhf", {"scorer": False}, common).arguments == {"max_length": 99}  # it draws nothing
 
 
 def test_who_needs_the_reward_model() -> None:
-    scored = {name: way_of(name, {}, {}).scored for name in ("sft", "best-of-n", "dpo", "rrhf", "ppo-max")}
-    assert scored == {"sft": False, "best-of-n": True, "dpo": False, "rrhf": True, "ppo-max": True}
-    assert not way_of("rrhf", {"scorer": False}, {}).scored
+    names = ("sft", "best-of-n", "dpo", "rrhf", "ppo-max")
+    assert {name: make_method_spec(name, {}, {}).needs_reward_model for name in names} == {
+        "sft": False,
+        "best-of-n": True,
+        "dpo": False,
+        "rrhf": True,
+        "ppo-max": True,
+    }
+    assert not make_method_spec("rrhf", {"scorer": False}, {}).needs_reward_model
 
 
 def test_a_strangers_method_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,13 +144,13 @@ NAMES = {"mine": Mine()}
 """
     (tmp_path / "stranger_one.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    way = way_of("mine", {"method": "stranger_one:mine", "weight": 2.0, "learning_rate": 1e-3}, {})
-    assert way.trains and way.trainer is None and way.identity
+    spec = make_method_spec("mine", {"method": "stranger_one:mine", "weight": 2.0, "learning_rate": 1e-3}, {})
+    assert spec.trains and spec.trainer is None and spec.source_fingerprint
     from prefopt.compare.plan.method_spec import objective_of
 
-    assert objective_of(way).weight == 2.0  # type: ignore[attr-defined]
+    assert objective_of(spec).weight == 2.0  # type: ignore[attr-defined]
     with pytest.raises(PlanError, match="did you mean weight"):
-        way_of("mine", {"method": "stranger_one:mine", "wieght": 2.0}, {})
+        make_method_spec("mine", {"method": "stranger_one:mine", "wieght": 2.0}, {})
 
 
 def test_the_small_world_needs_its_stages() -> None:

@@ -160,7 +160,7 @@ def test_samples_are_filtered_sorted_and_paged(opened: Watched) -> None:
     search.fill("")
 
     control["Look at"].select_option("ppo-max")
-    control["Ending"].select_option("cut off")
+    control["Ending"].select_option("truncated")
     assert place.inner_text() == "1 of 10 prompts found among 30"
     control["Ending"].select_option("any")
     control["Outcome"].select_option("lost")

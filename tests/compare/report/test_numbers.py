@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from prefopt.compare import Verdict, who_beats_whom
+from prefopt.compare import Verdict, frontier, who_beats_whom
 from prefopt.compare.records import Cell, Experiment
 from prefopt.compare.report.findings import Findings, Value
 from prefopt.compare.report.numbers import findings_of
 from prefopt.compare.report.numbers.tables import data_of
-from prefopt.compare.statistics.frontier import frontier
 from tests.helpers.comparison_results import changed, column, experiment, judgements, pair_table, responses
 
 KEYS = ["x", "y", "z"]

@@ -9,7 +9,7 @@ import pytest
 from prefopt.compare import Verdict
 from prefopt.compare.report import tables
 from prefopt.compare.report.findings import Findings, Pairing, Value
-from prefopt.compare.report.numerals import duration, interval, number, p_value, power, size
+from prefopt.compare.report.number_format import duration, interval, number, p_value, power, size
 from prefopt.compare.report.summary import facing, ranking, verdict_lines, warning_lines
 from prefopt.compare.report.words import Words
 from tests.helpers.comparison_findings import example_findings

@@ -22,7 +22,7 @@ from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.iterative import loop as iterations
-from prefopt.utils.flop_counter import Tally, add, paused
+from prefopt.utils.flop_counter import FlopCounter, add, paused
 from tests.helpers.iterations import vowels
 from tests.helpers.models import tiny_llama, untrained
 from tests.helpers.rows import ragged_pairs
@@ -309,4 +309,4 @@ def test_training_ends_with_the_step_that_reaches_the_budget(tmp_path: Path, cap
 @pytest.mark.parametrize("flops", [0.0, -1e9, float("nan")])
 def test_a_budget_of_nothing_is_refused(flops: float) -> None:
     with pytest.raises(ValueError, match="leaves nothing for training"):
-        Budget(Tally(), flops)
+        Budget(FlopCounter(), flops)

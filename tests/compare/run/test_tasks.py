@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from prefopt.compare.plan.plan import Evaluation, Plan, PlanError, plan_from
-from prefopt.compare.run.grid import choose, trials
+from prefopt.compare.run.hyperparameter_grid import choose_best, trials
 from prefopt.compare.run.schedule import in_order
-from prefopt.compare.run.tasks import Tasks, check_training, identity
+from prefopt.compare.run.tasks import Tasks, check_training, contents_of
 from prefopt.utils import jsonl
 
 PLAN = plan_from(
@@ -28,9 +28,9 @@ PLAN = plan_from(
 def keys(plan: Plan) -> dict[str, set[str]]:
     """Kind of task -> keys of all that the plan needs."""
     tasks = Tasks(plan)
-    asked = [tasks.evaluate(way, seed) for way in plan.ways.values() for seed in plan.seeds]
+    asked = [tasks.evaluate(spec, seed) for spec in plan.method_specs.values() for seed in plan.seeds]
     found: dict[str, set[str]] = {}
-    for task in in_order([*asked, *(task for seed in plan.seeds if (task := tasks.measure_reward(seed)))]):
+    for task in in_order([*asked, *(task for seed in plan.seeds if (task := tasks.evaluate_reward_model(seed)))]):
         found.setdefault(task.kind, set()).add(task.key)
     return found
 
@@ -84,7 +84,7 @@ def test_stages_are_shared() -> None:
 
 def test_names_of_folders_are_plain(tmp_path: Path) -> None:
     plan = replace(PLAN, methods={"../长 dpo": {"method": "dpo"}})
-    task = Tasks(plan).evaluate(plan.ways["../长 dpo"], 0)
+    task = Tasks(plan).evaluate(plan.method_specs["../长 dpo"], 0)
     folder = task.folder(tmp_path)
     assert folder.resolve().is_relative_to(tmp_path.resolve()) and folder.parent.name == "evaluate"
 
@@ -110,15 +110,15 @@ def test_a_second_method_does_not_make_the_first_anew() -> None:
 
 def test_a_model_is_known_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    before = identity(str(tmp_path))
+    before = contents_of(str(tmp_path))
     (tmp_path / "model.safetensors").write_text("x")
-    assert identity(str(tmp_path)) != before
-    before = identity(str(tmp_path))
+    assert contents_of(str(tmp_path)) != before
+    before = contents_of(str(tmp_path))
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
-    assert identity(str(tmp_path)) != before
-    assert identity("owner/name") == ["owner/name"]
+    assert contents_of(str(tmp_path)) != before
+    assert contents_of("owner/name") == ["owner/name"]
     with pytest.raises(PlanError, match="no such file"):
-        identity("rows/pairs.jsonl")
+        contents_of("rows/pairs.jsonl")
 
 
 def test_settings_that_nothing_has_are_refused() -> None:
@@ -135,9 +135,9 @@ def test_settings_that_nothing_has_are_refused() -> None:
 def test_who_draws_needs_a_reward_model() -> None:
     plan = replace(PLAN, reward=None)
     with pytest.raises(PlanError, match="give the plan a `reward`"):
-        Tasks(plan).train(plan.ways["ppo-max"], 0)
+        Tasks(plan).train(plan.method_specs["ppo-max"], 0)
     for name in ("dpo", "ipo"):
-        assert Tasks(plan).train(plan.ways[name], 0)
+        assert Tasks(plan).train(plan.method_specs[name], 0)
 
 
 # ---- settings to choose from ---------------------------------------------------------------------------------------
@@ -173,8 +173,8 @@ def test_the_best_trial_is_taken_and_its_training_is_the_methods_own(tmp_path: P
     tried = trials(plan, Tasks(plan))
     for trial, score in zip(tried, (0.3, 0.7), strict=False):  # of RRHF's none is done
         jsonl.replace(trial.task.folder(tmp_path) / "done.json", [{"score": score}])
-    chosen = choose(plan, tried, tmp_path)
+    chosen = choose_best(plan, tried, tmp_path)
     assert chosen.methods["dpo"] == {"beta": tried[1].settings["beta"]}
     assert chosen.methods["rrhf"] == {}
-    trained = Tasks(chosen).train(chosen.ways["dpo"], plan.seeds[0])["train"]
+    trained = Tasks(chosen).train(chosen.method_specs["dpo"], plan.seeds[0])["train"]
     assert trained.key == tried[1].task.needs["train"].key

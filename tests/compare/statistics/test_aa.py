@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.compare_aa import DECIDES, by_claim, draws, every_way, main, rates, with_error
+from benchmarks.compare_aa import DECIDES, all_tests, by_claim, main, rates, simulated, with_error
 from prefopt.compare import Claim, Design, Spread, compare_methods
 
 SPREAD = Spread(0.25, 1.1, 2.1)
 
 
 def shares(spread: Spread, effect: float, *, seeds: int = 5, trials: int = 600) -> dict[str, np.ndarray]:
-    return rates(draws(spread, seeds, 128, trials, effect, 7), every_way(200), effect, 0.95)
+    return rates(simulated(spread, seeds, 128, trials, effect, 7), all_tests(200), effect, 0.95)
 
 
 def test_equally_good_methods() -> None:
@@ -28,13 +28,13 @@ def test_the_planted_difference_is_seen_as_often_as_computed() -> None:
 
 
 def test_five_seeds_may_miss_a_collapse_in_one_of_five() -> None:
-    lots = draws(Spread(1.0, 0.0, 1.0), 5, 64, 600, 0.0, 0, "collapse")
+    lots = simulated(Spread(1.0, 0.0, 1.0), 5, 64, 600, 0.0, 0, "collapse")
     found = rates(lots, {DECIDES: by_claim(Claim.METHODS)}, 0.0, 0.95)[DECIDES][0]
     assert found == pytest.approx(0.8**5, abs=0.06)
 
 
 def test_the_simulated_test_is_the_librarys() -> None:
-    (lot,) = draws(SPREAD, 5, 32, 4, 0.3, 0)
+    (lot,) = simulated(SPREAD, 5, 32, 4, 0.3, 0)
     low, high = by_claim(Claim.METHODS)(lot, 0.95)
     for number, table in enumerate(lot):
         assert compare_methods(table, np.zeros_like(table)).interval == pytest.approx((low[number], high[number]))

@@ -20,7 +20,7 @@ def on_ranks(folder: Path) -> None:
         whole.train()
         resumed.train(resume_from_checkpoint=str(folder / kind / "whole" / "run" / f"checkpoint-{step}"))
         assert_equal(weights(resumed), weights(whole))
-        assert_equal(resumed.objective_state, whole.objective_state)
+        assert_equal(resumed.step.state, whole.step.state)
         assert logs(resumed) == logs(whole) and len(logs(whole)) == 6
     (folder / f"rank-{whole.args.process_index}-of-{whole.args.world_size}").touch()
 

@@ -52,9 +52,9 @@ def moment(trainer: PreferenceTrainer, name: str) -> Any:
         "after the model": ("transformers.Trainer._save_optimizer_and_scheduler", die),
         "after the optimizer": ("transformers.Trainer._save_rng_state", die),
         "before the manifest": ("prefopt.training.checkpoint.publish", die),
-        "after the manifest": ("prefopt.training.checkpoint._flush", die),
+        "after the manifest": ("prefopt.training.checkpoint.flush", die),
         "before the rename": ("prefopt.training.checkpoint.os.replace", die),
-        "after the rename": ("prefopt.training.checkpoint._flush", at_the_parent),
+        "after the rename": ("prefopt.training.checkpoint.flush", at_the_parent),
         "before rotation": ("prefopt.training.checkpoint.rotate", die),
         "while rotating": ("prefopt.training.checkpoint.shutil.rmtree", die),
     }

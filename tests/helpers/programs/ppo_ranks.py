@@ -50,7 +50,7 @@ def run(folder: Path) -> dict[str, Any]:
         "resumed": begun,
         "weights": {name: [group.sum().item(), group.abs().sum().item()] for name, group in weights.items()},
         "bits": {name: hashlib.md5(group.detach().numpy().tobytes()).hexdigest() for name, group in weights.items()},
-        "state": {name: float(value) for name, value in trainer.objective_state.items()},
+        "state": {name: float(value) for name, value in trainer.step.state.items()},
         "trace": [json.loads(line) for line in (folder / "run" / "rollouts.jsonl").read_text().splitlines()],
         "logs": {name: logs(trainer, name) for name in ("loss", "objective/kl", "loss/value_avg", "learning_rate")},
     }

@@ -100,7 +100,7 @@ def test_an_iteration_is_an_offline_run_from_the_base(tmp_path, policy, tokenize
     rows = load_sft(str(tmp_path / "run/iteration-001/selection.jsonl"))
     args = PreferenceConfig(**quiet(tmp_path / "hand", per_device_train_batch_size=4, learning_rate=1e-3))
     args.seed += 1
-    PreferenceTrainer(by_hand, "best-of", args, rows, processing_class=tokenizer).train()
+    PreferenceTrainer(by_hand, "sft", args, rows, processing_class=tokenizer).train()
     for name, weight in by_hand.state_dict().items():
         assert torch.equal(weight, trainer.model.state_dict()[name]), name
 
@@ -112,7 +112,7 @@ def test_init_previous_goes_on_from_the_last_policy(tmp_path, policy, tokenizer,
     rows = load_sft(str(tmp_path / "run/iteration-001/selection.jsonl"))
     args = PreferenceConfig(**quiet(tmp_path / "hand", per_device_train_batch_size=4, learning_rate=1e-3))
     args.seed += 1
-    PreferenceTrainer(by_hand, "best-of", args, rows, processing_class=tokenizer).train()
+    PreferenceTrainer(by_hand, "sft", args, rows, processing_class=tokenizer).train()
     for name, weight in by_hand.state_dict().items():
         assert torch.equal(weight, trainer.model.state_dict()[name]), name
 

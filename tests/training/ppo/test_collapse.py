@@ -15,6 +15,7 @@ import pytest
 from prefopt.training.ppo import plot as trace_picture
 from prefopt.training.ppo.collapse import (
     above,
+    alarm_of,
     kl_rises,
     length_runs_away,
     perplexity_falls,
@@ -22,11 +23,10 @@ from prefopt.training.ppo.collapse import (
     reference_is_lost,
     responses_alike,
     signs_of,
-    suspicion,
     tail_grows,
 )
 from prefopt.training.ppo.log import Record
-from prefopt.training.ppo.plot import PANELS, alone_spans, draw_trace, panels_of
+from prefopt.training.ppo.plot import PANELS, alone_spans, panels_of, plot_rollouts
 
 QUIET = {
     "objective/kl": 1.0,
@@ -173,11 +173,11 @@ def run(early: int = 10, late: int = 5, **changes: float) -> list[Record]:
     ],
 )
 def test_what_makes_an_alarm(changes: dict[str, float], alarm: bool) -> None:
-    assert (suspicion(run(**changes)) is not None) == alarm
+    assert (alarm_of(run(**changes)) is not None) == alarm
 
 
 def test_the_message_names_numbers_and_what_to_do() -> None:
-    found = suspicion(run(kl=14.2, response=35.0, policy=1.2))
+    found = alarm_of(run(kl=14.2, response=35.0, policy=1.2))
     assert found is not None and list(found.signs) == ["kl", "length", "perplexity"]
     assert found.rollouts == (10, 14) and found.last_good == 9
     assert found.message == (
@@ -192,21 +192,21 @@ def test_the_critic_learning_alone_is_not_the_policys_fault() -> None:
     """Neither the start that one compares with, nor the end."""
     babble = {"kl": 14.2, "response": 35.0, "policy": 1.2}
     alone = [replace(one, metrics={**one.metrics, "critic_alone": 1.0}) for one in run(6, 6, **babble)]
-    assert suspicion(alone) is None
+    assert alarm_of(alone) is None
     later = [replace(one, rollout=one.rollout + 12) for one in run(**babble)]
-    found = suspicion(alone + later)
+    found = alarm_of(alone + later)
     assert found is not None and found.rollouts == (22, 26) and found.last_good == 21
-    assert suspicion(later + alone) == replace(found)
+    assert alarm_of(later + alone) == replace(found)
 
 
 def test_too_few_rollouts_say_nothing() -> None:
     babble = {"kl": 14.2, "response": 35.0, "policy": 1.2}
-    assert suspicion([]) is None
-    assert suspicion(run(4, 5, **babble)) is None
-    assert suspicion(run(5, 5, **babble)) is not None
-    assert suspicion(run(3, 3, **babble), window=3) is not None
+    assert alarm_of([]) is None
+    assert alarm_of(run(4, 5, **babble)) is None
+    assert alarm_of(run(5, 5, **babble)) is not None
+    assert alarm_of(run(3, 3, **babble), window=3) is not None
     with pytest.raises(ValueError, match="window=2: give at least 3"):
-        suspicion([], window=2)
+        alarm_of([], window=2)
 
 
 # Runs of many rollouts, with noise
@@ -279,7 +279,7 @@ def collapsing(kind: str, seed: int, rollouts: int = 45) -> list[Record]:
 
 def first_alarm(records: list[Record]) -> int | None:
     """The rollout after which a guard asked after each of them speaks first."""
-    return next((end - 1 for end in range(10, len(records) + 1) if suspicion(records[:end]) is not None), None)
+    return next((end - 1 for end in range(10, len(records) + 1) if alarm_of(records[:end]) is not None), None)
 
 
 def test_noise_alone_never_alarms() -> None:
@@ -299,14 +299,14 @@ def test_a_collapse_alarms_soon(kind: str) -> None:
         records = collapsing(kind, seed)
         alarm = first_alarm(records)
         assert alarm is not None and ONSET < alarm <= ONSET + TAKES + 3
-        found = suspicion(records[: alarm + 1])
+        found = alarm_of(records[: alarm + 1])
         assert found is not None and ONSET - 8 <= found.last_good <= ONSET + TAKES // 2
         assert found.rollouts == (alarm - 4, alarm)
 
 
 def test_a_collapse_stays_one() -> None:
     records = collapsing("the paper's", 0)
-    found = suspicion(records)
+    found = alarm_of(records)
     assert found is not None and set(found.signs) == {"kl", "length", "perplexity", "tail"}
     assert signs_of(records[:ONSET]) == {}
 
@@ -339,7 +339,7 @@ def test_the_picture_has_every_panel_and_is_the_same_for_the_same_records(tmp_pa
     records = drawn_run()
     assert panels_of(records) == list(PANELS)
     for name in ("a", "b"):
-        assert draw_trace(records, tmp_path / "new" / f"{name}.png", last_good=20)
+        assert plot_rollouts(records, tmp_path / "new" / f"{name}.png", last_good=20)
     assert (tmp_path / "new/a.png").read_bytes() == (tmp_path / "new/b.png").read_bytes()
     assert size_of(tmp_path / "new/a.png") == (1980, 1365), "three times three panels of 4.4 by 2.9 inches"
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.png", "b.png"]
@@ -355,7 +355,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_what_the_panels_show(figures: list, tmp_path: Path) -> None:
     records = drawn_run()
-    assert draw_trace(records, tmp_path / "a.png", last_good=20)
+    assert plot_rollouts(records, tmp_path / "a.png", last_good=20)
     panels = {axes.get_label(): axes for axes in figures[0].axes}
     assert list(PANELS) == [name for name in panels if name in PANELS]
     kl = panels["kl"].lines[0]
@@ -379,11 +379,11 @@ def test_only_what_is_wanted_and_known_is_drawn(figures: list, tmp_path: Path) -
     assert panels_of(records) == ["rewards", "histograms", "kl", "length", "perplexity", "entropy", "distinct"]
     assert panels_of(records, ["clip", "kl"]) == ["kl"]
     assert panels_of([replace(one, scores=[math.nan]) for one in records], ["rewards", "kl"]) == ["kl"]
-    assert draw_trace(records, tmp_path / "a.png", wanted=["kl"])
+    assert plot_rollouts(records, tmp_path / "a.png", wanted=["kl"])
     assert [axes.get_label() for axes in figures[0].axes] == ["kl"] and figures[0].legends == []
-    assert not draw_trace(records, tmp_path / "b.png", wanted=["clip"]) and not draw_trace([], tmp_path / "c.png")
+    assert not plot_rollouts(records, tmp_path / "b.png", wanted=["clip"]) and not plot_rollouts([], tmp_path / "c.png")
     with pytest.raises(ValueError, match="there is no panel loss: choose from rewards, histograms, kl"):
-        draw_trace(records, tmp_path / "d.png", wanted=["loss"])
+        plot_rollouts(records, tmp_path / "d.png", wanted=["loss"])
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_only_what_is_wanted_and_known_is_drawn(figures: list, tmp_path: Path) -
     ],
 )
 def test_odd_records_are_drawn_too(records: list[Record], tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    assert draw_trace(records, tmp_path / "a.png")
+    assert plot_rollouts(records, tmp_path / "a.png")
     assert min(size_of(tmp_path / "a.png")) > 400
     assert [str(warning.message) for warning in recwarn] == []
 
@@ -416,8 +416,8 @@ def test_without_matplotlib_a_line_in_the_log_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with caplog.at_level(logging.WARNING):
-        assert not draw_trace(run(), tmp_path / "a.png")
+        assert not plot_rollouts(run(), tmp_path / "a.png")
     assert [one.message for one in caplog.records] == [
-        "no picture is drawn, since matplotlib is missing: pip install prefopt[report]"
+        "no picture is drawn, since matplotlib is missing: pip install 'prefopt[report]'"
     ]
     assert list(tmp_path.iterdir()) == []

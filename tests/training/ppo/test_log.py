@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.training.ppo.log import Example, Record, Trace
+from prefopt.training.ppo.log import Example, Record, RolloutLog
 from prefopt.utils import jsonl
 from prefopt.utils.jsonl import DamagedFile
 
@@ -29,11 +29,11 @@ def record(number: int, **metrics: float) -> Record:
 
 
 @pytest.fixture
-def trace(tmp_path: Path) -> Trace:
-    return Trace(tmp_path / "run" / "rollouts.jsonl")
+def trace(tmp_path: Path) -> RolloutLog:
+    return RolloutLog(tmp_path / "run" / "rollouts.jsonl")
 
 
-def filled(trace: Trace, count: int) -> list[Record]:
+def filled(trace: RolloutLog, count: int) -> list[Record]:
     records = [record(number) for number in range(count)]
     trace.begin(0)
     for one in records:
@@ -41,14 +41,14 @@ def filled(trace: Trace, count: int) -> list[Record]:
     return records
 
 
-def test_what_is_written_is_what_is_read(trace: Trace) -> None:
+def test_what_is_written_is_what_is_read(trace: RolloutLog) -> None:
     assert trace.read() == [], "there is no file yet"
     records = filled(trace, 3)
-    assert trace.read() == Trace(trace.path).read() == records
+    assert trace.read() == RolloutLog(trace.path).read() == records
     assert trace.read()[2].scores == [0.1, 0.5] and trace.read()[2].step == 8
 
 
-def test_every_line_is_on_the_disk_when_add_returns(trace: Trace, synced: list[int]) -> None:
+def test_every_line_is_on_the_disk_when_add_returns(trace: RolloutLog, synced: list[int]) -> None:
     trace.begin(0)
     before = len(synced)
     trace.add(record(0))
@@ -56,14 +56,14 @@ def test_every_line_is_on_the_disk_when_add_returns(trace: Trace, synced: list[i
     assert trace.path.read_bytes().endswith(b"\n")
 
 
-def test_chinese_stays_readable_and_a_record_is_one_line(trace: Trace) -> None:
+def test_chinese_stays_readable_and_a_record_is_one_line(trace: RolloutLog) -> None:
     filled(trace, 2)
     text = trace.path.read_text(encoding="utf-8")
     assert "法国的首都是哪里？" in text and "\\u" not in text
     assert text.count("\n") == 2
 
 
-def test_what_is_not_finite_is_valid_json_and_reads_as_nan(trace: Trace) -> None:
+def test_what_is_not_finite_is_valid_json_and_reads_as_nan(trace: RolloutLog) -> None:
     trace.begin(0)
     trace.add(
         Record(0, 0, {"val/explained_variance": math.nan, "ppl/policy": math.inf, "objective/kl": 0.0}, [math.nan, 1])
@@ -84,9 +84,9 @@ def test_metrics_by_name() -> None:
 
 
 @pytest.mark.parametrize(("first", "kept"), [(0, 0), (1, 1), (3, 3), (4, 4), (9, 4)])
-def test_a_resumed_run_makes_its_rollouts_again(trace: Trace, first: int, kept: int) -> None:
+def test_a_resumed_run_makes_its_rollouts_again(trace: RolloutLog, first: int, kept: int) -> None:
     records = filled(trace, 4)
-    resumed = Trace(trace.path)
+    resumed = RolloutLog(trace.path)
     resumed.begin(first)
     assert resumed.read() == records[:kept]
     again = record(first, again=1.0)
@@ -94,16 +94,16 @@ def test_a_resumed_run_makes_its_rollouts_again(trace: Trace, first: int, kept: 
     assert trace.read() == [*records[:kept], again]
 
 
-def test_no_rollout_is_there_twice_or_out_of_order(trace: Trace) -> None:
+def test_no_rollout_is_there_twice_or_out_of_order(trace: RolloutLog) -> None:
     filled(trace, 3)
-    for writer in (trace, Trace(trace.path)):
+    for writer in (trace, RolloutLog(trace.path)):
         for number in (1, 2):
             with pytest.raises(ValueError, match=rf"ends with rollout 2.*call begin\({number}\)"):
                 writer.add(record(number))
     assert [one.rollout for one in trace.read()] == [0, 1, 2]
 
 
-def test_killed_at_any_byte_it_reads_on_and_goes_on(trace: Trace) -> None:
+def test_killed_at_any_byte_it_reads_on_and_goes_on(trace: RolloutLog) -> None:
     """Every prefix of the file is what a kill might leave."""
     records = filled(trace, 3)
     whole = trace.path.read_bytes()
@@ -111,27 +111,27 @@ def test_killed_at_any_byte_it_reads_on_and_goes_on(trace: Trace) -> None:
         trace.path.write_bytes(whole[:size])
         complete = whole[:size].count(b"\n")
         assert trace.read() == records[:complete]
-        resumed = Trace(trace.path)
+        resumed = RolloutLog(trace.path)
         resumed.begin(complete)
         resumed.add(record(complete))
         assert resumed.read() == records[: complete + 1]
         assert trace.path.read_bytes() == b"".join(whole.splitlines(keepends=True)[: complete + 1])
 
 
-def test_adding_without_begin_cuts_a_torn_line_off(trace: Trace) -> None:
+def test_adding_without_begin_cuts_a_torn_line_off(trace: RolloutLog) -> None:
     records = filled(trace, 2)
     with trace.path.open("ab") as file:
         file.write(b'{"rollout": 2, "sco')
-    Trace(trace.path).add(record(2))
+    RolloutLog(trace.path).add(record(2))
     assert trace.read() == [*records, record(2)]
 
 
-def test_killed_while_it_begins_it_has_all_or_nothing(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_it_begins_it_has_all_or_nothing(trace: RolloutLog, monkeypatch: pytest.MonkeyPatch) -> None:
     records = filled(trace, 3)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            Trace(trace.path).begin(1)
+            RolloutLog(trace.path).begin(1)
     assert trace.read() == records
     trace.path.with_name("rollouts.jsonl.staging").write_bytes(b'{"half')  # what kill -9 leaves
     trace.begin(1)
@@ -146,7 +146,7 @@ def test_killed_for_real(tmp_path: Path) -> None:
 
     path = tmp_path / "rollouts.jsonl"
     code = (
-        "import itertools, sys; from prefopt.training.ppo.log import Record, Trace; trace = Trace(sys.argv[1])\n"
+        "import itertools, sys; from prefopt.training.ppo import Record, RolloutLog; trace = RolloutLog(sys.argv[1])\n"
         "trace.begin(0)\n"
         "for n in itertools.count(): trace.add(Record(n, n, {'x': n}, [0.5] * 20000)); print(n, flush=True)"
     )
@@ -154,9 +154,9 @@ def test_killed_for_real(tmp_path: Path) -> None:
         assert child.stdout is not None
         said = [int(child.stdout.readline()) for _ in range(4)]
         child.send_signal(signal.SIGKILL)
-    found = [one.rollout for one in Trace(path).read()]
+    found = [one.rollout for one in RolloutLog(path).read()]
     assert found[:4] == said == [0, 1, 2, 3] and found == list(range(len(found)))
-    resumed = Trace(path)
+    resumed = RolloutLog(path)
     resumed.begin(2)
     resumed.add(record(2))
     assert [one.rollout for one in resumed.read()] == [0, 1, 2]
@@ -175,17 +175,17 @@ def test_killed_for_real(tmp_path: Path) -> None:
         b"\n",
     ],
 )
-def test_a_damaged_line_is_named_and_nothing_is_thrown_away(trace: Trace, damage: bytes) -> None:
+def test_a_damaged_line_is_named_and_nothing_is_thrown_away(trace: RolloutLog, damage: bytes) -> None:
     filled(trace, 3)
     first, _, last = trace.path.read_bytes().splitlines(keepends=True)
     trace.path.write_bytes(first + damage + last)
-    for use in (trace.read, lambda: Trace(trace.path).begin(1), lambda: Trace(trace.path).add(record(3))):
+    for use in (trace.read, lambda: RolloutLog(trace.path).begin(1), lambda: RolloutLog(trace.path).add(record(3))):
         with pytest.raises(DamagedFile, match=r"rollouts\.jsonl:2: .*restore the file, or delete it from here on"):
             use()
     assert trace.path.read_bytes() == first + damage + last
 
 
-def test_a_full_disk_loses_nothing(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_nothing(trace: RolloutLog, monkeypatch: pytest.MonkeyPatch) -> None:
     records = filled(trace, 2)
     write = os.write
 

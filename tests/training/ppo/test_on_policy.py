@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from prefopt import PPO, Batch, PPOConfig, PPOTrainer, PreferenceConfig, PreferenceTrainer
+from prefopt.candidates.dataset_answers import Given
 from prefopt.data.collate import collate
 from prefopt.generation import sample
 from prefopt.models.critic import critic_of, parameter_groups
@@ -30,8 +31,8 @@ from prefopt.models.load import load_policy, load_scorer
 from prefopt.objectives.base import registry
 from prefopt.scoring import CombinedScorer, RewardModelScorer, ScoreError, WeightedSum
 from prefopt.testbed import preference_rows
-from prefopt.training.ppo.collect import Experience
-from prefopt.training.ppo.log import Trace
+from prefopt.training.ppo.collect import RolloutCollector
+from prefopt.training.ppo.log import RolloutLog
 from tests.helpers.iterations import vowels
 from tests.helpers.models import untrained
 from tests.helpers.ppo import config, logs, reward_model, trainer_of
@@ -112,7 +113,7 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
             if state.global_step == 2:
-                prompts, size = trainer.experience.prompts, trainer.experience.loader.size
+                prompts, size = Given(trainer.train_dataset).prompts, trainer.source.loop.minibatches.size
                 from prefopt.utils.shuffle import turns
 
                 places = range(size, 2 * size)
@@ -121,7 +122,7 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
 
     trainer.add_callback(Watch())
     trainer.train()
-    record = Trace(tmp_path / "run" / "rollouts.jsonl").read()[1]
+    record = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()[1]
     assert record.step == 2
     assert [one["response"] for one in record.samples] == [row[0].text for row in seen[: len(record.samples)]]
 
@@ -204,14 +205,14 @@ def test_the_critic_learns_alone_at_first(tmp_path, tokenizer, pairs) -> None:
     assert [rates["critic"] for rates in seen.rates] == pytest.approx([1e-3 * (8 - step) / 8 for step in range(8)])
     assert logs(trainer, "critic_learning_rate") == [rates["critic"] for rates in seen.rates]
     assert logs(trainer, "learning_rate") == pytest.approx([rates["policy"] for rates in seen.rates])
-    alone = [record.critic_alone for record in Trace(tmp_path / "run" / "rollouts.jsonl").read()]
+    alone = [record.critic_alone for record in RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()]
     assert alone == [True, True, False, False]
 
 
 def test_a_critic_that_explains_enough_need_not_learn_alone(tmp_path, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs, critic_pretrain_steps=100, critic_pretrain_until=-1e9)
     trainer.train()
-    assert float(trainer.objective_state["policy_start"]) == 0
+    assert float(trainer.step.state["policy_start"]) == 0
 
 
 @pytest.mark.parametrize(("kind", "option"), [("cosine_with_min_lr", "min_lr"), ("polynomial", "lr_end")])
@@ -326,7 +327,7 @@ def test_helpful_and_safe_are_judged_together(tmp_path, tokenizer, pairs) -> Non
 def test_what_was_measured_is_recorded_logged_and_drawn(tmp_path, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs, eval_dataset=pairs, missing_eos_penalty=2.0)
     trainer.train()
-    records = Trace(tmp_path / "run" / "rollouts.jsonl").read()
+    records = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()
     assert [(record.rollout, record.step, len(record.scores)) for record in records] == [(0, 0, 8), (1, 2, 8)]
     names = {"objective/kl", "objective/scores", "objective/entropy", "lengths/response", "val/num_eos_tokens"}
     names |= {"ppl/policy", "ppl/reference", "val/explained_variance", "distinct_1", "distinct_2", "degenerate"}
@@ -379,7 +380,7 @@ def test_the_weight_of_the_kl_adapts(tmp_path, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs, target_kl=100.0, kl_horizon=10.0, max_steps=6)
     trainer.train()
     # The KL is far below its target, so after each of three rollouts of 8 responses: 1 - .2 * 8 / 10.
-    assert float(trainer.objective_state["next_kl_coef"]) == pytest.approx(0.05 * 0.84**3)
+    assert float(trainer.step.state["next_kl_coef"]) == pytest.approx(0.05 * 0.84**3)
 
 
 # ---- collapse ------------------------------------------------------------------------------------------------------
@@ -388,13 +389,13 @@ def test_the_weight_of_the_kl_adapts(tmp_path, tokenizer, pairs) -> None:
 @pytest.fixture
 def alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that finds fault with rollout 2."""
-    import prefopt.training.ppo.collect as module
-    from prefopt.training.ppo.collapse import Suspicion
+    import prefopt.training.ppo.source as module
+    from prefopt.training.ppo.collapse import Alarm
 
-    def suspicion(records: Any, **_: Any) -> Any:
-        return Suspicion({"kl": "KL went from 1 to 9"}, (1, 2), 1) if len(records) > 2 else None
+    def alarm_of(records: Any, **_: Any) -> Any:
+        return Alarm({"kl": "KL went from 1 to 9"}, (1, 2), 1) if len(records) > 2 else None
 
-    monkeypatch.setattr(module, "suspicion", suspicion)
+    monkeypatch.setattr(module, "alarm_of", alarm_of)
 
 
 @pytest.mark.parametrize(("action", "last"), [("warn", 8), ("stop", 4), ("restore", 4)])
@@ -476,7 +477,7 @@ def test_a_resumed_run_is_the_run(changes: dict[str, Any], tmp_path, tokenizer, 
     resumed.train(resume_from_checkpoint=True)
     for name, group in weights(whole.model).items():
         assert same(group, weights(resumed.model)[name])
-    assert all(torch.equal(value, resumed.objective_state[name]) for name, value in whole.objective_state.items())
+    assert all(torch.equal(value, resumed.step.state[name]) for name, value in whole.step.state.items())
     traces = [(tmp_path / each / "run" / "rollouts.jsonl").read_text() for each in ("whole", "killed")]
     assert traces[0] == traces[1]
     own = [[entry for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
@@ -486,7 +487,7 @@ def test_a_resumed_run_is_the_run(changes: dict[str, Any], tmp_path, tokenizer, 
 def test_an_other_scorer_or_setting_is_another_run(tmp_path, tokenizer, pairs) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2}
     trainer_of(tmp_path, tokenizer, pairs, **saving).train()
-    with pytest.raises(ValueError, match="belongs to another run: objective was"):
+    with pytest.raises(ValueError, match="belongs to another run: objective."):
         trainer_of(tmp_path, tokenizer, pairs, kl_coef=0.1, **saving).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="belongs to another run: scorer was"):
         trainer_of(tmp_path, tokenizer, pairs, scorer=vowels, **saving).train(resume_from_checkpoint=True)
@@ -548,11 +549,11 @@ def test_prompts_longer_than_max_length_are_told_of(tmp_path, tokenizer, pairs, 
 
 def test_demonstrations_go_where_the_rollout_is(tokenizer, pairs) -> None:
     """On a device without numbers, which every computer has."""
-    args = SimpleNamespace(device=torch.device("meta"), seed=0, output_dir="x", per_device_train_batch_size=4)
-    args.gradient_accumulation_steps = 1
-    trainer: Any = SimpleNamespace(args=args, objective=PPO(ptx_coef=1.0), processing_class=tokenizer)
+    accelerator = SimpleNamespace(device=torch.device("meta"))
+    step: Any = SimpleNamespace(objective=PPO(ptx_coef=1.0), accelerator=accelerator)
     rows = Dataset.from_list([{"prompt_ids": [5, 6], "response_ids": [[7, 1]]}] * 3)
-    (batch,) = Experience(trainer, cast(Any, None), [[]] * 3, rows)._mixed_in(0, Batch())
+    none = cast(Any, None)
+    (batch,) = RolloutCollector(step, none, tokenizer, none, [[]] * 3, 16, 0, 4, rows)._mixed_in(0, Batch())
     assert {column.device.type for column in batch.values()} == {"meta"} and len(batch.index) == 16
 
 
@@ -576,7 +577,7 @@ def test_generations_that_never_end_are_cut_counted_and_punished(tmp_path, token
         trainer.train()
     assert logs(trainer, "val/num_eos_tokens") == [0.0, 0.0]
     assert logs(trainer, "lengths/response") == [10.0, 10.0]
-    record = Trace(tmp_path / "run" / "rollouts.jsonl").read()[0]
+    record = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()[0]
     assert record.metrics["objective/rlhf_reward"] == pytest.approx(record.metrics["objective/scores"] - 1.0, abs=1e-4)
     assert caplog.text.count("none of the responses ended by itself") == 1
     assert all(p.isfinite().all() for p in trainer.model.parameters())

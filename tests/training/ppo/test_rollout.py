@@ -13,8 +13,10 @@ from prefopt.models.forward import forward
 from prefopt.objectives.sampling_arguments import SamplingArguments
 from prefopt.scoring import CallableScorer, ScoreError
 from prefopt.testbed import prompt_rows
-from prefopt.training.ppo.loader import RolloutLoader
-from prefopt.training.ppo.rollout import rollout
+from prefopt.training.ppo.log import Record
+from prefopt.training.ppo.loop import RolloutLoop
+from prefopt.training.ppo.minibatches import Minibatches
+from prefopt.training.ppo.rollout import Rollout, sample_and_score
 from prefopt.utils.shuffle import turns
 from tests.helpers.models import tiny_llama
 
@@ -33,7 +35,7 @@ def policy(tokenizer: Any) -> Any:
 
 def rolled(policy: Any, tokenizer: Any, **changes: Any) -> Batch:
     given: dict[str, Any] = {"seed": 3, "keys": [10, 11, 12, 13, 14], "index": [4, 0, 3, 1, 2], **changes}
-    return rollout(policy, tokenizer, PROMPTS, CallableScorer(length), SETTINGS, **given).batch
+    return sample_and_score(policy, tokenizer, PROMPTS, CallableScorer(length), SETTINGS, **given)[0]
 
 
 def test_a_rollout_is_what_was_drawn_and_scored(policy, tokenizer) -> None:
@@ -70,7 +72,9 @@ def test_a_score_that_is_no_number_names_its_row(policy, tokenizer) -> None:
         return [0.0] * 3 + [float("nan")] * (len(responses) - 3)
 
     with pytest.raises(ScoreError, match=r"scorer 'broken' gave nan to row 3 \(prompt"):
-        rollout(policy, tokenizer, PROMPTS, CallableScorer(broken), SETTINGS, seed=0, keys=range(5), index=range(5))
+        sample_and_score(
+            policy, tokenizer, PROMPTS, CallableScorer(broken), SETTINGS, seed=0, keys=range(5), index=range(5)
+        )
 
 
 def masked(**columns: torch.Tensor) -> Batch:
@@ -79,14 +83,19 @@ def masked(**columns: torch.Tensor) -> Batch:
     return Batch({**columns, "prompt_mask": masks["prompt"], "response_mask": masks["response"]})
 
 
-def loader(made: list[int], done: int = 0, **changes: Any) -> RolloutLoader:
+def loop_of(make: Any, minibatches: Minibatches) -> RolloutLoop:
+    """A loop whose rollouts are these batches, and which logs nothing."""
+    return RolloutLoop(minibatches, lambda number: Rollout(make(number), {}, {}, Record(number, 0, {})), lambda _: True)
+
+
+def loader(made: list[int], done: int = 0, **changes: Any) -> RolloutLoop:
     def make(number: int) -> list[Batch]:
         made.append(number)
         column = torch.arange(8) + 100 * number
         return [masked(prompt_ids=column[:, None], response_ids=column[:, None, None], index=column)]
 
     given = {"epochs": 2, "mini_batches": 2, "micro_batch": 2, "accumulation": 2, "seed": 0, "rank": 0, "world_size": 1}
-    return RolloutLoader(make, prompts=20, done=lambda: done, **{**given, **changes})
+    return loop_of(make, Minibatches(prompts=20, done=lambda: done, **{**given, **changes}))
 
 
 def test_a_rollout_is_made_when_its_first_step_asks_for_it() -> None:
@@ -124,10 +133,10 @@ def test_a_step_within_a_rollout_is_no_place_to_go_on() -> None:
 
 @pytest.mark.parametrize("split", [{"micro_batch": 4, "accumulation": 1}, {"micro_batch": 1, "accumulation": 4}])
 def test_the_rows_of_a_step_do_not_depend_on_micro_batches(split: dict[str, int]) -> None:
-    def steps(each: RolloutLoader) -> list[list[int]]:
-        indices = [batch.index for batch in each]
-        assert len(indices) == len(each)
-        return [torch.cat(indices[i : i + each.accumulation]).tolist() for i in range(0, len(each), each.accumulation)]
+    def steps(loop: RolloutLoop) -> list[list[int]]:
+        indices, micro_batches = [batch.index for batch in loop], loop.minibatches.accumulation
+        assert len(indices) == len(loop)
+        return [torch.cat(indices[i : i + micro_batches]).tolist() for i in range(0, len(loop), micro_batches)]
 
     assert steps(loader([], **split)) == steps(loader([]))
 
@@ -146,7 +155,7 @@ def test_batches_that_go_together_are_joined_row_by_row() -> None:
         return [drawn, shown.with_columns(ptx=torch.tensor([1, 1]))]
 
     given = {"epochs": 1, "mini_batches": 2, "micro_batch": 1, "accumulation": 1, "seed": 0, "rank": 0, "world_size": 1}
-    for batch in RolloutLoader(make, 2, lambda: 0, **given):
+    for batch in loop_of(make, Minibatches(2, lambda: 0, **given)):
         row = batch.index[0].item()
         assert batch.index.tolist() == [row, row + 10]
         assert batch.prompt_ids.tolist() == [[0, 0, row], [7, 7, 7]]

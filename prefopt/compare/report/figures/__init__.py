@@ -1,4 +1,4 @@
-"""The report's figures as PNG files, light and dark. Knows which there are, not what is on them."""
+"""Plots the report's figures into PNG files, light and dark."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..findings import Findings
-from .answers import draw_best_of, draw_distributions, draw_lengths
-from .cost import draw_cost
-from .plane import draw_frontier
-from .standing import draw_forest, draw_grades, draw_matrix
+from .cost import plot_cost
+from .methods import plot_forest, plot_grades, plot_matrix
+from .responses import plot_best_of, plot_distributions, plot_lengths
+from .reward_and_kl import plot_frontier
 from .style import DPI, THEMES, Look, Theme, Wording
-from .training import draw_curves, draw_overoptimisation
+from .training import plot_curves, plot_overoptimisation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES: Mapping[str, Callable[[Findings, Look], Figure | None]] = {
-    "forest": draw_forest,
-    "matrix": draw_matrix,
-    "frontier": draw_frontier,
-    "curves": draw_curves,
-    "overoptimisation": draw_overoptimisation,
-    "best_of": draw_best_of,
-    "distributions": draw_distributions,
-    "grades": draw_grades,
-    "lengths": draw_lengths,
-    "cost": draw_cost,
+    "forest": plot_forest,
+    "matrix": plot_matrix,
+    "frontier": plot_frontier,
+    "curves": plot_curves,
+    "overoptimisation": plot_overoptimisation,
+    "best_of": plot_best_of,
+    "distributions": plot_distributions,
+    "grades": plot_grades,
+    "lengths": plot_lengths,
+    "cost": plot_cost,
 }
 """None of one says that the findings have nothing for it."""
 
@@ -53,8 +53,8 @@ def _written(findings: Findings, look: Look, folder: Path) -> dict[str, Path]:
 
     paths = {}
     with look.applied():
-        for name, draw in FIGURES.items():
-            figure = draw(findings, look)
+        for name, plot in FIGURES.items():
+            figure = plot(findings, look)
             if figure is not None:
                 paths[name] = folder / f"{name}{look.theme.suffix}.png"
                 save_figure(figure, paths[name])

@@ -1,4 +1,4 @@
-"""What several figures need of axes: intervals, scales, legends, small multiples. Knows no `Findings`."""
+"""What several figures need of axes: intervals, scales, legends, small multiples."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, x: 
     how: dict[str, Any] = {"borderaxespad": 0.0, "borderpad": 0.1, "columnspacing": 1.3, "handletextpad": 0.5}
     for number, at in enumerate(reversed(lines)):
         how |= {"bbox_to_anchor": (0.012, (number + 0.3) * LINE / height), "ncols": len(at), "handlelength": length}
-        drawn = figure.legend([handles[n] for n in at], [labels[n] for n in at], loc="lower left", **how)
-        drawn.set_in_layout(False)
+        box = figure.legend([handles[n] for n in at], [labels[n] for n in at], loc="lower left", **how)
+        box.set_in_layout(False)
 
 
 def _lines(labels: Sequence[str]) -> list[list[int]]:

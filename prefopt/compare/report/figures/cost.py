@@ -1,4 +1,4 @@
-"""The figure of what methods took and what they gave for it. Knows findings, not how operations are counted."""
+"""Plots what methods cost, and what they gained for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARK_AT = -0.025
 """Of the axes' width: where a method's mark stands before its bar, so that the lower panel needs no legend."""
 
 
-def draw_cost(findings: Findings, look: Look) -> Figure | None:
+def plot_cost(findings: Findings, look: Look) -> Figure | None:
     """Operations by purpose, those of shared stages hatched; below it the gain that the whole of them bought."""
     if not any(method.cost.total for method in findings.methods):
         return None

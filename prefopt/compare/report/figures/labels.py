@@ -1,4 +1,4 @@
-"""The words on figures, in English and Chinese. Knows neither numbers nor axes."""
+"""The words on figures, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABELS: Mapping[str, Mapping[str, str]] = {
         "metric.kl": "KL to the reference, nats",
         "metric.kl_k3": "KL to the reference (k3), nats",
         "metric.length": "length, tokens",
-        "metric.unfinished": "share of unfinished responses",
+        "metric.unfinished": "share of truncated responses",
         "metric.degenerate": "share of degenerate responses",
         "metric.distinct_2": "distinct bigrams",
         "metric.perplexity": "perplexity under the reference",
@@ -75,7 +75,7 @@ LABELS: Mapping[str, Mapping[str, str]] = {
         "metric.kl": "与参考模型的 KL（nat）",
         "metric.kl_k3": "与参考模型的 KL（k3，nat）",
         "metric.length": "长度（词元）",
-        "metric.unfinished": "未结束回答的比例",
+        "metric.unfinished": "被截断回答的比例",
         "metric.degenerate": "退化回答的比例",
         "metric.distinct_2": "不同二元组的比例",
         "metric.perplexity": "参考模型下的困惑度",

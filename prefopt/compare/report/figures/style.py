@@ -1,4 +1,4 @@
-"""How figures look: colours on light and on dark, a mark for each method, names that can be drawn. Knows no number."""
+"""How figures look: colours on light and on dark, a mark for each method, names that the fonts can write."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Wording:
 
     Args:
         labels: of `LABELS`, in one language.
-        names: a method's -> as it is drawn.
+        names: a method's name -> as it is written in figures.
     """
 
     labels: Mapping[str, str]
@@ -142,7 +142,7 @@ class Wording:
         names = [plain(name) for name in everyone(findings)]
         grades = [plain(each.grade) for each in findings.grades]
         fonts = fonts_for("".join([*LABELS[lang].values(), *names, *grades, "…"]))
-        return cls(LABELS[lang], _drawn(list(everyone(findings)), fonts.missing), fonts.families)
+        return cls(LABELS[lang], _writable(list(everyone(findings)), fonts.missing), fonts.families)
 
 
 def everyone(findings: Findings) -> dict[str, None]:
@@ -162,7 +162,7 @@ def plain(text: str) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
-def _drawn(names: list[str], missing: Iterable[str]) -> dict[str, str]:
+def _writable(names: list[str], missing: Iterable[str]) -> dict[str, str]:
     """Names in short; the number that a method has in the table where it cannot be written, or others look the same."""
     short = {}
     for number, name in enumerate(names, 1):
@@ -187,7 +187,11 @@ def _shortened(text: str) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """What a drawing function needs beside the findings. dpi: pixels of an inch."""
+    """What a plotting function needs beside the findings.
+
+    Args:
+        dpi: pixels of an inch.
+    """
 
     theme: Theme
     wording: Wording

@@ -1,4 +1,4 @@
-"""Figures of policies during their training. Knows moments, not who made them."""
+"""Plots policies during their training: learning curves, and reward over KL."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def by_seed(moments: Sequence[Moment]) -> list[list[Moment]]:
     return list(found.values())
 
 
-def draw_curves(findings: Findings, look: Look) -> Figure | None:
+def plot_curves(findings: Findings, look: Look) -> Figure | None:
     """Score above gold reward, against compute, or against the share of the training where no compute is known."""
     curves = by_method(findings)
     metrics = [metric for metric in REWARDS if any(metric in moment.values for moment in findings.curves)]
@@ -133,10 +133,10 @@ def _who(curves: dict[str, list[Moment]], look: Look) -> tuple[list[Any], list[s
     return handles, labels
 
 
-def draw_overoptimisation(findings: Findings, look: Look) -> Figure | None:
+def plot_overoptimisation(findings: Findings, look: Look) -> Figure | None:
     """Score and gold reward against KL (Gao et al., arXiv:2210.10760, Figure 1), a panel for each method.
 
-    Score and gold reward have units of their own, so each is drawn as a share of the largest change that it has with
+    Score and gold reward have units of their own, so each is plotted as a share of the largest change that it has with
     any method.
     """
     every = {name: _changes(averages(moments)) for name, moments in by_method(findings).items()}

@@ -1,5 +1,5 @@
-"""From per-example tables to all the numbers of a report. Knows no file, no word of a report and no picture."""
+"""Computes all numbers of a report from the per-example tables of its cells."""
 
-from .whole import findings_of
+from .assemble import findings_of
 
 __all__ = ["findings_of"]

@@ -1,4 +1,4 @@
-"""What the best of K responses by the score is worth, by score and by gold. Knows arrays of rewards, no texts."""
+"""Computes what the best of K responses by the score is worth, by score and by gold reward."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ SELECTED = "best-of-n"
 def best_of_curves(data: Data, means: Means) -> list[BestOfCurve]:
     """Of every method with a score and two or more responses to each prompt.
 
-    As `rollout.best_of.reward_curves`, with intervals by seeds and prompts: rows of several seeds depend on each other.
+    As `candidates.order_statistics.reward_curves`, with intervals by seeds and prompts: rows of several seeds depend
+    on each other.
     """
     curves = []
     for name, table in data.known("score").items():
         by_seed = data.cells[name]
-        if table.drawn.shape[-1] > 1 and next(iter(by_seed.values())).method != SELECTED:
+        if table.values.shape[-1] > 1 and next(iter(by_seed.values())).method != SELECTED:
             gold = data.responses.table(name, "gold")
             both = gold is not None and gold.seeds == table.seeds
-            curves.append(_curve(name, table.drawn, gold.drawn if gold and both else None, means))
+            curves.append(_curve(name, table.values, gold.values if gold and both else None, means))
     return curves
 
 

@@ -24,12 +24,12 @@ class Overdone(NamedTuple):
 
 def moments(data: Data) -> list[Moment]:
     """By method, seed and look. What is no finite number, as an error of one prompt, is left out."""
-    found = []
+    points = []
     for name, by_seed in data.cells.items():
         for seed, cell in by_seed.items():
             own = [Moment(**{**each, "method": name, "seed": seed}) for each in cell.curve]
-            found += [_finite(moment) for moment in sorted(own, key=lambda moment: moment.look)]
-    return found
+            points += [_finite(moment) for moment in sorted(own, key=lambda moment: moment.look)]
+    return points
 
 
 def _finite(moment: Moment) -> Moment:
@@ -51,12 +51,12 @@ def over_optimised(data: Data, curves: Sequence[Moment], level: float) -> dict[s
     At its end, if no curve shows it: more score and less gold than the SFT model it started from, if that is the
     baseline, with intervals at `level` that both leave out 0.
     """
-    found = {}
+    by_method = {}
     for name in data.names:
         overdone = _along([each for each in curves if each.method == name], level) or _at_the_end(data, name, level)
         if overdone:
-            found[name] = overdone
-    return found
+            by_method[name] = overdone
+    return by_method
 
 
 def _along(curve: Sequence[Moment], level: float) -> Overdone | None:
@@ -90,6 +90,6 @@ def _at_the_end(data: Data, name: str, level: float) -> Overdone | None:
     if name == baseline or starts != {"sft"} or not (ended and started and gold and gold_before):
         return None
     score, known = compared(ended, started, level), compared(gold, gold_before, level)
-    if score is None or known is None or score.found.interval.low <= 0 or known.found.interval.high >= 0:
+    if score is None or known is None or score.difference.interval.low <= 0 or known.difference.interval.high >= 0:
         return None
-    return Overdone(score.found.mean, -known.found.mean)
+    return Overdone(score.difference.mean, -known.difference.mean)

@@ -1,4 +1,4 @@
-"""Accuracy on held-out pairs by grade, and on multiple choice. Knows who was right, not why."""
+"""Computes accuracy on held-out pairs by grade, and on multiple choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from prefopt.grades import GRADES
 
-from ...statistics.paired_tests import holm_named, sign_test
+from ...statistics import holm_named, sign_test
 from ..findings import Choices, GradeAccuracy
 from .means import Means
 from .tables import REWARD_MODEL, Data, Table
@@ -23,25 +23,25 @@ def grade_accuracies(data: Data, means: Means) -> list[GradeAccuracy]:
     """
     grades = _grades(data)
     tables = {name: data.pairs.table(name, "correct") for name in (*data.names, REWARD_MODEL)}
-    found = []
+    accuracies = []
     for grade in sorted(pd.unique(grades), key=lambda grade: GRADES.index(grade) if grade in GRADES else len(GRADES)):
         rows = grades == grade
         by = {name: means.share(table.means[:, rows]) for name, table in tables.items() if table is not None}
-        found.append(GradeAccuracy(str(grade), int(rows.sum()), by))
-    return found
+        accuracies.append(GradeAccuracy(str(grade), int(rows.sum()), by))
+    return accuracies
 
 
 def _grades(data: Data) -> np.ndarray:
     """[pairs]"""
-    given: np.ndarray | None = None
+    earlier: np.ndarray | None = None
     for name, by_seed in data.pairs.frames.items():
         for seed, frame in by_seed.items():
             grades = frame["grade"].to_numpy(dtype=object)
-            if given is not None and (grades != given).any():
-                pair = data.pairs.rows[np.flatnonzero(grades != given)[0]]
+            if earlier is not None and (grades != earlier).any():
+                pair = data.pairs.rows[np.flatnonzero(grades != earlier)[0]]
                 raise ValueError(f"{name} with seed {seed}: pair {pair} has another grade than in other cells")
-            given = grades
-    return np.array([], dtype=object) if given is None else given
+            earlier = grades
+    return np.array([], dtype=object) if earlier is None else earlier
 
 
 def choices_of(data: Data, means: Means) -> list[Choices]:

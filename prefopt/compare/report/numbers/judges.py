@@ -1,4 +1,4 @@
-"""Win rates against the baseline, and how each judge behaved. Knows verdicts, neither prompts nor who judged."""
+"""Computes win rates against the baseline, and how each judge behaved."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import expit, logit
 
-from ...statistics.paired_tests import holm_named, sign_test
-from ...statistics.wins import LOSS, PRIOR, WIN, both_orders, length_controlled, wins_of
+from ...statistics import LOSS, PRIOR, WIN, both_orders, holm_named, length_controlled, sign_test, wins_of
 from ..findings import Judge, Value, WinRate
 from .means import Means
 from .tables import Data, Grid, Table
@@ -48,9 +47,9 @@ def behaviour(grid: Grid) -> Behaviour:
     first, second = np.concatenate(orders, axis=1)
     if not len(first):
         return Behaviour(failed)
-    found = both_orders(first, second)
-    flipped = round(found.flip_rate * len(first))
-    return Behaviour(failed, len(first), flipped, round(found.first_preferred * flipped) if flipped else 0)
+    both = both_orders(first, second)
+    flipped = round(both.flip_rate * len(first))
+    return Behaviour(failed, len(first), flipped, round(both.first_preferred * flipped) if flipped else 0)
 
 
 def _orders(grid: Grid, name: str) -> np.ndarray:
@@ -108,18 +107,18 @@ def _controlled(longer: Table | None, judged: Table, means: Means) -> Value | No
     Symposium 1, 221-233): seeds answer the same prompts, and the curvature alone would count them as new ones.
     """
     outcomes = judged.means
-    there = ~np.isnan(outcomes)
-    won = outcomes[there]
+    judged_cells = ~np.isnan(outcomes)
+    won = outcomes[judged_cells]
     if longer is None or len(won) < 2 or won.min() == WIN or won.max() == LOSS:
         return None
-    apart = longer.of(judged.seeds)[there]
-    found = length_controlled(won, apart, level=means.level)
-    if found.extrapolated:
+    apart = longer.of(judged.seeds)[judged_cells]
+    fit = length_controlled(won, apart, level=means.level)
+    if fit.extrapolated:
         return None
     influence = np.full(outcomes.shape, np.nan)
-    influence[there] = _influence(won, apart, float(logit(found.rate)), found.length_weight)
+    influence[judged_cells] = _influence(won, apart, float(logit(fit.rate)), fit.length_weight)
     half = means.half(influence)
-    bounds = (found.rate, *expit(logit(found.rate) + np.array([-half, half]))) if half is not None else (found.rate,)
+    bounds = (fit.rate, *expit(logit(fit.rate) + np.array([-half, half]))) if half is not None else (fit.rate,)
     return Value(*map(float, bounds))
 
 

@@ -1,4 +1,4 @@
-"""Means over seeds and prompts with their intervals, by what the report claims. Knows arrays, no methods."""
+"""Computes means over seeds and prompts with their intervals, by what the report claims."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ...statistics.checks import constant
-from ...statistics.claims import Claim, Part, margin, parts
+from ...statistics import Claim, Part, constant, margin, parts
 from ..findings import Value
 
 
@@ -34,22 +33,22 @@ class Means:
         Where all are 0, or all 1, it is Wilson's interval of as many rows, whatever the seeds. Where all are the same
         in between there is none: they were never right or wrong, as pairs that a reference ranks by itself.
         """
-        found = self.of(table)
-        if found.low is None or found.high is None:
-            return found
-        low, high = found.low, found.high
+        share = self.of(table)
+        if share.low is None or share.high is None:
+            return share
+        low, high = share.low, share.high
         if constant(table[~np.isnan(table)]):
-            if 0 < found.mean < 1:
-                return Value(found.mean)
+            if 0 < share.mean < 1:
+                return Value(share.mean)
             rows = int((~np.isnan(table)).any(0).sum())
-            wilson = stats.binomtest(round(found.mean * rows), rows).proportion_ci(self.level, method="wilson")
-            low, high = min(float(wilson.low), found.mean), max(float(wilson.high), found.mean)
-        return Value(found.mean, max(0.0, low), min(1.0, high))
+            wilson = stats.binomtest(round(share.mean * rows), rows).proportion_ci(self.level, method="wilson")
+            low, high = min(float(wilson.low), share.mean), max(float(wilson.high), share.mean)
+        return Value(share.mean, max(0.0, low), min(1.0, high))
 
     def half(self, table: np.ndarray) -> float | None:
         """Half the width of the interval; of a table of influences, that of the estimate that they are of."""
-        there = ~np.isnan(table)
-        table = table[there.any(1)][:, there.any(0)]
+        known = ~np.isnan(table)
+        table = table[known.any(1)][:, known.any(0)]
         if table.shape[1] < 2 or (self.claim is not Claim.CHECKPOINTS and len(table) < 2):
             return None
         return float(

@@ -1,4 +1,4 @@
-"""The headline table's lines: every metric of a method, and what it cost. Knows no other method but the baseline."""
+"""Computes the headline table's lines: every metric of a method, and its cost."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def method_of(data: Data, name: str, means: Means, gain: Value | None, judges: S
     kinds = sorted({cell.method for cell in cells})
     if len(kinds) > 1:
         raise ValueError(f"{name}: its cells are of the methods {', '.join(kinds)}: one name is one method")
-    found = {**_of_responses(data, name, means), **_held_out(data, name, means)}
+    metrics = {**_of_responses(data, name, means), **_held_out(data, name, means)}
     if gain is not None:
-        found["gain"] = gain
+        metrics["gain"] = gain
     rates = [rate.rate for judge in judges[:1] for rate in judge.rates if rate.method == name]
     if rates:
-        found["win_rate"] = rates[0]
-    ordered = {metric: found[metric] for metric in METRICS if metric in found}
+        metrics["win_rate"] = rates[0]
+    ordered = {metric: metrics[metric] for metric in METRICS if metric in metrics}
     trials = max(cell.trials for cell in cells)
     return Method(name, kinds[0], _settings(cells), list(data.cells[name]), ordered, _cost(name, cells), trials)
 
@@ -59,17 +59,17 @@ def gain_of(data: Data, name: str, primary: str, pairs: Mapping[tuple[str, str],
 
 
 def _of_responses(data: Data, name: str, means: Means) -> dict[str, Value]:
-    found = {}
+    metrics = {}
     for columns, value in ((MEANS, means.of), (SHARES, means.share)):
         for column in columns:
             table = data.responses.table(name, column)
             if table is not None:
-                found[column] = value(table.means)
+                metrics[column] = value(table.means)
     frames = list(data.responses.frames.get(name, {}).values())
     if frames:
-        found["distinct_2"] = Value(float(np.mean([distinct(_firsts(frame), 2) for frame in frames])))
+        metrics["distinct_2"] = Value(float(np.mean([distinct(_firsts(frame), 2) for frame in frames])))
     perplexity = _perplexity(data, name, means)
-    return {**found, **({"perplexity": perplexity} if perplexity else {})}
+    return {**metrics, **({"perplexity": perplexity} if perplexity else {})}
 
 
 def _firsts(frame: Any) -> list[str]:
@@ -90,23 +90,25 @@ def _perplexity(data: Data, name: str, means: Means) -> Value | None:
 
 
 def _held_out(data: Data, name: str, means: Means) -> dict[str, Value]:
-    found = {}
+    metrics = {}
     for metric, grid in (("accuracy", data.pairs), ("choices", data.choices)):
         table = grid.table(name, "correct")
         if table is not None:
-            found[metric] = means.share(table.means)
+            metrics[metric] = means.share(table.means)
     for metric, column in OF_PAIRS.items():
         table = data.pairs.table(name, column)
         if table is not None:
-            found[metric] = means.of(table.means)
-    return found
+            metrics[metric] = means.of(table.means)
+    return metrics
 
 
 def _settings(cells: Sequence[Cell]) -> dict[str, Any]:
     """One value of what all seeds have in common, a list of what a grid chose otherwise by seed."""
     names = dict.fromkeys(name for cell in cells for name in cell.settings)
-    given = {name: [cell.settings.get(name) for cell in cells] for name in names}
-    return {name: each[0] if all(one == each[0] for one in each) else each for name, each in given.items()}
+    settings = {name: [cell.settings.get(name) for cell in cells] for name in names}
+    return {
+        name: values[0] if all(value == values[0] for value in values) else values for name, values in settings.items()
+    }
 
 
 def _cost(name: str, cells: Sequence[Cell]) -> Cost:

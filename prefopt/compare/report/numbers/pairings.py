@@ -1,4 +1,4 @@
-"""Every method against every other by one metric, and on the plane of reward and KL. Knows tables, no warnings."""
+"""Compares every method with every other by one metric, and on the plane of reward and KL."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from itertools import combinations
 
 import numpy as np
 
-from ...statistics.checks import apart, constant
-from ...statistics.claims import Claim, Interval, Spread
-from ...statistics.methods import FEWEST_SEEDS, Difference, compare_methods
-from ...statistics.paired_tests import holm_named, sign_test
-from ...statistics.power import Design, detectable
+from ...statistics import (
+    FEWEST_SEEDS,
+    Claim,
+    Design,
+    Difference,
+    Interval,
+    Spread,
+    apart,
+    compare_methods,
+    constant,
+    detectable,
+    holm_named,
+    sign_test,
+)
 from ..findings import FrontierPoint, Pairing, Value
 from .tables import Table
 
@@ -26,7 +35,7 @@ class Compared:
     """
 
     differences: np.ndarray
-    found: Difference
+    difference: Difference
 
     @property
     def identical(self) -> bool:
@@ -35,8 +44,8 @@ class Compared:
     @property
     def value(self) -> Value:
         """Without bounds where a difference does not vary."""
-        sure = self.found.interval.low == self.found.interval.high and not self.identical
-        return Value(self.found.mean) if sure else Value(self.found.mean, *self.found.interval)
+        sure = self.difference.interval.low == self.difference.interval.high and not self.identical
+        return Value(self.difference.mean) if sure else Value(self.difference.mean, *self.difference.interval)
 
     @property
     def effect(self) -> float | None:
@@ -50,10 +59,10 @@ class Compared:
         seeds, prompts = self.differences.shape
         if constant(self.differences) or constant(self.differences.mean(0)):
             return None
-        alpha = 1 - self.found.level
+        alpha = 1 - self.difference.level
         if seeds == 1:
             return detectable(float(self.differences.std(ddof=1)), prompts, alpha=alpha)
-        return Design(Spread.of(self.differences), seeds, prompts, self.found.claim, alpha).detectable()
+        return Design(Spread.of(self.differences), seeds, prompts, self.difference.claim, alpha).detectable()
 
 
 def compared(first: Table, second: Table, level: float) -> Compared | None:
@@ -64,7 +73,7 @@ def compared(first: Table, second: Table, level: float) -> Compared | None:
     is the sign test's.
     """
     seeds = first.shared(second)
-    if not seeds or first.drawn.shape[1] < 2:
+    if not seeds or first.values.shape[1] < 2:
         return None
     one, other = first.of(seeds), second.of(seeds)
     differences = apart(one, other)
@@ -85,15 +94,15 @@ def _by_signs(differences: np.ndarray, level: float) -> Difference:
 
 def all_compared(tables: Mapping[str, Table], level: float) -> dict[tuple[str, str], Compared]:
     """Every two, the earlier first. Each pair has the seeds that these two share, whatever the others lack."""
-    found = {pair: compared(tables[pair[0]], tables[pair[1]], level) for pair in combinations(tables, 2)}
-    return {pair: each for pair, each in found.items() if each is not None}
+    by_pair = {pair: compared(tables[pair[0]], tables[pair[1]], level) for pair in combinations(tables, 2)}
+    return {pair: each for pair, each in by_pair.items() if each is not None}
 
 
 def pairings(pairs: Mapping[tuple[str, str], Compared]) -> list[Pairing]:
     """With p-values corrected for all these pairs by Holm."""
-    p = holm_named({pair: each.found.p for pair, each in pairs.items()})
+    p = holm_named({pair: each.difference.p for pair, each in pairs.items()})
     return [
-        Pairing(*pair, str(each.found.verdict(p[pair])), each.value, p[pair], each.effect, each.detectable)
+        Pairing(*pair, str(each.difference.verdict(p[pair])), each.value, p[pair], each.effect, each.detectable)
         for pair, each in pairs.items()
     ]
 
@@ -132,5 +141,5 @@ def _over(
     if not (gained >= 0 >= spent and (gained > 0 or spent < 0)):
         return False, False
     both = [compared(each[one], each[other], level) for each in (rewards, kls)]
-    reward, kl = (each.found.interval if each else None for each in both)
+    reward, kl = (each.difference.interval if each else None for each in both)
     return True, reward is not None and kl is not None and reward.low >= 0 >= kl.high

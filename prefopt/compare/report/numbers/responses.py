@@ -1,4 +1,4 @@
-"""Responses one by one: how rewards and lengths are distributed, and the samples to be read. Draws nothing."""
+"""Single responses: how rewards and lengths are distributed, and the samples to be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ...statistics.checks import constant
+from ...statistics import constant
 from ..findings import Answer, Histogram, LengthPoints, Sample
 from .tables import Data
 
@@ -25,15 +25,15 @@ SAMPLES = 200
 
 def histograms(data: Data) -> list[Histogram]:
     """All seeds' responses; what lies beyond the ends is in the first and the last bin."""
-    found = []
+    distributions = []
     for metric in DISTRIBUTED:
-        values = {name: table.drawn.ravel() for name, table in data.known(metric).items()}
+        values = {name: table.values.ravel() for name, table in data.known(metric).items()}
         if values:
             edges = edges_of(np.concatenate(list(values.values())))
-            found.append(
+            distributions.append(
                 Histogram(metric, edges.tolist(), {name: _shares(each, edges) for name, each in values.items()})
             )
-    return found
+    return distributions
 
 
 def edges_of(values: np.ndarray) -> np.ndarray:
@@ -53,16 +53,16 @@ def _shares(values: np.ndarray, edges: np.ndarray) -> list[float]:
 
 def length_points(data: Data, primary: str) -> list[LengthPoints]:
     """Of every method with this reward."""
-    found = []
+    points = []
     for name, rewards in data.known(primary).items():
         lengths = data.responses.table(name, "length")
         assert lengths is not None, "a length is a whole number and always known"
         kept = [lengths.seeds.index(seed) for seed in rewards.seeds]
-        length, reward = lengths.drawn[kept].ravel(), rewards.drawn.ravel()
+        length, reward = lengths.values[kept].ravel(), rewards.values.ravel()
         correlation = None if constant(length) or constant(reward) else float(stats.spearmanr(length, reward).statistic)
         taken = evenly(len(length), POINTS)
-        found.append(LengthPoints(name, length[taken].tolist(), reward[taken].tolist(), correlation))
-    return found
+        points.append(LengthPoints(name, length[taken].tolist(), reward[taken].tolist(), correlation))
+    return points
 
 
 def evenly(count: int, most: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""All cells' tables in one order of seeds and rows, so that arrays of them can be compared. Knows no statistics."""
+"""Brings the tables of all cells into one order of seeds and rows, so that arrays of them can be compared."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Table:
 
     Args:
         seeds: those with which the column is known.
-        drawn: [seeds, rows, k]: a row is a prompt, a pair or a question; k > 1 of responses alone.
+        values: [seeds, rows, k]: a row is a prompt, a pair or a question; k > 1 of responses alone.
     """
 
     seeds: tuple[int, ...]
-    drawn: np.ndarray
+    values: np.ndarray
 
     @property
     def means(self) -> np.ndarray:
-        """[seeds, rows]: all responses to a prompt are drawn alike, so that their mean only has less noise."""
-        return self.drawn.mean(-1)
+        """[seeds, rows]: all responses to a prompt are sampled alike, so that their mean only has less noise."""
+        return self.values.mean(-1)
 
     def of(self, seeds: Sequence[int]) -> np.ndarray:
         """The means with these seeds: [seeds, rows]."""
@@ -100,8 +100,8 @@ class Data:
 
     def known(self, column: str) -> dict[str, Table]:
         """Of all methods that have this column of responses."""
-        found = {name: self.responses.table(name, column) for name in self.names}
-        return {name: table for name, table in found.items() if table is not None}
+        tables = {name: self.responses.table(name, column) for name in self.names}
+        return {name: table for name, table in tables.items() if table is not None}
 
 
 def data_of(experiment: Experiment) -> Data:
@@ -126,15 +126,15 @@ def data_of(experiment: Experiment) -> Data:
 def _cells(experiment: Experiment) -> dict[str, dict[int, Cell]]:
     """By name, then seed, both in order."""
     _check_plan(experiment)
-    found: dict[tuple[str, int], Cell] = {}
+    cells: dict[tuple[str, int], Cell] = {}
     for cell in experiment.cells:
         _check_cell(experiment, cell)
         key = (REWARD_MODEL if cell.method == REWARD_MODEL else cell.name, cell.seed)
-        if key in found:
+        if key in cells:
             raise ValueError(f"{_named(cell)} is there twice: give each cell once")
-        found[key] = cell
+        cells[key] = cell
     names = [*experiment.names, *{REWARD_MODEL} - set(experiment.names)]
-    ordered = {name: {seed: found[name, seed] for seed in experiment.seeds if (name, seed) in found} for name in names}
+    ordered = {name: {seed: cells[name, seed] for seed in experiment.seeds if (name, seed) in cells} for name in names}
     return {name: by_seed for name, by_seed in ordered.items() if by_seed}
 
 
@@ -164,14 +164,14 @@ def _responses(experiment: Experiment, cells: Mapping[str, Mapping[int, Cell]]) 
     for name, by_seed in cells.items():
         for cell in by_seed.values():
             if cell.responses is not None:
-                frames.setdefault(name, {})[cell.seed] = _drawn(cell, cell.responses, prompts)
+                frames.setdefault(name, {})[cell.seed] = _of_responses(cell, cell.responses, prompts)
         counts = {seed: len(frame) // len(prompts) for seed, frame in frames.get(name, {}).items()}
         if len(set(counts.values())) > 1:
-            raise ValueError(f"{name} has {counts} responses to a prompt, by seed: draw as many with every seed")
+            raise ValueError(f"{name} has {counts} responses to a prompt, by seed: generate as many with every seed")
     return Grid(pd.Index(prompts), frames)
 
 
-def _drawn(cell: Cell, frame: pd.DataFrame, prompts: list[str]) -> pd.DataFrame:
+def _of_responses(cell: Cell, frame: pd.DataFrame, prompts: list[str]) -> pd.DataFrame:
     """By prompt, then k. `nll` is the negative log-likelihood under the reference, 0 of an empty response."""
     _check_columns(cell, frame, RESPONSES)
     count = int(frame["k"].max()) + 1 if len(frame) else 1

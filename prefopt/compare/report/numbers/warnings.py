@@ -1,4 +1,4 @@
-"""What a reader has to know before believing the numbers: keys of words.py and what goes in. Knows no words."""
+"""Warns of what a reader has to know before believing the numbers: keys of words.py, and the values in their texts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from ...statistics.claims import Claim
-from ...statistics.methods import FEWEST_SEEDS
-from ...statistics.paired_tests import sign_test
-from ...statistics.power import detectable
+from ...statistics import FEWEST_SEEDS, Claim, detectable, sign_test
 from ..findings import Findings, Warning
 from .curves import over_optimised
 from .judges import behaviour
@@ -32,67 +29,69 @@ DEGENERATE = 0.05
 
 
 def warnings_of(
-    data: Data, found: Findings, pairs: Mapping[tuple[str, str], Compared], seeds: int
+    data: Data, findings: Findings, pairs: Mapping[tuple[str, str], Compared], seeds: int
 ) -> Iterator[Warning]:
     """
     Args:
-        found: all but its warnings.
+        findings: all but its warnings.
         seeds: as many as any two methods share.
     """
     yield from (Warning(**note) for note in data.experiment.notes)
-    for failure in found.failures:
+    for failure in findings.failures:
         kind, what = ("cell_failed", "method") if failure.method in data.experiment.names else ("stage_failed", "stage")
         yield Warning(kind, {what: failure.method, "seed": failure.seed, "reason": failure.reason}, True)
-    yield from _of_seeds(data, found, seeds)
-    yield from _of_prompts(found)
-    yield from _of_rewards(data, found)
+    yield from _of_seeds(data, findings, seeds)
+    yield from _of_prompts(findings)
+    yield from _of_rewards(data, findings)
     yield from _of_judges(data)
-    yield from _of_methods(found)
+    yield from _of_methods(findings)
     yield from (Warning("identical", {"first": a, "second": b}) for a, b in pairs if _same(data, pairs, a, b))
 
 
-def _of_seeds(data: Data, found: Findings, seeds: int) -> Iterator[Warning]:
+def _of_seeds(data: Data, findings: Findings, seeds: int) -> Iterator[Warning]:
     if seeds < FEWEST_SEEDS:
         yield Warning("few_seeds", {"seeds": seeds, "needed": FEWEST_SEEDS}, True)
     for name in data.experiment.names:
-        table = data.responses.table(name, found.primary)
+        table = data.responses.table(name, findings.primary)
         have = table.seeds if table else tuple(data.cells.get(name, ()))
-        missing = [seed for seed in found.seeds if seed not in have]
+        missing = [seed for seed in findings.seeds if seed not in have]
         if missing and have:  # of a method without any, its failures say all
-            ranked = found.claim == Claim.METHODS.name
+            ranked = findings.claim == Claim.METHODS.name
             yield Warning("missing_seeds", {"method": name, "seeds": missing}, ranked and len(have) < FEWEST_SEEDS)
 
 
-def _of_prompts(found: Findings) -> Iterator[Warning]:
-    if found.prompts == 1:
-        yield Warning("one_prompt", {"prompts": found.prompts}, True)
+def _of_prompts(findings: Findings) -> Iterator[Warning]:
+    if findings.prompts == 1:
+        yield Warning("one_prompt", {"prompts": findings.prompts}, True)
         return
-    seen = [pairing.detectable for pairing in found.pairings if pairing.detectable is not None]
-    if seen and detectable(1.0, found.prompts, alpha=1 - found.level) > FEW_PROMPTS:
-        yield Warning("few_prompts", {"prompts": found.prompts, "detectable": median(seen)}, True)
+    seen = [pairing.detectable for pairing in findings.pairings if pairing.detectable is not None]
+    if seen and detectable(1.0, findings.prompts, alpha=1 - findings.level) > FEW_PROMPTS:
+        yield Warning("few_prompts", {"prompts": findings.prompts, "detectable": median(seen)}, True)
 
 
-def _of_rewards(data: Data, found: Findings) -> Iterator[Warning]:
-    if not any(found.primary in method.metrics for method in found.methods):
+def _of_rewards(data: Data, findings: Findings) -> Iterator[Warning]:
+    if not any(findings.primary in method.metrics for method in findings.methods):
         yield Warning("no_reward_model", {}, True)
-    elif found.primary == "score" and any(_scored(method.cost.flops, method.cost.shared) for method in found.methods):
+    elif findings.primary == "score" and any(
+        _scored(method.cost.flops, method.cost.shared) for method in findings.methods
+    ):
         yield Warning("same_scorer", {"scorer": "score"}, True)
-    yield from _of_the_reward_model(data, found)
-    for name, overdone in over_optimised(data, found.curves, found.level).items():
+    yield from _of_the_reward_model(data, findings)
+    for name, overdone in over_optimised(data, findings.curves, findings.level).items():
         yield Warning("over_optimised", {"method": name, **overdone._asdict()}, True)
 
 
-def _of_the_reward_model(data: Data, found: Findings) -> Iterator[Warning]:
+def _of_the_reward_model(data: Data, findings: Findings) -> Iterator[Warning]:
     """Said of these reward models, whatever the report claims of methods: what they select cannot be better."""
     table = data.pairs.table(REWARD_MODEL, "correct")
     if table is None:
         return
-    accuracy = Means(Claim.CHECKPOINTS, found.level).share(table.means)
+    accuracy = Means(Claim.CHECKPOINTS, findings.level).share(table.means)
     # Without bounds all are ties, as of a model that gives every response the same, or there is one pair.
     low, high = (accuracy.mean if bound is None else bound for bound in (accuracy.low, accuracy.high))
     if low <= CHANCE:
         values = {"accuracy": accuracy.mean, "low": low, "high": high}
-        yield Warning("weak_reward_model", values, found.primary == "score")
+        yield Warning("weak_reward_model", values, findings.primary == "score")
 
 
 def _scored(flops: Mapping[str, float], shared: Mapping[str, float]) -> bool:
@@ -113,16 +112,16 @@ def _of_judges(data: Data) -> Iterator[Warning]:
                 yield Warning("judge_failed", values, failed >= FAILED * asked)
 
 
-def _of_methods(found: Findings) -> Iterator[Warning]:
+def _of_methods(findings: Findings) -> Iterator[Warning]:
     """SFT alone is left out of the costs: the others' contain it."""
-    costs = {each.name: each.cost.total for each in found.methods if each.method != "sft" and each.cost.total > 0}
+    costs = {each.name: each.cost.total for each in findings.methods if each.method != "sft" and each.cost.total > 0}
     if costs:
         cheapest, dearest = min(costs, key=lambda name: costs[name]), max(costs, key=lambda name: costs[name])
         ratio = costs[dearest] / costs[cheapest]
         if ratio > COSTS:
             yield Warning("unequal_cost", {"cheapest": cheapest, "dearest": dearest, "ratio": ratio})
     for metric, most in (("unfinished", UNFINISHED), ("degenerate", DEGENERATE)):
-        for method in found.methods:
+        for method in findings.methods:
             if metric in method.metrics and method.metrics[metric].mean > most:
                 yield Warning(metric, {"method": method.name, "share": method.metrics[metric].mean})
 

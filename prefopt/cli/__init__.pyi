@@ -1,0 +1,2 @@
+from .commands import all_commands as all_commands
+from .entry import main as main

@@ -1,0 +1,34 @@
+"""The table of all commands: those of the named trainers, and those that train nothing."""
+
+from __future__ import annotations
+
+from ..training.declarations import DECLARATIONS
+from .command import Command
+
+OTHERS: dict[str, Command] = {
+    "best-of-n": Command(
+        "Sample N responses to each prompt and select by scores.",
+        "prefopt.cli.best_of_n",
+        ("responses_per_prompt", "select", "score_threshold"),
+        goes_on=True,
+    ),
+    "self-rejected": Command(
+        "Pairs for DPO: a dataset's answers above the model's own.",
+        "prefopt.cli.self_rejected",
+        ("responses_per_prompt",),
+        goes_on=True,
+    ),
+    "compare": Command("Compare methods side by side, with error bars.", "prefopt.cli.compare", goes_on=True),
+    "data": Command(
+        "Find what is wrong with a dataset: prefopt data check FILE.", tools={"check": "prefopt.cli.data_check"}
+    ),
+}
+
+
+def all_commands() -> dict[str, Command]:
+    """Name -> command, in the order in which the overview lists them."""
+    training = {
+        name: Command(declaration.summary, "prefopt.cli.train", declaration.settings, declaration)
+        for name, declaration in DECLARATIONS.items()
+    }
+    return training | OTHERS

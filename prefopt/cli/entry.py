@@ -1,0 +1,112 @@
+"""Where the `prefopt` program begins: finds the command, and turns what a user can mend into one clear message."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..utils.names import did_you_mean
+from ..utils.settings import unreadable
+from .command import HELP, HELP_ALL, Command
+from .commands import all_commands
+from .console import INTERRUPTED, fail, show_warning
+from .help_page import kept_page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 a check found something, 2 an error, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in HELP | {"help"}:
+        print(overview())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"prefopt {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    commands = all_commands()
+    if name not in commands:
+        return fail("prefopt", f"unknown command {name!r}; {did_you_mean(name, commands, most=1) or _known(commands)}")
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        return _guarded(commands[name], name, rest)
+
+
+def overview() -> str:
+    """What `prefopt --help` prints."""
+    commands = all_commands()
+    width = max(map(len, commands))
+    return "\n".join(
+        [
+            "usage: prefopt COMMAND [option ...]",
+            "",
+            "Preference optimization of language models.",
+            "",
+            *(f"  {name:<{width}} {command.summary}" for name, command in commands.items()),
+            "",
+            "  prefopt COMMAND --help   what a command takes",
+            "  prefopt --version        the version",
+            "",
+            "Example, on several GPUs with `torchrun --nproc_per_node 4 -m` before it:",
+            "",
+            "  prefopt dpo --model_name_or_path Qwen/Qwen3-0.6B \\",
+            "      --dataset_name pairs.jsonl --output_dir out --use_peft",
+        ]
+    )
+
+
+def _known(commands: dict[str, Command]) -> str:
+    return f"known are {', '.join(commands)}"
+
+
+def _guarded(command: Command, name: str, argv: Sequence[str]) -> int:
+    """Run it; what a user can mend becomes one message, everything else keeps its traceback."""
+    prog = f"prefopt {name}"
+    try:
+        return _run(command, name, argv)
+    except KeyboardInterrupt:
+        how = "; to go on, run the same command again" if command.goes_on else ""
+        print(f"\n{prog}: interrupted{how}", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("PREFOPT_DEBUG") == "1":
+            raise
+        return fail(prog, _said(error))
+
+
+def _run(command: Command, name: str, argv: Sequence[str]) -> int:
+    prog = f"prefopt {name}"
+    if command.tools:
+        return _tool(command, prog, argv)
+    if HELP & set(argv) and HELP_ALL not in argv and (page := kept_page(name)):
+        print(page.text(), end="")
+        return 0
+    return import_module(command.module).main(command, prog, argv)
+
+
+def _tool(command: Command, prog: str, argv: Sequence[str]) -> int:
+    usage = f"usage: {prog} {'|'.join(command.tools)} [option ...]\n\n{command.summary}"
+    if argv and argv[0] in command.tools:
+        return import_module(command.tools[argv[0]]).main(list(argv[1:]))
+    if argv and argv[0] in HELP | {"help"}:
+        print(usage)
+        return 0
+    return fail(prog, f"unknown command {argv[0]!r}\n{usage}" if argv else f"a command is missing\n{usage}")
+
+
+def _said(error: BaseException) -> str:
+    """What a user is told of an error: of a file its name and what is wrong with it, else the error's own message."""
+    if isinstance(error, OSError) and error.errno and isinstance(error.filename, str):
+        return unreadable(error.filename, error)
+    return str(error) if _is_ours(error) else f"{error}\n(PREFOPT_DEBUG=1 shows where this was raised)"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Raised by this library, whose messages say all there is to say."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals.get("__name__", "").startswith("prefopt.")

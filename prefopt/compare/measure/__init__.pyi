@@ -1,0 +1,14 @@
+from .choices import measure_choices as measure_choices
+from .endpoint import Endpoint as Endpoint
+from .judges import judge_from as judge_from
+from .pairs import pair_logps as pair_logps
+from .pairs import policy_pairs as policy_pairs
+from .pairs import scored_pairs as scored_pairs
+from .pairwise_judges import COLUMNS as COLUMNS
+from .pairwise_judges import ColumnJudge as ColumnJudge
+from .pairwise_judges import OrdersJudge as OrdersJudge
+from .pairwise_judges import PairJudge as PairJudge
+from .pairwise_judges import ScorerJudge as ScorerJudge
+from .questions import read_questions as read_questions
+from .responses import STREAM as STREAM
+from .responses import ResponseEvaluator as ResponseEvaluator

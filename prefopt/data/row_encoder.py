@@ -1,0 +1,231 @@
+"""Where the boundary between prompt and answer is decided, and the stop token: batches of text rows to token ids.
+
+A prompt is encoded as sampling sees it, a response as sampling would produce it: the two are tokenised apart, so the
+boundary between them is the same in training and at inference, and every response ends with one stop token, unless
+the row says that it was truncated: then it has none, as a target holds no stop token that sampling did not emit.
+
+Special tokens come from the template and from here, never from what a message says: an answer that spells "<eos>" is
+encoded as ordinary text. Two texts are not: a templated prompt, as template and contents are one text there, and what
+has no template at all, bare prompts and documents, as they may bring their author's own. Both are counted.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .records import DataError, responses_of
+from .special_tokens import Piece, SpecialTokens
+from .template import Message, Renderer, Rendering, Segment, is_bare
+from .truncation import Encoding, truncate
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+NOTES = {
+    "_prompt_cut": "prompts cut",
+    "_responses_cut": "responses cut",
+    "_stops_lost": "stop tokens lost",
+    "_mismatches": "responses that the chat template renders otherwise within the whole conversation",
+    "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
+    "_special_tokens_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
+    "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
+}
+"""Columns that say what encoding did to a row -> the words that follow their sum."""
+
+
+class RowTexts(NamedTuple):
+    """The texts of a row as they are tokenised, and what the chat template did to its responses."""
+
+    prompt: str
+    responses: list[list[Segment]]
+    mismatches: int  # responses that the template renders otherwise in the whole conversation
+    dropped: int  # later answers that the template leaves no way to train on
+
+
+class Encoder:
+    """Encodes batches of text rows, as `datasets.Dataset.map` calls it: columns in, columns of ids out.
+
+    What it did to a row is counted in the columns of `NOTES`.
+
+    Args:
+        tokenizer: with or without a chat template.
+        encoding: how long a row may be.
+        generation_config: of the model; it may say which token ends a response.
+        allow_empty: whether a response may have neither text nor stop token: it can be scored, not trained on.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        encoding: Encoding,
+        generation_config: "GenerationConfig | None" = None,
+        allow_empty: bool = False,
+    ):
+        self.tokenizer, self.encoding, self.allow_empty = tokenizer, encoding, allow_empty
+        self.renderer = Renderer(tokenizer, generation_config)
+        self.special_tokens = SpecialTokens(tokenizer)
+        ends = (self.renderer.stop, self.renderer.eos)
+        self.end_texts = {end: str(tokenizer.decode([end], skip_special_tokens=False)) for end in ends}
+        self.bos = _added_bos(tokenizer)
+
+    def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        rendered = [self.render(row, number) for row, number in zip(rows, indices, strict=True)]
+        pieces = [self._pieces(row["prompt"], texts) for row, texts in zip(rows, rendered, strict=True)]
+        ids = iter(self.special_tokens.tokenise(piece for row in pieces for piece in row))
+        encoded = [self._row(*parts, ids) for parts in zip(rows, rendered, pieces, strict=True)]
+        return {name: [row[name] for row in encoded] for name in encoded[0]}
+
+    def tokenise(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts whose special tokens are meant, without special tokens around them."""
+        return self.special_tokens.tokenise(Piece(text, True) for text in texts)
+
+    def encode_prompt(self, prompt: list[Message]) -> list[int]:
+        """The ids of a prompt, the same in training and in sampling."""
+        piece = Piece(self.renderer.prompt(prompt), self._parses_special(prompt))
+        return self.prompt_ids(self.special_tokens.tokenise([piece])[0], prompt)
+
+    def render(self, row: Mapping[str, Any], number: int) -> RowTexts:
+        """The texts of a row, as the template gives them; `number` is the row's, for messages."""
+        prompt = row["prompt"]
+        try:
+            opening = self.renderer.prompt(prompt)
+            responses = [self.renderer.response(prompt, opening, tail) for tail in _tails(row)]
+            flags = _finished(row, len(responses))
+            segments = [self._ending(response, flag, prompt) for response, flag in zip(responses, flags, strict=True)]
+        except DataError as error:
+            raise DataError(f"row {number}: {error}") from error
+        mismatches = sum(not response.agrees for response in responses)
+        return RowTexts(opening, segments, mismatches, sum(response.dropped for response in responses))
+
+    def _ending(self, response: Rendering, finished: bool, prompt: list[Message]) -> list[Segment]:
+        """A response's segments, the last without its stop token if the row says that it was truncated.
+
+        Of several answers that is the last alone. Where it was dropped, all that stayed are terminated.
+        """
+        *before, last = response.segments
+        if finished or response.dropped:
+            return response.segments
+        stop = self.end_texts[self.renderer.end(prompt)]
+        if not self.allow_empty and not last.text.replace(stop, "").strip():
+            raise DataError(
+                "a response is empty and finished is false, so that it was truncated: without a stop token nothing is "
+                "left to train on; leave it out, or give true if the model ended it by itself"
+            )
+        return [*before, last._replace(finished=False)]
+
+    def _parses_special(self, prompt: list[Message]) -> bool:
+        """Whether special tokens spelled in a prompt's text, or between answers, are meant (or cannot be helped)."""
+        return is_bare(prompt) or self.renderer.templated(prompt) or not self.special_tokens.can_split
+
+    def _pieces(self, prompt: list[Message], texts: RowTexts) -> list[Piece]:
+        """The texts of a row in order, each answer without the stop token that it may bring."""
+        parses_special = self._parses_special(prompt)
+        is_document = not texts.prompt or not self.special_tokens.can_split
+        pieces = [Piece(texts.prompt, parses_special)]
+        for segment in (segment for segments in texts.responses for segment in segments):
+            text = self._unstopped(segment.text, prompt) if segment.trained else segment.text
+            pieces.append(Piece(text, is_document if segment.trained else parses_special))
+        return pieces
+
+    def _unstopped(self, answer: str, prompt: list[Message]) -> str:
+        """An answer without the stop token's text at its end."""
+        stop = self.end_texts[self.renderer.end(prompt)]
+        trimmed = answer.rstrip()
+        return trimmed.removesuffix(stop) if trimmed.endswith(stop) else answer
+
+    def _row(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece], ids: Any) -> dict[str, Any]:
+        """The encoded row; `ids` gives the ids of its pieces, one after another."""
+        prompt = self.prompt_ids(next(ids), row["prompt"])
+        stop = self.renderer.end(row["prompt"])
+        whole = [self._joined(segments, stop, ids) for segments in texts.responses]
+        kept, part = truncate(prompt, (len(response) for response, _ in whole), self.encoding, self.bos)
+        cut = [len(response[part]) < len(response) for response, _ in whole]
+        lost = sum(c and segments[-1].finished for c, segments in zip(cut, texts.responses, strict=True))
+        encoded = {"prompt_ids": kept, "response_ids": [response[part] for response, _ in whole], **_known(row)}
+        if "later_turns" in row:
+            encoded["loss_mask"] = [mask[part] for _, mask in whole]
+        truncated = (len(kept) < len(prompt), sum(cut), lost if part.start is None else 0)
+        counts = (*truncated, texts.mismatches, texts.dropped, *self._spelled(row, texts, pieces))
+        return encoded | dict(zip(NOTES, counts, strict=True))
+
+    def _spelled(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece]) -> tuple[bool, bool]:
+        """Whether a special token's text became that token somewhere in a row's contents, and whether it did not."""
+        segments = (segment for segments in texts.responses for segment in segments)
+        said = [piece for piece, segment in zip(pieces[1:], segments, strict=True) if segment.trained]
+        others = [turn for turn in row.get("later_turns", ()) if turn["role"] != "assistant"]
+        parses_special = pieces[0].parse_special
+        said += [Piece(turn["content"], parses_special) for turn in (*row["prompt"], *others)]
+        became = {piece.parse_special for piece in said if self.special_tokens.spelled_in(piece.text)}
+        return True in became, False in became
+
+    def prompt_ids(self, ids: list[int], prompt: list[Message]) -> list[int]:
+        """A prompt's ids, never empty, with one BOS where the tokenizer wants one (a template writes its own)."""
+        while self.brings_bos(ids, prompt):
+            ids = ids[1:]
+        if self.bos is not None and self.adds_bos(prompt):
+            ids = [self.bos, *ids]
+        bos: Any = self.tokenizer.bos_token_id
+        return ids or [self.renderer.eos if bos is None else bos]
+
+    def adds_bos(self, prompt: list[Message]) -> bool:
+        """Whether the BOS is ours to write: the tokenizer wants one and no template does it."""
+        return self.bos is not None and not self.renderer.templated(prompt)
+
+    def brings_bos(self, ids: list[int], prompt: list[Message]) -> bool:
+        """Whether the text itself begins with a BOS too many."""
+        surplus = [self.bos] * (1 if self.adds_bos(prompt) else 2)
+        return self.bos is not None and ids[: len(surplus)] == surplus
+
+    def _joined(self, segments: list[Segment], stop: int, ids: Any) -> tuple[list[int], list[int]]:
+        """A response's ids and its loss mask, 1 on answers and 0 between them."""
+        joined: list[int] = []
+        mask: list[int] = []
+        for segment in segments:
+            piece = next(ids)
+            if segment.trained:
+                piece = _ended(piece, stop, segment.finished)
+            joined += piece
+            mask += [int(segment.trained)] * len(piece)
+        return joined, mask
+
+
+def _ended(answer: list[int], stop: int, finished: bool) -> list[int]:
+    """An answer with its one stop token; a truncated one with none, not even one that a tokenizer makes of its text."""
+    if finished:
+        return answer if answer[-1:] == [stop] else [*answer, stop]
+    while answer[-1:] == [stop]:
+        answer = answer[:-1]
+    return answer
+
+
+def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
+    """Which responses are terminated: all, unless the row says otherwise."""
+    flags = row.get("finished")
+    if flags is None:
+        return [True] * count
+    if len(flags) != count or None in flags:
+        raise DataError(f"finished is {flags} for {count} responses; give true or false for each, in their order")
+    return list(flags)
+
+
+def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
+    """Each response of a row as turns: an answer, and the later turns where there are any."""
+    later = row.get("later_turns", [])
+    return [[{"role": "assistant", "content": response}, *later] for response in responses_of(row)]
+
+
+def _known(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that pass through. A score that is not known is NaN, so that every row has K of them."""
+    columns = {name: row[name] for name in ("margin", "grade") if name in row}
+    if "scores" in row:
+        columns["score"] = row["scores"] or [float("nan")] * len(row["responses"])
+    elif "score_chosen" in row:
+        pair = [row["score_chosen"], row["score_rejected"]]
+        columns["score"] = [float("nan") if score is None else score for score in pair]
+    return columns
+
+
+def _added_bos(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The BOS id, if the tokenizer begins plain text with it."""
+    ids: Any = tokenizer("a")["input_ids"]
+    return ids[0] if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None

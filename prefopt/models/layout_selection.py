@@ -1,0 +1,238 @@
+"""Decides on which layout a model runs, padded or packed rows: by a compatibility check of the model, or on request.
+
+Layers that carry something from token to token other than attention (convolutions, recurrences) or that count positions
+themselves would mix the sequences of a packed row without an error. No list of families stays complete, so the check
+runs two short groups through both layouts, and a model that does not say the same of both runs on padded rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch
+from ..data.collate import collate
+from ..utils.renamed import renamed
+from ._logits import Head
+from .attention import KERNELS, Rule, Unsupported, packed_attention
+from .heads import is_scorer, language_heads
+from .layout import Layout, packed, padded
+from .modes import without_dropout
+
+logger = logging.getLogger(__name__)
+
+PADDED = "padded"
+LAYOUTS = ("auto", PADDED, *KERNELS)
+"""What the option `layout` takes: "auto" checks the model, "padded" is for any model, the rest are packed rows by their
+attention kernel."""
+
+
+@dataclass(frozen=True)
+class LayoutSelection:
+    """How a model is run.
+
+    Args:
+        layout: "padded", or the attention kernel of packed rows.
+        heads: names in `language_heads` of those that give the logits that the model itself gives.
+    """
+
+    layout: str
+    heads: frozenset[str]
+
+
+_requested: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_selected: WeakKeyDictionary[nn.Module, LayoutSelection] = WeakKeyDictionary()
+_logged: set[str] = set()
+
+
+def request_layout(inner: nn.Module, layout: str = "auto") -> None:
+    """Ask for a layout of this model from now on.
+
+    Args:
+        inner: the model without its wrappers.
+        layout: one of `LAYOUTS`.
+
+    Raises:
+        ValueError: no such layout. A model that cannot run on it raises in its first forward pass, and not here.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r}: choose one of {', '.join(LAYOUTS)}")
+    _requested[inner] = layout
+    _selected.pop(inner, None)
+
+
+def select_layout(
+    inner: nn.Module, device: torch.device, run_wrapped: Callable[[Callable[[], Any]], Any]
+) -> LayoutSelection:
+    """The layout of this model. The first call checks the model; the answer is kept.
+
+    Args:
+        inner: the model without its wrappers.
+        device: where the model's inputs go.
+        run_wrapped: runs a computation under the wrappers and returns its result, a dict.
+
+    Raises:
+        ValueError: the layout that was requested would be wrong for this model.
+    """
+    if inner not in _selected:
+        with torch.no_grad(), without_dropout(inner), torch.random.fork_rng(_cuda_devices(inner)):
+            _selected[inner] = run_wrapped(lambda: {"selection": _check(inner, device)})["selection"]
+    return _selected[inner]
+
+
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    return list({p.device for p in model.parameters() if p.device.type == "cuda"})
+
+
+def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Any:
+    """Run a part of a model on a batch that lies in a layout.
+
+    Args:
+        inner: the model without its wrappers.
+        part: what to call: the model, its forward, or its backbone.
+        kernel: the attention kernel, where the layout is packed.
+
+    Returns:
+        What `part` returned.
+    """
+    if layout.packing is None:
+        return part(**layout.inputs, use_cache=False)
+    with packed_attention(inner, kernel):
+        return part(**layout.inputs, use_cache=False, layout=layout)
+
+
+def backbone(inner: Any) -> Any | None:
+    """The part of a model below its head, None where transformers' name for it leads back to the model."""
+    return None if inner.base_model is inner else inner.base_model
+
+
+# ---- the compatibility check ---------------------------------------------------------------------------------------
+
+
+def _check(inner: Any, device: torch.device) -> LayoutSelection:
+    requested, name = _requested.get(inner, "auto"), type(inner).__name__
+    batch = _two_groups(inner.config.get_text_config().vocab_size, device)
+    with torch.autocast(device.type, enabled=False):
+        heads = frozenset({"own"}) if is_scorer(inner) else _matching_heads(inner, padded(batch))
+        if requested == PADDED:
+            return LayoutSelection(PADDED, heads)
+        kernel = requested if requested in KERNELS else "segments"
+        reason = _reason_against_packing(inner, kernel, batch)
+    if not heads:
+        _log_once(logging.WARNING, f"{name} computes the logits of all tokens: its head is none that is known here")
+    if reason is None:
+        _log_once(logging.INFO, f"{name} runs on packed rows with shared prompts (attention: {kernel})")
+        return LayoutSelection(kernel, heads)
+    if requested == kernel:
+        raise ValueError(f"layout={kernel!r} would be wrong for {name}: {reason}. Leave layout at 'auto'")
+    _log_once(logging.WARNING, f"{name} runs on padded rows, which is slower: {reason}")
+    return LayoutSelection(PADDED, heads)
+
+
+def _log_once(level: int, message: str) -> None:
+    if message not in _logged:
+        _logged.add(message)
+        logger.log(level, message)
+
+
+def _reason_against_packing(inner: Any, kernel: str, batch: Batch) -> str | None:
+    """Why packed rows do not give what padded rows give, or None if they do."""
+    mask = batch.response_mask
+    ids = batch.response_ids.clone()
+    ids[0, 0] = (ids[0, 0] + 1) % inner.config.get_text_config().vocab_size
+    other_responses = torch.ones_like(mask)
+    other_responses[0, 0] = False
+
+    def states(layout: Layout) -> Tensor:
+        output = run_on_layout(inner, backbone(inner) or inner.forward, layout, kernel)
+        return output[0].flatten(0, 1)[layout.before[mask]]
+
+    on_padded = states(padded(batch))
+    if not on_padded.isfinite().all():
+        return "its hidden states are not finite, so nothing can be compared"
+    try:
+        on_packed = states(packed(batch, whole=True))
+        first_changed = states(packed(batch.with_columns(response_ids=ids), whole=True))
+    except Exception as error:  # whatever a model does with arguments that are new to it, padded rows still work
+        return _reason_in(error)
+    others = other_responses[mask]
+    leak, difference = _deviation(first_changed[others], on_packed[others]), _deviation(on_packed, on_padded)
+    if leak > _allowed_leak(inner):
+        return f"on packed rows one response changes the hidden states of another (by {leak:.1e})"
+    return None if difference <= _rounding(inner) else f"on packed rows its hidden states differ by {difference:.1e}"
+
+
+def _reason_in(error: Exception) -> str:
+    if isinstance(error, Unsupported) or Rule.__name__ in str(error):  # it took the rule for a tensor
+        return f"it does not leave its attention mask to transformers ({error})".splitlines()[0]
+    return f"on packed rows it fails with {type(error).__name__}: {error}".splitlines()[0]
+
+
+def _matching_heads(inner: Any, layout: Layout) -> frozenset[str]:
+    """Which of `language_heads` give the logits that the model gives: families scale, cap and shift them."""
+    part = backbone(inner)
+    if part is None:
+        return frozenset()
+    logits = run_on_layout(inner, inner.forward, layout, PADDED)[0].flatten(0, 1)
+    states = run_on_layout(inner, part, layout, PADDED)[0].flatten(0, 1)
+
+    def matches(head: Head) -> bool:
+        try:
+            return _deviation(head(states), logits) <= _rounding(inner)
+        except Exception:  # a layer between backbone and head, say: another width
+            return False
+
+    return frozenset(name for name, head in language_heads(inner).items() if matches(head))
+
+
+def _rounding(inner: nn.Module) -> float:
+    """By how much two layouts may differ, relative to the hidden states: rounding, which adds up over layers."""
+    return 1e-4 if _has_full_precision(inner) else 0.1
+
+
+def _allowed_leak(inner: Any) -> float:
+    """By how much a response may change with another response of its packed row.
+
+    Row by row the same numbers are computed, whatever other rows hold: bit for bit. Except where what one row is
+    multiplied with depends on the others: experts take together the rows that chose them, and 8-bit layers choose by
+    all rows which columns they round.
+    """
+    config = inner.config.get_text_config().to_dict()
+    experts = any("expert" in name and isinstance(n, int) and n > 1 for name, n in config.items())
+    return _rounding(inner) / 2 if experts or getattr(inner, "is_loaded_in_8bit", False) else 0.0
+
+
+def _has_full_precision(inner: nn.Module) -> bool:
+    return all(p.dtype in (torch.float32, torch.float64) for p in inner.parameters())
+
+
+def _deviation(vectors: Tensor, expected: Tensor) -> float:
+    """The largest relative difference between rows, infinite where one is not a number. Both: [n, H]"""
+    vectors, expected = vectors.float(), expected.float()
+    differences = (vectors - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-12)
+    return float(differences.nan_to_num(torch.inf).max())
+
+
+def _two_groups(vocab: int, device: torch.device) -> Batch:
+    """Two prompts of different lengths with two responses each, of random tokens."""
+    rng = random.Random(0)
+
+    def ids(count: int) -> list[int]:
+        return [rng.randrange(vocab) for _ in range(count)]
+
+    rows = [
+        {"prompt_ids": ids(5), "response_ids": [ids(7), ids(3)]},
+        {"prompt_ids": ids(9), "response_ids": [ids(2), ids(6)]},
+    ]
+    return Batch({name: column.to(device) for name, column in collate(rows).items()})
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"choose": "request_layout", "Choice": "LayoutSelection"})
