@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from prefopt.compare import Claim, Verdict, compare_methods, resampled_means, who_beats_whom
+from prefopt.compare.statistics import frontier
 from prefopt.compare.statistics.claims import Part, margin, p_value, parts
-from prefopt.compare.statistics.frontier import frontier
 from prefopt.compare.statistics.resampling import percentiles
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefopt.compare import Claim, Design, Spread, detectable, needed, seeds_needed
-from prefopt.compare.statistics.power import power
+from prefopt.compare.statistics import power
 
 
 def test_the_usual_medium_effect_needs_34() -> None:
