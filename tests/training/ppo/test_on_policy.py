@@ -617,7 +617,7 @@ def test_a_schedule_that_follows_the_loss_is_refused(tmp_path, tokenizer, pairs)
 
 
 def test_it_needs_a_scorer_and_prompts(tmp_path, tokenizer, pairs) -> None:
-    with pytest.raises(ValueError, match="PPO draws responses and has none to judge them: pass scorer="):
+    with pytest.raises(ValueError, match="PPO generates responses and nothing scores them: pass scorer="):
         PPOTrainer(untrained(tokenizer), config(tmp_path), train_dataset=pairs, processing_class=tokenizer)
     with pytest.raises(ValueError, match="training needs a train_dataset"):
         trainer_of(tmp_path, tokenizer, None).train()
