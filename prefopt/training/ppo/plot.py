@@ -1,4 +1,4 @@
-"""A picture of how PPO's rollouts went, as a PNG file. Knows records and axes; `collapse.py` says what is wrong in them.
+"""A picture of how PPO's rollouts went, as a PNG file; `collapse.py` says what is wrong in them.
 
 One panel for each thing that Secrets of RLHF part I (arXiv:2307.04964, section 5.2) watches, against optimizer steps.
 Needs matplotlib, as `picture.py` does; without it one line in the log says so, and there is no picture.

@@ -600,7 +600,7 @@ def test_generations_that_never_end_are_cut_counted_and_punished(tmp_path, token
     [
         ({"max_steps": 3}, r"max_steps=3 ends within a rollout, from which 2 steps are learnt: take max_steps=2 or 4"),
         ({"max_tokens_per_batch": 64}, "max_tokens_per_batch is for rows that are there"),
-        ({"precompute_ref_log_probs": True}, "responses are drawn as training goes"),
+        ({"precompute_ref_log_probs": True}, "responses are generated as training goes"),
         ({"share_critic": True}, "share_critic needs an adapter on the policy"),
         ({"push_to_hub": True}, "push_to_hub would publish"),
     ],
