@@ -96,7 +96,7 @@ def build(
 
 
 def scorer_for(objective: Objective, scorer: Any) -> Scorer | None:
-    """The scorer that an objective draws with, None where it trains on the rows as they are.
+    """The scorer that an objective generates for, None where it trains on the rows as they are.
 
     Raises:
         ValueError: it needs one that is missing, or has no use for the one that is given.
@@ -213,13 +213,13 @@ def prepare_demonstrations(dataset: Any, rows: Any, built: Built, args: Preferen
 
 
 def as_rows(dataset: Any) -> Any:
-    """Raw rows -> rows of text, for a trainer that draws; a dict of datasets is prepared one by one."""
+    """Raw rows -> rows of text, for a trainer that generates; a dict of datasets is prepared one by one."""
     if dataset is None:
         return None
     if isinstance(dataset, dict):
         return {name: as_rows(part) for name, part in dataset.items()}
     if "prompt_ids" in getattr(dataset, "column_names", ()):
-        raise ValueError("these rows are encoded, and drawing responses needs their text: pass the rows of text")
+        raise ValueError("these rows are encoded, and generating responses needs their text: pass the rows of text")
     return as_text(dataset)
 
 

@@ -24,13 +24,13 @@ MIXED = SamplingArguments(responses_per_prompt=4, max_new_tokens=6, source="mixe
 def encodings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each prompt was encoded to be sampled from."""
     counts: Counter[str] = Counter()
-    alone = Encoder.alone
+    alone = Encoder.encode_prompt
 
     def counting(self: Encoder, prompt: Any) -> list[int]:
         counts[prompt[-1]["content"]] += 1
         return alone(self, prompt)
 
-    monkeypatch.setattr(Encoder, "alone", counting)
+    monkeypatch.setattr(Encoder, "encode_prompt", counting)
     return counts
 
 

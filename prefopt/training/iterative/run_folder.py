@@ -57,7 +57,7 @@ class RunFolder:
         return [report for i in range(count) for report in jsonl.read(self.place(i) / "report.json")]
 
     def keep_report(self, report: Report) -> None:
-        """Write an iteration's report, and draw the rewards of all until then."""
+        """Write an iteration's report, and plot the rewards of all until then."""
         number = report["iteration"]
         jsonl.replace(self.place(number) / "report.json", [report])
         write_rewards(self.folder / "rewards.png", self.reports(number + 1))

@@ -85,8 +85,8 @@ def test_a_run_writes_what_it_drew_selected_and_learnt(tmp_path, policy, tokeniz
 def test_prompts_are_encoded_once_for_all_iterations(tmp_path, policy, tokenizer, pairs, monkeypatch) -> None:
     trainer = trainer_of(tmp_path, policy, tokenizer, pairs)
     encoded: Counter[str] = Counter()
-    alone = Encoder.alone
-    monkeypatch.setattr(Encoder, "alone", lambda self, p: encoded.update([prompt_key(p)]) or alone(self, p))
+    alone = Encoder.encode_prompt
+    monkeypatch.setattr(Encoder, "encode_prompt", lambda self, p: encoded.update([prompt_key(p)]) or alone(self, p))
     trainer.train()
     assert encoded == {prompt_key(row["prompt"]): 1 for row in pairs}
 
@@ -216,7 +216,7 @@ def test_what_best_means_is_checked_before_anything_is_drawn(tmp_path, policy, t
     trainer = RejectionSamplingTrainer(
         policy, args, train_dataset=pairs, eval_dataset=rows, processing_class=tokenizer, scorer=vowels
     )
-    with pytest.raises(ValueError, match="metric_for_best_model='no_such': drawn responses give a_objective/rlhf"):
+    with pytest.raises(ValueError, match="metric_for_best_model='no_such': generated responses give a_objective/rlhf"):
         trainer.train()
     assert not (tmp_path / "run/run.json").exists()
 
@@ -397,9 +397,9 @@ def test_a_response_to_bare_text_is_kept_to_the_letter(policy, tokenizer) -> Non
 
 
 def test_a_method_that_draws_needs_a_scorer_and_others_take_none(tmp_path, policy, tokenizer, pairs) -> None:
-    with pytest.raises(ValueError, match="RejectionSampling draws responses and has none to judge them: pass scorer="):
+    with pytest.raises(ValueError, match="RejectionSampling generates responses and nothing scores them: pass scorer="):
         RejectionSamplingTrainer(policy, config(tmp_path), train_dataset=pairs, processing_class=tokenizer)
-    with pytest.raises(ValueError, match="DPO draws no responses: leave scorer out"):
+    with pytest.raises(ValueError, match="DPO generates no responses: leave scorer out"):
         args = DPOConfig(**quiet(tmp_path))
         DPOTrainer(policy, None, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels)
 
@@ -438,7 +438,7 @@ def test_a_prompt_that_training_would_cut_is_told(tmp_path, policy, tokenizer, p
 
 def test_encoded_rows_have_no_text_to_draw_from(tmp_path, policy, tokenizer) -> None:
     rows = Dataset.from_list([{"prompt_ids": [5, 6], "response_ids": [[7, 1], [8, 1]]}])
-    with pytest.raises(ValueError, match="drawing responses needs their text"):
+    with pytest.raises(ValueError, match="generating responses needs their text"):
         trainer_of(tmp_path, policy, tokenizer, rows)
 
 

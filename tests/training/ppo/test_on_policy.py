@@ -133,8 +133,8 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
 def test_prompts_are_encoded_once_for_all_rollouts(tmp_path, tokenizer, pairs, monkeypatch) -> None:
     trainer = trainer_of(tmp_path, tokenizer, pairs)
     encoded: Counter[str] = Counter()
-    alone = Encoder.alone
-    monkeypatch.setattr(Encoder, "alone", lambda self, p: encoded.update([prompt_key(p)]) or alone(self, p))
+    alone = Encoder.encode_prompt
+    monkeypatch.setattr(Encoder, "encode_prompt", lambda self, p: encoded.update([prompt_key(p)]) or alone(self, p))
     trainer.train()
     assert encoded == {prompt_key(row["prompt"]): 1 for row in pairs}
 
