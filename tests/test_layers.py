@@ -146,3 +146,17 @@ def test_no_test_file_imports_another() -> None:
         ours = [name.split(".") for name in names if name.split(".")[0] == "tests"]
         others = [parts for parts in ours if any(part.startswith(("test_", "conftest")) for part in parts)]
         assert not others, f"{path.relative_to(tests)} imports {others}: move what it needs to tests/helpers"
+
+
+@pytest.mark.parametrize("room", ["generation", "scoring", "candidates"])
+def test_a_module_is_public_exactly_when_it_is_used_outside_its_package(room: str) -> None:
+    """With an underscore its own package alone imports it; without one, others do or the package publishes of it."""
+    stub = ast.parse((PACKAGE / room / "__init__.pyi").read_text(encoding="utf-8"))
+    published = {node.module for node in stub.body if isinstance(node, ast.ImportFrom)}
+    outside = {name for path in FILES if room_of(path) != room for name in imports(path)}
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        used = path.stem in published or f"{room}.{path.stem}" in outside
+        if path.stem.startswith("_") and path.stem != "__init__":
+            assert f"{room}.{path.stem}" not in outside, f"{path} is private, and another package imports it"
+        elif path.stem != "__init__":
+            assert used, f"only {room} uses {path}: begin its name with an underscore, or publish something of it"

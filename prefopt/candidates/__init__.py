@@ -2,4 +2,9 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from ..utils.renamed import renamed
+
+_published, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = renamed(
+    __name__, {"Draw": "Origin", "fill": "generate_into", "search": "search_temperatures"}, _published
+)

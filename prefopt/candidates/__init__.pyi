@@ -5,8 +5,8 @@ from .candidate import Scored as Scored
 from .candidate import candidates_from as candidates_from
 from .diversity import degenerate as degenerate
 from .diversity import distinct as distinct
-from .generate import Draw as Draw
-from .generate import fill as fill
+from .generate import Origin as Origin
+from .generate import generate_into as generate_into
 from .order_statistics import Estimate as Estimate
 from .order_statistics import best_of_curve as best_of_curve
 from .order_statistics import expected_best as expected_best
@@ -24,4 +24,5 @@ from .selection import by_prompt as by_prompt
 from .selection import ranked as ranked
 from .selection import self_rejected as self_rejected
 from .selection import write_rows as write_rows
-from .temperature_search import search as search
+from .temperature_comparison import TemperatureSearch as TemperatureSearch
+from .temperature_search import search_temperatures as search_temperatures

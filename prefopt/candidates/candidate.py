@@ -1,4 +1,4 @@
-"""One response of some round, with where it came from, and its line in a file. Knows no scorer and no folder."""
+"""A candidate: one response, how it was sampled and what ended it, and its line in a file. With a score: `Scored`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ def prompt_key(prompt: Messages) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A response and how it was drawn.
+    """A response and how it was sampled.
 
     Args:
-        round, iteration: when, from 0.
+        round, iteration: when it was sampled, from 0.
         k: which of the responses to this prompt in this iteration, from 0.
         prompt: its turns.
-        finish_reason: "stop", "stop_string", or "length" if the length limit cut it off; "other_stop" is a stop token
-            that training does not end responses with, as of a policy that may stop on several.
+        response: its text.
+        finish_reason: what ended it: "stop", "stop_string", or "length" if the length limit truncated it; "other_stop"
+            is a stop token that training does not end responses with, as of a policy that may stop on several.
         policy: the version of the policy, such as its fingerprint or the name of its checkpoint.
+        temperature, seed: what it was sampled with.
+
+    Raises:
+        ValueError: another finish reason, or a number below 0.
     """
 
     round: int
@@ -57,32 +62,37 @@ class Candidate:
         return prompt_key(self.prompt)
 
     @property
-    def asked(self) -> str:
-        """The beginning of the last turn, for messages."""
+    def prompt_start(self) -> str:
+        """The beginning of the prompt's last turn, for messages."""
         return self.prompt[-1]["content"][:60] if self.prompt else ""
 
     @property
     def key(self) -> Key:
+        """Names the candidate in its pool."""
         return self.round, self.iteration, self.prompt_key, self.k
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end. A scorer sees a stop string as an end too; a training target does not."""
+        """Whether the response terminated and was not truncated.
+
+        A scorer sees a stop string as an end too; a training target does not.
+        """
         return self.finish_reason != "length"
 
     @property
     def settings(self) -> tuple[str, float, int]:
-        """What the run that drew it decided."""
+        """What the run that sampled it decided."""
         return self.policy, self.temperature, self.seed
 
     def record(self) -> dict[str, Any]:
-        """Its line in a file."""
+        """The candidate as a line of a file has it."""
         prompt = [{"role": turn["role"], "content": turn["content"]} for turn in self.prompt]
         temperature = float(self.temperature)  # 1 and 1.0 are the same bytes
         return {**asdict(self), "prompt": prompt, "prompt_key": self.prompt_key, "temperature": temperature}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Candidate:
+        """The candidate of a record."""
         fields = {name: value for name, value in record.items() if name != "prompt_key"}
         return cls(**fields | {"prompt": tuple(record["prompt"])})
 
@@ -107,21 +117,23 @@ def candidates_from(
 ) -> list[Candidate]:
     """What `sample` returned for `prompts`, as candidates. Responses to a prompt that stands there twice count on.
 
-    `end` says which stop token ends a response to a prompt in training; None takes any for it.
+    Args:
+        samples: for each prompt the responses to it.
+        end: says which stop token ends a response to a prompt in training; None takes any for it.
     """
-    drawn: Counter[str] = Counter()
+    responses_to: Counter[str] = Counter()
 
-    def each() -> Iterator[Candidate]:
+    def candidates() -> Iterator[Candidate]:
         for prompt, responses in zip(prompts, samples, strict=True):
             key = prompt_key(prompt)
-            for one in responses:
-                k, drawn[key] = drawn[key], drawn[key] + 1
-                said = (tuple(prompt), one.text, _reason(one, prompt, end))
-                yield Candidate(round, iteration, k, *said, policy, temperature, seed)
+            for sample in responses:
+                k, responses_to[key] = responses_to[key], responses_to[key] + 1
+                content = (tuple(prompt), sample.text, _finish_reason(sample, prompt, end))
+                yield Candidate(round, iteration, k, *content, policy, temperature, seed)
 
-    return list(each())
+    return list(candidates())
 
 
-def _reason(one: Sample, prompt: Messages, end: Callable[[Messages], int] | None) -> str:
-    other = one.finish_reason == "stop" and end is not None and one.ids[-1] != end(prompt)
-    return "other_stop" if other else one.finish_reason
+def _finish_reason(sample: Sample, prompt: Messages, end: Callable[[Messages], int] | None) -> str:
+    is_other = sample.finish_reason == "stop" and end is not None and sample.ids[-1] != end(prompt)
+    return "other_stop" if is_other else sample.finish_reason

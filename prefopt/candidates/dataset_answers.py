@@ -1,29 +1,38 @@
-"""What a dataset brings to drawing: its distinct prompts, and its own answers as candidates. Knows no policy."""
+"""What a dataset brings to sampling: its distinct prompts, and its own answers as candidates (`DatasetAnswers`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.records import Messages, responses_of
-from ..utils.shuffle import turns
+from ..utils.renamed import renamed
+from ..utils.shuffle import shuffled
 from .candidate import Candidate, prompt_key
 
 DATASET = "dataset"
 """What the pool calls the policy of answers that came with the rows."""
 
 
-class Given:
-    """Rows of text by prompt, in the order in which the prompts first occur; equal answers count once."""
+class DatasetAnswers:
+    """The distinct prompts of a dataset's rows, in the order in which they first occur, and the answers to them.
+
+    Args:
+        rows: rows of text, as trainers take them. Equal answers to a prompt count once.
+
+    Attributes:
+        prompts: each prompt once.
+        answers: key of a prompt -> answer -> whether it is whole and not cut off.
+    """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]):
-        found: dict[str, tuple[Messages, dict[str, bool]]] = {}
+        by_key: dict[str, tuple[Messages, dict[str, bool]]] = {}
         for row in rows:
-            _, answers = found.setdefault(prompt_key(row["prompt"]), (row["prompt"], {}))
+            _, answers = by_key.setdefault(prompt_key(row["prompt"]), (row["prompt"], {}))
             for answer, finished in answers_of(row):
                 answers[answer] = finished or answers.get(answer, False)
-        self.prompts = [prompt for prompt, _ in found.values()]
-        self.answers = {key: answers for key, (_, answers) in found.items()}
+        self.prompts = [prompt for prompt, _ in by_key.values()]
+        self.answers = {key: answers for key, (_, answers) in by_key.items()}
 
     def candidates(self, prompts: Sequence[Messages], iteration: int, first: int) -> Iterator[Candidate]:
         """The answers to these prompts as candidates of an iteration, numbered from `first`."""
@@ -32,16 +41,15 @@ class Given:
                 reason = "stop" if finished else "length"
                 yield Candidate(0, iteration, k, tuple(prompt), answer, reason, DATASET, 0.0, 0)
 
-    def turn(self, number: int, size: int | None, seed: int) -> list[Messages]:
-        """The prompts of iteration `number`: all, or the next `size` of a shuffle that begins anew when all had theirs.
+    def numbers_of(self, iteration: int, size: int | None, seed: int) -> list[int]:
+        """Which of `prompts` an iteration responds to, in the order of the rows.
 
-        In the order of the rows.
+        All, or the next `size` of a shuffle that begins anew when all had their turn.
         """
         count = len(self.prompts)
         if size is None or size >= count:
-            return self.prompts
-        chosen = turns(range(number * size, (number + 1) * size), count, seed)
-        return [self.prompts[each] for each in sorted(set(chosen))]
+            return list(range(count))
+        return sorted(set(shuffled(range(iteration * size, (iteration + 1) * size), count, seed)))
 
 
 def answers_of(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
@@ -59,3 +67,7 @@ def prompts_of(rows: Any) -> list[Messages]:
     if rows is None:
         raise ValueError("no held-out prompts: pass an eval_dataset to the trainer")
     return [row["prompt"] for row in rows]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Given": "DatasetAnswers"})

@@ -1,4 +1,4 @@
-"""How good a policy's responses to held-out prompts are, by a scorer: one response to each, from its own seed."""
+"""`evaluate_policy`: what a policy's responses to held-out prompts are worth by a scorer, one response to each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STREAM = (-1,)
 REWARD = "objective/rlhf_reward"
 METRICS = (REWARD, "objective/scores", "response_length", "unfinished", "degenerate")
 SPREAD = ("objective/scores", "response_length")
-"""What has a standard error beside it."""
+"""Metrics that have a standard error beside them."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Evaluated:
 
     def metrics(self) -> dict[str, float]:
         """Means over prompts; `_se` is the standard error of one. The names are those of TRL's PPO trainer."""
-        found: dict[str, list[float]] = {
+        values: dict[str, list[float]] = {
             REWARD: self.scores,
             "objective/scores": self.scores,
-            "response_length": [len(one.ids) for one in self.samples],
-            "unfinished": [not one.finished for one in self.samples],
-            "degenerate": [degenerate(one.text) for one in self.samples],
+            "response_length": [len(sample.ids) for sample in self.samples],
+            "unfinished": [not sample.finished for sample in self.samples],
+            "degenerate": [degenerate(sample.text) for sample in self.samples],
         }
-        means = {name: float(np.mean(values)) for name, values in found.items()}
+        means = {name: float(np.mean(of_prompts)) for name, of_prompts in values.items()}
         spread = SPREAD if len(self.samples) > 1 else ()
-        return means | {f"{name}_se": standard_error(np.array(found[name])) for name in spread}
+        return means | {f"{name}_se": standard_error(np.array(values[name])) for name in spread}
 
 
 def evaluate_policy(
@@ -56,7 +56,12 @@ def evaluate_policy(
     settings: SamplingArguments,
     seed: int,
 ) -> Evaluated:
-    """Draw by the settings and score. Several processes share the prompts, and all of them get the result.
+    """Sample one response to each prompt and score it. Several processes share the prompts, and all get the result.
+
+    Args:
+        prompts: lists of {role, content}.
+        settings: how to sample; always one response.
+        seed: of the random numbers, which are others than those of responses to train on.
 
     Raises:
         ValueError: no prompts, or one that sampling refuses.
@@ -64,25 +69,26 @@ def evaluate_policy(
     """
     if not prompts:
         raise ValueError("there are no held-out prompts: pass an eval_dataset with rows to the trainer")
-    mine = range(rank(), len(prompts), world_size())
-    drawn = sample(
+    own = range(rank(), len(prompts), world_size())
+    own_prompts = [prompts[number] for number in own]
+    samples = sample(
         policy,
         tokenizer,
-        [prompts[number] for number in mine],
+        own_prompts,
         temperature=settings.temperature,
         seed=seed,
         stream=STREAM,
-        keys=list(mine),
+        keys=list(own),
         **settings.shape,
         **settings.limits,
     )
-    scores = score_samples(scorer, [prompts[number] for number in mine], drawn)
-    own = [row[0] for row in drawn]
-    found = {number: each for part in gathered(list(zip(mine, own, scores, strict=True))) for number, *each in part}
-    ordered = [found[number] for number in range(len(prompts))]
-    return Evaluated([one for one, _ in ordered], [score for _, score in ordered])
+    scores = score_samples(scorer, own_prompts, samples)
+    shares = gathered([(number, row[0], score) for number, row, score in zip(own, samples, scores, strict=True)])
+    by_number = {number: (response, score) for share in shares for number, response, score in share}
+    in_order = [by_number[number] for number in range(len(prompts))]
+    return Evaluated([response for response, _ in in_order], [score for _, score in in_order])
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of two or more independent values."""
+    """The standard error of the mean of two or more independent values: [n] -> a number."""
     return float(values.std(ddof=1) / math.sqrt(len(values)))

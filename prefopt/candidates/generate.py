@@ -1,6 +1,6 @@
-"""Responses drawn into a pool, a chunk of prompts at a time, so that little is lost when a run is killed.
+"""`generate_into`: responses generated into a pool, a chunk of prompts at a time, so that a kill loses little.
 
-Knows policies, prompts and the pool; not who scores the responses or what is done with them.
+Who scores the responses, and what is done with them, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from ..data.records import Messages
 from ..data.template import Renderer
 from ..generation.beams import beam_search
-from ..generation.prompts import encoded
+from ..generation.prompts import EncodedPrompts, encode_prompts
 from ..generation.sampling import sample
 from ..generation.stopping import Sample
 from ..objectives.sampling_arguments import SamplingArguments
 from ..utils.distributed import gathered, on_first, rank, world_size
+from ..utils.renamed import renamed, renamed_arguments
 from .candidate import Candidate, candidates_from, prompt_key
 from .pool import Pool
 
@@ -29,12 +30,15 @@ BATCHES = 4
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Where responses belong, and the random numbers that they are drawn by.
+class Origin:
+    """Where responses come from: what a pool files them under, and what their random numbers are derived from.
+
+    The random numbers of a response are derived from (seed, round, iteration, key of the prompt, number of the
+    response), see `uniform_stream`.
 
     Args:
         version: of the policy, such as its fingerprint.
-        temperature: in the place of the settings' own, where a search found another.
+        temperature: in the place of the settings' own, where a search chose another.
     """
 
     version: str
@@ -44,102 +48,136 @@ class Draw:
     temperature: float | None = None
 
 
-def fill(
+@renamed_arguments(draw="origin")
+def generate_into(
     pool: Pool,
     policy: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Messages],
     settings: SamplingArguments,
-    draw: Draw,
+    origin: Origin,
     *,
     progress: bool = False,
 ) -> int:
     """Put `responses_per_prompt` responses to each prompt into the pool; how many were missing there.
 
-    Chunks begin at the same prompts in every run, and one that a kill left unfinished is drawn again as a whole: the
-    same responses are computed in the same batches, so that the pool ends up the same, byte for byte. Several
+    Chunks begin at the same prompts in every run, and one that a kill left unfinished is generated again as a whole:
+    the same responses are computed in the same batches, so that the pool ends up the same, byte for byte. Several
     processes take chunks in turn, and the first writes.
+
+    Args:
+        prompts: lists of {role, content}, each once; or what `encode_prompts` made of them, which is not encoded again.
+        settings: how to sample, and how many responses.
 
     Raises:
         ValueError: a prompt that occurs twice, or one that sampling refuses; the message has its number.
-        PoolError: responses in their places were drawn otherwise.
+        PoolError: responses in their places were sampled otherwise.
         OSError: the pool could not be written; what it held is intact.
     """
-    _check(prompts, policy, tokenizer, settings)
-    chunks = list(_chunks(prompts, settings))
-    missing = on_first(lambda: [i for i, chunk in enumerate(chunks) if _incomplete(pool, chunk, settings, draw)])
-    new, left = 0, sum(len(chunks[number]) for number in missing) * settings.responses_per_prompt
-    with tqdm(total=left, desc="sampling", unit="response", disable=not progress or rank() > 0) as bar:
+    encoded = _checked(prompts, policy, tokenizer, settings)
+    chunks = list(_chunks(encoded, settings))
+    missing = on_first(lambda: [i for i, chunk in enumerate(chunks) if _is_missing(pool, chunk, settings, origin)])
+    new, total = 0, sum(len(chunks[number]) for number in missing) * settings.responses_per_prompt
+    with tqdm(total=total, desc="sampling", unit="response", disable=not progress or rank() > 0) as bar:
         for start in range(0, len(missing), world_size()):
-            mine = missing[start + rank() : start + rank() + 1]
-            drawn = [_drawn(policy, tokenizer, chunks[number], settings, draw) for number in mine]
-            for found, tokens in (part for parts in gathered(drawn) for part in parts):
-                new += on_first(partial(pool.append, found))
-                _show(bar, len(found), tokens)
+            own = missing[start + rank() : start + rank() + 1]
+            generated = [_candidates(policy, tokenizer, chunks[number], settings, origin) for number in own]
+            for candidates, tokens in (chunk for chunks_of_rank in gathered(generated) for chunk in chunks_of_rank):
+                new += on_first(partial(pool.append, candidates))
+                _show(bar, len(candidates), tokens)
     return new
 
 
-def _check(
+def _checked(
     prompts: Sequence[Messages], policy: Any, tokenizer: PreTrainedTokenizerBase, settings: SamplingArguments
-) -> None:
-    """Before anything is drawn: hours later is too late for a prompt that does not fit."""
+) -> EncodedPrompts:
+    """The prompts with their ids, before anything is sampled: hours later is too late for one that does not fit."""
     settings.check_sampling()
     if not prompts:
         raise ValueError("there are no prompts to respond to")
+    check_distinct(prompts)
+    return encode_prompts(prompts, tokenizer, policy, settings.max_new_tokens)
+
+
+def check_distinct(prompts: Sequence[Messages]) -> None:
+    """Raise ValueError if a prompt occurs twice; the message has its numbers."""
     first: dict[str, int] = {}
     for number, prompt in enumerate(prompts):
-        if (there := first.setdefault(prompt_key(prompt), number)) != number:
-            raise ValueError(f"prompt {number} is the same as prompt {there}: give each once")
-    encoded(prompts, tokenizer, policy, settings.max_new_tokens)
+        earlier = first.setdefault(prompt_key(prompt), number)
+        if earlier != number:
+            raise ValueError(f"prompt {number} is the same as prompt {earlier}: give each once")
 
 
-def _chunks(prompts: Sequence[Messages], settings: SamplingArguments) -> Iterator[list[Messages]]:
+def _chunks(prompts: EncodedPrompts, settings: SamplingArguments) -> Iterator[EncodedPrompts]:
     size = max(1, BATCHES * settings.sampling_batch_size // settings.responses_per_prompt)
     for start in range(0, len(prompts), size):
-        yield list(prompts[start : start + size])
+        yield prompts[start : start + size]
 
 
-def _incomplete(pool: Pool, chunk: Sequence[Messages], settings: SamplingArguments, draw: Draw) -> bool:
+def _is_missing(pool: Pool, chunk: Sequence[Messages], settings: SamplingArguments, origin: Origin) -> bool:
+    """Whether the pool lacks any response of a chunk."""
     keys = (prompt_key(prompt) for prompt in chunk)
-    wanted = ((draw.round, draw.iteration, key, k) for key in keys for k in range(settings.responses_per_prompt))
+    wanted = ((origin.round, origin.iteration, key, k) for key in keys for k in range(settings.responses_per_prompt))
     return not all(map(pool.has, wanted))
 
 
-def _drawn(
-    policy: Any, tokenizer: PreTrainedTokenizerBase, chunk: list[Messages], settings: SamplingArguments, draw: Draw
+def _candidates(
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    chunk: Sequence[Messages],
+    settings: SamplingArguments,
+    origin: Origin,
 ) -> tuple[list[Candidate], int]:
     """The candidates of a chunk, and how many tokens they have."""
-    temperature = settings.temperature if draw.temperature is None else draw.temperature
-    samples = responses(policy, tokenizer, chunk, settings, draw, temperature)
-    end: Any = Renderer(tokenizer, policy.generation_config).end
-    where: dict[str, Any] = {"round": draw.round, "iteration": draw.iteration, "policy": draw.version, "end": end}
-    found = candidates_from(chunk, samples, **where, temperature=temperature, seed=draw.seed)
-    return found, sum(len(one.ids) for row in samples for one in row)
+    samples = sample_responses(policy, tokenizer, chunk, settings, origin)
+    candidates = candidates_from(
+        chunk,
+        samples,
+        round=origin.round,
+        iteration=origin.iteration,
+        policy=origin.version,
+        temperature=_temperature(settings, origin),
+        seed=origin.seed,
+        end=Renderer(tokenizer, policy.generation_config).end,  # type: ignore[arg-type]
+    )
+    return candidates, sum(len(sample.ids) for responses in samples for sample in responses)
 
 
-def responses(
+def _temperature(settings: SamplingArguments, origin: Origin) -> float:
+    return settings.temperature if origin.temperature is None else origin.temperature
+
+
+def sample_responses(
     policy: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Messages],
     settings: SamplingArguments,
-    draw: Draw,
-    temperature: float,
+    origin: Origin,
+    *,
     keys: Sequence[str] | None = None,
     progress: bool = False,
 ) -> list[list[Sample]]:
-    """From the source that the settings name, or from both. `keys` tell prompts apart that occur twice."""
+    """Responses to each prompt from the source that the settings name, or from both: sampling and beam search.
+
+    Args:
+        keys: names of the prompts, which tell those apart that occur twice; by default their keys.
+    """
     keys = [prompt_key(prompt) for prompt in prompts] if keys is None else keys
-    common: dict[str, Any] = {"temperature": temperature, "progress": progress, **settings.limits}
-    found: list[list[Sample]] = [[] for _ in prompts]
-    if drawn := settings.responses_per_prompt - settings.searched:
-        stream = (draw.round, draw.iteration)
-        chance: dict[str, Any] = {"seed": draw.seed, "stream": stream, "keys": keys, **settings.shape}
-        found = sample(policy, tokenizer, prompts, k=drawn, **chance, **common)
+    common: dict[str, Any] = {
+        "temperature": _temperature(settings, origin),
+        "progress": progress,
+        **settings.limits,
+    }
+    samples: list[list[Sample]] = [[] for _ in prompts]
+    if sampled := settings.responses_per_prompt - settings.searched:
+        stream = (origin.round, origin.iteration)
+        chance: dict[str, Any] = {"seed": origin.seed, "stream": stream, "keys": keys, **settings.shape}
+        samples = sample(policy, tokenizer, prompts, k=sampled, **chance, **common)
     if beams := settings.searched:
-        apart: dict[str, Any] = {"groups": beams, "diversity_penalty": settings.diversity_penalty}
-        searched = beam_search(policy, tokenizer, prompts, k=beams, **apart, **common)
-        found = [a + b for a, b in zip(found, searched, strict=True)]
-    return found
+        diversity: dict[str, Any] = {"groups": beams, "diversity_penalty": settings.diversity_penalty}
+        searched = beam_search(policy, tokenizer, prompts, k=beams, **diversity, **common)
+        samples = [a + b for a, b in zip(samples, searched, strict=True)]
+    return samples
 
 
 def _show(bar: Any, count: int, tokens: int) -> None:
@@ -147,3 +185,7 @@ def _show(bar: Any, count: int, tokens: int) -> None:
     elapsed = max(bar.format_dict["elapsed"], 1e-9) if not bar.disable else 1.0
     bar.tokens = getattr(bar, "tokens", 0) + tokens
     bar.set_postfix_str(f"{bar.tokens / elapsed:.0f} tokens/s", refresh=False)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Draw": "Origin", "fill": "generate_into", "responses": "sample_responses"})

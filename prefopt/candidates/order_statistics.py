@@ -1,6 +1,6 @@
-"""What the best, the middle and the mean of K responses are worth, from at least K scored ones to each prompt.
+"""The unbiased estimate of the best of K (`expected_best`), and of the median and mean, from n >= K scored responses.
 
-Numbers only: it knows neither responses nor who scored them.
+Everything here is about numbers: the scores of each prompt's responses, whoever gave them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 Scores = np.ndarray | Sequence[Sequence[float]]
-"""[G, n]: a row for each prompt."""
+"""[G, n]: for each of G prompts the scores of n responses."""
 STATISTICS = ("max", "mean", "median")
 
 
@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
 
 
 def expected_order_statistic(scores: Scores, k: int, j: int) -> np.ndarray:
-    """The expected j-th lowest score of `k` responses drawn from the same policy, for each prompt: [G, n] -> [G].
+    """The expected j-th lowest score of `k` responses sampled from the same policy, for each prompt: [G, n] -> [G].
 
     The mean over all subsets of size k, which is unbiased: with x_(1) <= ... <= x_(n), the i-th is the j-th lowest of
     C(i - 1, j - 1) C(n - i, k - j) of the C(n, k) subsets, those that have j - 1 of the i - 1 below it.
@@ -34,7 +34,7 @@ def expected_order_statistic(scores: Scores, k: int, j: int) -> np.ndarray:
     Raises:
         ValueError: fewer than `k` responses, a prompt that has fewer than others, or a score that is not a number.
     """
-    scores = _rectangle(scores, k)
+    scores = _checked(scores, k)
     if not 1 <= j <= k:
         raise ValueError(f"j={j}: {k} responses have the order statistics 1 (the lowest) to {k} (the highest)")
     return np.sort(scores, axis=1) @ _weights(scores.shape[1], k, j)
@@ -51,8 +51,8 @@ def expected_median(scores: Scores, k: int) -> np.ndarray:
     return (expected_order_statistic(scores, k, low) + expected_order_statistic(scores, k, high)) / 2
 
 
-def _rectangle(scores: Scores, k: int) -> np.ndarray:
-    """Checked, as an array of float64."""
+def _checked(scores: Scores, k: int) -> np.ndarray:
+    """The scores as an array of float64, [G, n] with n >= k; see `expected_order_statistic` for errors."""
     if not isinstance(scores, np.ndarray):
         _check_lengths([len(row) for row in scores])
     array = np.asarray(scores, dtype=np.float64)
@@ -67,15 +67,15 @@ def _check_lengths(lengths: list[int]) -> None:
     for number, length in enumerate(lengths):
         if length < max(lengths):
             raise ValueError(
-                f"prompt {number} has {length} scores, prompt {lengths.index(max(lengths))} has {max(lengths)}: draw "
+                f"prompt {number} has {length} scores, prompt {lengths.index(max(lengths))} has {max(lengths)}: sample "
                 "the rest, or give as many of each"
             )
 
 
 def _weights(n: int, k: int, j: int) -> np.ndarray:
     """[n]: the share of subsets of size k of which each order statistic is the j-th lowest."""
-    every = math.comb(n, k)  # Python's own integers: no overflow
-    return np.array([math.comb(i, j - 1) * math.comb(n - 1 - i, k - j) / every for i in range(n)])
+    subsets = math.comb(n, k)  # Python's own integers: no overflow
+    return np.array([math.comb(i, j - 1) * math.comb(n - 1 - i, k - j) / subsets for i in range(n)])
 
 
 def best_of_curve(scores: Scores, ks: Sequence[int], level: float = 0.95) -> dict[int, Estimate]:
@@ -94,13 +94,13 @@ def reward_curves(scores: Scores, ks: Sequence[int], level: float = 0.95) -> dic
     """
     curves: dict[int, dict[str, Estimate]] = {}
     for k in ks:
-        values = (expected_best(scores, k), np.mean(_rectangle(scores, k), axis=1), expected_median(scores, k))
+        values = (expected_best(scores, k), np.mean(_checked(scores, k), axis=1), expected_median(scores, k))
         curves[k] = {name: interval(value, level) for name, value in zip(STATISTICS, values, strict=True)}
     return curves
 
 
 def doublings(k: int) -> list[int]:
-    """1, 2, 4, ... up to k, and k: numbers of responses for a curve."""
+    """The numbers of responses that a curve is computed at: 1, 2, 4, ... up to k, and k."""
     return sorted({2**power for power in range(k.bit_length())} | {k})
 
 

@@ -1,7 +1,7 @@
-"""Pictures of what K responses are worth, as PNG files. Knows numbers and axes, not where the numbers are from.
+"""Figures of what K responses are worth, as PNG files, and what all figures need (`new_figure`, `save_figure`).
 
-Needs matplotlib, which the extra `prefopt[report]` brings; without it one line in the log says so, and there is no
-picture.
+They need matplotlib, which the extra `prefopt[report]` brings; without it one line in the log says so, and no figure
+is plotted.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "f
 """Where the legend stands: never on a curve."""
 
 
-def temperature_picture(
+def plot_temperatures(
     path: Path,
     curves: Mapping[str, Mapping[float, Estimate]],
     best: float,
     plausible: tuple[float, float],
     doubtful: Collection[float] = (),
 ) -> bool:
-    """Reward against temperature (Llama 2, arXiv:2307.09288, Figure 8). Whether it was drawn.
+    """Reward against temperature (Llama 2, arXiv:2307.09288, Figure 8). Returns whether it was plotted.
 
     Args:
-        curves: what each is of -> temperature -> estimate. The first is the one that the best is the best of.
+        curves: name of a curve -> temperature -> estimate. The first is the one that `best` is the best of.
+        plausible: the lowest and the highest temperature that may as well be the best; a band.
         doubtful: temperatures that a guard left out; their marks are hollow.
     """
     figure = new_figure()
@@ -54,21 +55,21 @@ def temperature_picture(
     axes = figure.add_subplot()
     ticks = sorted({temperature for curve in curves.values() for temperature in curve})
     shifts = _shifts(ticks, len(curves))
-    drawn = [
-        _errors(axes, curve, doubtful, colour, label, shift)
+    lines = [
+        _plot_with_errors(axes, curve, doubtful, colour, label, shift)
         for colour, shift, (label, curve) in zip(_colours(len(curves)), shifts, curves.items(), strict=True)
     ]
     highest = (best + shifts[0], next(iter(curves.values()))[best].mean)
-    marks = _marks(axes, highest, f"best: {best:g}", plausible, bool(doubtful))
+    marks = _plot_marks(axes, highest, f"best: {best:g}", plausible, bool(doubtful))
     if len(ticks) <= TICKS:
         axes.set_xticks(ticks)
-    _dress(axes, "Reward of the best of N responses at each temperature", "temperature", "expected reward")
-    axes.legend(handles=[*drawn, *marks], **BESIDE)
+    _label(axes, "Reward of the best of N responses at each temperature", "temperature", "expected reward")
+    axes.legend(handles=[*lines, *marks], **BESIDE)
     return save_figure(figure, path)
 
 
-def rewards_picture(path: Path, iterations: Mapping[int, Mapping[int, Mapping[str, Estimate]]]) -> bool:
-    """Maximum, mean and median reward against the number of responses (Llama 2, Figure 7). Whether it was drawn.
+def plot_rewards(path: Path, iterations: Mapping[int, Mapping[int, Mapping[str, Estimate]]]) -> bool:
+    """Maximum, mean and median reward against the number of responses (Llama 2, Figure 7). Whether it was plotted.
 
     Args:
         iterations: iteration -> N -> "max", "mean", "median" -> estimate, as `reward_curves` makes for one.
@@ -79,22 +80,25 @@ def rewards_picture(path: Path, iterations: Mapping[int, Mapping[int, Mapping[st
     axes = figure.add_subplot()
     for colour, (_, curves) in zip(_colours(len(iterations)), sorted(iterations.items()), strict=True):
         for name in STATISTICS:
-            _line(axes, {n: row[name] for n, row in curves.items()}, colour, name)
+            _plot_with_band(axes, {n: row[name] for n, row in curves.items()}, colour, name)
     numbers = sorted({n for curves in iterations.values() for n in curves})
     axes.set_xscale("log", base=2)
     axes.set_xticks(numbers, [str(n) for n in numbers])
     axes.set_xticks([], minor=True)
-    _dress(axes, "Reward of N responses to a prompt", "responses per prompt N", "expected reward")
-    _legends(axes, sorted(iterations))
+    _label(axes, "Reward of N responses to a prompt", "responses per prompt N", "expected reward")
+    _add_legends(axes, sorted(iterations))
     return save_figure(figure, path)
 
 
 def new_figure() -> Any:
-    """Without pyplot, whose figures are global and whose windows a server does not have. None without matplotlib."""
+    """An empty figure, or None without matplotlib.
+
+    It is made without pyplot, whose figures are global and whose windows a server does not have.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        logger.warning("no picture is drawn, since matplotlib is missing: %s", install("report"))
+        logger.warning("no figure is plotted, since matplotlib is missing: %s", install("report"))
         return None
     return Figure(figsize=SIZE, dpi=DPI, layout="constrained")
 
@@ -112,11 +116,11 @@ def _shifts(ticks: Sequence[float], count: int) -> list[float]:
     return [gap * APART * (number - (count - 1) / 2) for number in range(count)]
 
 
-def _errors(
+def _plot_with_errors(
     axes: Any, curve: Mapping[float, Estimate], doubtful: Collection[float], colour: Any, label: str, shift: float
 ) -> Any:
-    """A line with error bars, for the legend."""
-    xs, means, below, above = _arms(curve)
+    """Plot a curve with error bars. Returns its line, for the legend."""
+    xs, means, below, above = _with_reaches(curve)
     places = [x + shift for x in xs]
     line = axes.errorbar(places, means, yerr=(below, above), color=colour, capsize=2, linewidth=1.4, label=label)
     for x, place, mean in zip(xs, places, means, strict=True):
@@ -124,10 +128,10 @@ def _errors(
     return line
 
 
-def _marks(
+def _plot_marks(
     axes: Any, highest: tuple[float, float], label: str, plausible: tuple[float, float], doubtful: bool
 ) -> list[Any]:
-    """What stands for the best, for those that may be as good, and for those that a guard left out."""
+    """Mark the best, those that may be as good, and those that a guard left out. Returns the marks, for the legend."""
     marks = axes.plot(*highest, "*", markersize=16, zorder=5, label=label, **STAR)
     if plausible[0] < plausible[1]:
         band = {"color": GREY, "alpha": 0.12, "linewidth": 0, "zorder": 0}
@@ -137,9 +141,9 @@ def _marks(
     return marks
 
 
-def _line(axes: Any, curve: Mapping[int, Estimate], colour: Any, name: str) -> None:
-    """A line with its band; the mean, which is the same for every N and near the median, has none of its own."""
-    ns, means, below, above = _arms(curve)
+def _plot_with_band(axes: Any, curve: Mapping[int, Estimate], colour: Any, name: str) -> None:
+    """Plot a curve with its band; the mean, which is the same for every N and near the median, has none of its own."""
+    ns, means, below, above = _with_reaches(curve)
     axes.plot(ns, means, LINES[name], color=colour, linewidth=1.6)
     if name != "mean":
         low = [mean - reach for mean, reach in zip(means, below, strict=True)]
@@ -148,11 +152,11 @@ def _line(axes: Any, curve: Mapping[int, Estimate], colour: Any, name: str) -> N
         axes.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _arms(curve: Mapping[Any, Estimate]) -> tuple[list[Any], list[float], list[float], list[float]]:
+def _with_reaches(curve: Mapping[Any, Estimate]) -> tuple[list[Any], list[float], list[float], list[float]]:
     """x, mean, and how far the interval reaches below and above it."""
-    xs, each = zip(*sorted(curve.items()), strict=True)
-    below, above = [_reach(e.mean - e.low) for e in each], [_reach(e.high - e.mean) for e in each]
-    return list(xs), [e.mean for e in each], below, above
+    xs, estimates = zip(*sorted(curve.items()), strict=True)
+    below, above = [_reach(e.mean - e.low) for e in estimates], [_reach(e.high - e.mean) for e in estimates]
+    return list(xs), [e.mean for e in estimates], below, above
 
 
 def _reach(length: float) -> float:
@@ -160,8 +164,8 @@ def _reach(length: float) -> float:
     return max(length, 0.0) if math.isfinite(length) else 0.0
 
 
-def _legends(axes: Any, iterations: Sequence[int]) -> None:
-    """What the lines are, and what the colours are where there are several."""
+def _add_legends(axes: Any, iterations: Sequence[int]) -> None:
+    """Say what the lines are, and what the colours are where there are several."""
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], color=GREY, linestyle=LINES[name], label=name) for name in STATISTICS]
@@ -173,7 +177,7 @@ def _legends(axes: Any, iterations: Sequence[int]) -> None:
     axes.legend(handles=[*lines, *colours], **BESIDE)
 
 
-def _dress(axes: Any, title: str, x: str, y: str) -> None:
+def _label(axes: Any, title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -183,7 +187,7 @@ def _dress(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> bool:
-    """Write a figure as PNG, whole or not at all, and with the same bytes for the same numbers."""
+    """Write a figure as a PNG file, whole or not at all; the same numbers give the same bytes. Returns True."""
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     files.replace(path, data.getvalue())

@@ -1,12 +1,11 @@
-"""Every candidate of every round on disk, with its scores by each scorer. Knows files, not how to select.
+"""Where candidates are kept: every one of every round on disk, with its scores by each scorer (`Pool`).
 
     candidates-<round>-<iteration>.jsonl                        one candidate a line, in the order they were appended
     scores/<fingerprint>/candidates-<round>-<iteration>.jsonl   a score for each of them, in the same order
     scores/<fingerprint>/scorer.json                            the scorer's name, for people
 
 Files are only ever appended to. What is on disk is a function of what was appended and scored, never of when a run was
-killed: to go on, do it all again. Candidates that are there are skipped, and so are scores. One process writes at a
-time.
+killed: to go on, do it all again. Candidates and scores that the pool has are skipped. One process writes at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .candidate import Candidate, Key, Scored
 logger = logging.getLogger(__name__)
 
 CHUNK = 256
-"""How many candidates are scored, and their scores put on disk, at once."""
+"""How many candidates are scored at once; then their scores are put on disk."""
 Segment = tuple[int, int]
 """A round and an iteration."""
 _NAME = re.compile(r"candidates-(\d+)-(\d+)\.jsonl")
@@ -34,39 +33,40 @@ _FINGERPRINT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
 class PoolError(ValueError):
-    """The pool and what is asked of it do not fit together."""
+    """What is asked of a pool does not fit what it holds."""
 
 
 class Pool:
-    """A folder of candidates and scores; reading streams."""
+    """A folder of candidates and their scores, which is read as a stream, never all at once."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._known: dict[Segment, dict[Key, tuple[str, float, int]]] = {}
 
     def append(self, candidates: Iterable[Candidate]) -> int:
-        """Put candidates on disk; how many were new. Those whose key is there are skipped.
+        """Put candidates on disk; how many were new. Those whose key the pool has are skipped.
 
         Raises:
-            PoolError: a candidate that is there was drawn by another policy, temperature or seed.
+            PoolError: a candidate that the pool has was sampled by another policy, temperature or seed.
             OSError: as on a full disk; the message names the file, and what was on disk is intact.
         """
         new = 0
-        for segment, some in groupby(candidates, key=lambda candidate: (candidate.round, candidate.iteration)):
-            fresh = self._fresh(segment, some)
+        for segment, group in groupby(candidates, key=lambda candidate: (candidate.round, candidate.iteration)):
+            fresh = self._fresh(segment, group)
             jsonl.append(self._candidates(segment), [candidate.record() for candidate in fresh.values()])
             self._settings(segment).update({key: candidate.settings for key, candidate in fresh.items()})
             new += len(fresh)
         return new
 
     def _fresh(self, segment: Segment, candidates: Iterable[Candidate]) -> dict[Key, Candidate]:
+        """Those of the candidates that the pool does not have."""
         known, fresh = self._settings(segment), dict[Key, Candidate]()
         for candidate in candidates:
-            there = known.get(candidate.key, candidate.settings)
-            if there != candidate.settings:
+            settings = known.get(candidate.key, candidate.settings)
+            if settings != candidate.settings:
                 raise PoolError(
-                    f"{self._candidates(segment)}: response {candidate.k} to {candidate.asked!r} "
-                    f"is there from (policy, temperature, seed) = {there}, now {candidate.settings}: another run's pool"
+                    f"{self._candidates(segment)}: response {candidate.k} to {candidate.prompt_start!r} is there from "
+                    f"(policy, temperature, seed) = {settings}, now {candidate.settings}: another run's pool"
                 )
             if candidate.key not in known:
                 fresh.setdefault(candidate.key, candidate)
@@ -74,8 +74,8 @@ class Pool:
 
     def segments(self) -> list[Segment]:
         """The rounds and iterations that have candidates, in order."""
-        found = (_NAME.fullmatch(path.name) for path in self.folder.glob("candidates-*.jsonl"))
-        return sorted((int(match[1]), int(match[2])) for match in found if match)
+        matches = (_NAME.fullmatch(path.name) for path in self.folder.glob("candidates-*.jsonl"))
+        return sorted((int(match[1]), int(match[2])) for match in matches if match)
 
     def candidates(self, round: int | None = None, iteration: int | None = None) -> Iterator[Candidate]:
         """All candidates, or those of a round, or of an iteration of it, in the order they were appended."""
@@ -83,11 +83,11 @@ class Pool:
             yield from map(Candidate.of, jsonl.read(self._candidates(segment)))
 
     def has(self, key: Key) -> bool:
-        """Whether a candidate is there, so that it need not be sampled again."""
+        """Whether the pool has a candidate, so that it need not be sampled again."""
         return key in self._settings(key[:2])
 
     def score(self, scorer: Scorer, round: int | None = None, *, chunk: int = CHUNK) -> int:
-        """Score whatever this scorer has not scored; how many that were. Scores by other scorers stay.
+        """Score whatever this scorer has not scored; how many candidates that were. Scores by other scorers stay.
 
         Chunks begin at the same candidates in every run, so that a resumed one asks for the very same batches. Several
         processes, all of which must call this, take chunks in turn, and the first writes.
@@ -97,7 +97,7 @@ class Pool:
             OSError: as on a full disk; the message names the file, and what was on disk is intact.
         """
         fingerprint = scorer.fingerprint
-        on_first(partial(self._introduce, scorer.name, fingerprint))
+        on_first(partial(self._write_card, scorer.name, fingerprint))
         segments = of_first(self._within(round, None))
         return sum(self._score(scorer, fingerprint, segment, chunk) for segment in segments)
 
@@ -105,19 +105,22 @@ class Pool:
         path = self._scores(fingerprint, segment)
         done = of_first(sum(1 for _ in jsonl.read(path)))
         left = _chunked(islice(self.candidates(*segment), done - done % chunk, None), chunk)
-        there, new = done % chunk, 0  # scores that the first chunk has
-        while dealt := list(islice(left, world_size())):
-            if len(dealt[0]) == there:
+        scored, new = done % chunk, 0  # how many of the first chunk have a score
+        while dealt := list(islice(left, world_size())):  # a chunk for each process
+            if len(dealt[0]) == scored:
                 break  # the last chunk, and whole
-            mine = dealt[rank()] if rank() < len(dealt) else []
-            scores = made_by_all(partial(_scores_of, scorer, mine) if mine else list)
-            pairs = [pair for some, own in zip(dealt, scores, strict=False) for pair in zip(some, own, strict=True)]
-            records = [_score_record(*pair) for pair in pairs][there:]
+            own = dealt[rank()] if rank() < len(dealt) else []
+            scores_of_ranks = made_by_all(partial(_scores_of, scorer, own) if own else list)
+            records = [
+                _score_record(candidate, score)
+                for candidates, scores in zip(dealt, scores_of_ranks, strict=False)
+                for candidate, score in zip(candidates, scores, strict=True)
+            ][scored:]
             on_first(partial(jsonl.append, path, records))
-            there, new = 0, new + len(records)
+            scored, new = 0, new + len(records)
         return new
 
-    def _introduce(self, name: str, fingerprint: str) -> None:
+    def _write_card(self, name: str, fingerprint: str) -> None:
         if not _FINGERPRINT.fullmatch(fingerprint):
             raise PoolError(f"scorer {name!r} has the fingerprint {fingerprint!r}, which cannot name a folder")
         card = self.folder / "scores" / fingerprint / "scorer.json"
@@ -148,7 +151,7 @@ class Pool:
         problem = "has no score by it" if record is None else f"stands where its scores have {record}"
         known = ", ".join(f"{name} ({key})" for key, name in self.scorers().items()) or "none"
         return (
-            f"{self._scores(fingerprint, segment)}: response {candidate.k} to {candidate.asked!r} "
+            f"{self._scores(fingerprint, segment)}: response {candidate.k} to {candidate.prompt_start!r} "
             f"{problem}: call pool.score(scorer) first. Scorers that have scored here: {known}"
         )
 
@@ -162,15 +165,15 @@ class Pool:
         return self.folder / "scores" / fingerprint / self._candidates(segment).name
 
     def _settings(self, segment: Segment) -> dict[Key, tuple[str, float, int]]:
-        """How each candidate of a segment was drawn; read once."""
+        """How each candidate of a segment was sampled; read once."""
         if segment not in self._known:
             self._known[segment] = {candidate.key: candidate.settings for candidate in self.candidates(*segment)}
         return self._known[segment]
 
 
 def _chunked(candidates: Iterator[Candidate], size: int) -> Iterator[list[Candidate]]:
-    while some := list(islice(candidates, size)):
-        yield some
+    while chunk := list(islice(candidates, size)):
+        yield chunk
 
 
 def _scores_of(scorer: Scorer, candidates: list[Candidate]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What an iteration of drawing and selecting came to: numbers for a file, a line for people, a picture."""
+"""What an iteration of sampling and selecting came to: numbers for a file, a line for people, a figure."""
 
 from __future__ import annotations
 
@@ -23,50 +23,55 @@ Report = dict[str, Any]
 def report_of(pool: Pool, scorer: Scorer, iteration: int, groups: Sequence[Group]) -> Report:
     """What the pool holds of an iteration, and what was best after it.
 
-    `best` is about the best response to each prompt of all iterations: their mean score, and how many of them each
-    iteration drew. For the others see `described`.
+    `best` is about the best response to each prompt of all iterations: their mean score, how many of them were sampled
+    in each iteration (`drawn_in`), and how many came with the dataset (`given`). For the others see `describe`.
+
+    Args:
+        groups: the candidates of each prompt, best first.
     """
-    drawn = [one for one in pool.scored(scorer) if one.candidate.iteration == iteration and not _is_given(one)]
-    return {"iteration": iteration, "scorer": card(scorer), **described(drawn), "best": _best(groups)}
+    sampled = [row for row in pool.scored(scorer) if row.candidate.iteration == iteration and not _from_dataset(row)]
+    return {"iteration": iteration, "scorer": scorer_card(scorer), **describe(sampled), "best": _best(groups)}
 
 
-def card(scorer: Scorer) -> Report:
+def scorer_card(scorer: Scorer) -> Report:
+    """What a report says of the scorer."""
     return {"name": scorer.name, "fingerprint": scorer.fingerprint}
 
 
-def described(drawn: Sequence[Scored]) -> Report:
-    """What was drawn, equally many responses to each prompt, and what it is worth.
+def describe(sampled: Sequence[Scored]) -> Report:
+    """What was sampled, equally many responses to each prompt, and what it is worth.
 
     `rewards` has the expected maximum, mean and median score of N responses, with 95 % intervals over prompts, for N up
-    to as many as were drawn; all that was drawn counts, what was cut off at the length limit too.
+    to as many as were sampled; all responses count, those truncated at the length limit (`unfinished`) too.
     """
-    table = score_table(drawn)
-    texts = [[one.candidate.response for one in group] for group in _by_key(drawn).values()]
+    table = score_table(sampled)
+    texts = [[row.candidate.response for row in group] for group in _by_key(sampled).values()]
     return {
-        "temperature": drawn[0].candidate.temperature,
+        "temperature": sampled[0].candidate.temperature,
         "prompts": len(table),
-        "responses": len(drawn),
-        "unfinished": share(not one.candidate.finished for one in drawn),
+        "responses": len(sampled),
+        "unfinished": share(not row.candidate.finished for row in sampled),
         "degenerate": share(degenerate(response) for group in texts for response in group),
         "distinct_2": float(np.mean([distinct(group, 2) for group in texts])),
         "rewards": {str(n): _plain(curve) for n, curve in reward_curves(table, doublings(table.shape[1])).items()},
     }
 
 
-def _is_given(one: Scored) -> bool:
-    return one.candidate.policy == DATASET
+def _from_dataset(row: Scored) -> bool:
+    """Whether a response is an answer that came with the rows."""
+    return row.candidate.policy == DATASET
 
 
-def _by_key(drawn: Iterable[Scored]) -> dict[str, list[Scored]]:
-    found: dict[str, list[Scored]] = {}
-    for one in drawn:
-        found.setdefault(one.candidate.prompt_key, []).append(one)
-    return found
+def _by_key(scored: Iterable[Scored]) -> dict[str, list[Scored]]:
+    groups: dict[str, list[Scored]] = {}
+    for row in scored:
+        groups.setdefault(row.candidate.prompt_key, []).append(row)
+    return groups
 
 
-def score_table(drawn: Iterable[Scored]) -> np.ndarray:
+def score_table(scored: Iterable[Scored]) -> np.ndarray:
     """[prompts, responses]: the scores of responses of which each prompt has equally many."""
-    return np.array([[one.score for one in group] for group in _by_key(drawn).values()], dtype=np.float64)
+    return np.array([[row.score for row in group] for group in _by_key(scored).values()], dtype=np.float64)
 
 
 def _plain(curve: Mapping[str, Estimate]) -> dict[str, list[float | None]]:
@@ -76,30 +81,31 @@ def _plain(curve: Mapping[str, Estimate]) -> dict[str, list[float | None]]:
 
 def _best(groups: Sequence[Group]) -> Report:
     tops = [group[0] for group in groups]
-    drawn = [one.candidate.iteration for one in tops if not _is_given(one)]
+    iterations = [top.candidate.iteration for top in tops if not _from_dataset(top)]
     return {
-        "mean": float(np.mean([one.score for one in tops])),
-        "drawn_in": {str(iteration): drawn.count(iteration) for iteration in sorted(set(drawn))},
-        "given": sum(map(_is_given, tops)),
+        "mean": float(np.mean([top.score for top in tops])),
+        "drawn_in": {str(iteration): iterations.count(iteration) for iteration in sorted(set(iterations))},
+        "given": sum(map(_from_dataset, tops)),
     }
 
 
 def share(holds: Iterable[bool]) -> float:
-    found = list(holds)
-    return sum(found) / len(found)
+    """How many of these are true, as a share of all."""
+    values = list(holds)
+    return sum(values) / len(values)
 
 
 def summary_of(report: Report) -> str:
     """One line for people."""
     n = max(map(int, report["rewards"]))
-    most = report["rewards"][str(n)]
+    rewards = report["rewards"][str(n)]
     evaluated = report["evaluation"].get(REWARD)
     held_out = "" if evaluated is None else f", held out {evaluated:.3g}"
     return (
         f"iteration {report['iteration']}: {report['responses']:,} responses to {report['prompts']:,} prompts at "
-        f"temperature {report['temperature']:g}, {report['unfinished']:.1%} unfinished; reward {most['mean'][0]:.3g}, "
-        f"best of {n} {most['max'][0]:.3g}, best so far {report['best']['mean']:.3g}{held_out}; trained on "
-        f"{report['rows']:,} rows"
+        f"temperature {report['temperature']:g}, {report['unfinished']:.1%} truncated; reward "
+        f"{rewards['mean'][0]:.3g}, best of {n} {rewards['max'][0]:.3g}, best so far "
+        f"{report['best']['mean']:.3g}{held_out}; trained on {report['rows']:,} rows"
     )
 
 
@@ -117,11 +123,11 @@ def best_iteration(reports: Sequence[Report], metric: str | None, greater: bool 
 
 
 def write_rewards(path: Path, reports: Sequence[Report]) -> None:
-    """The picture of rewards against the number of responses, for every iteration."""
-    from .plot import rewards_picture
+    """Plot the rewards against the number of responses, for every iteration."""
+    from .plot import plot_rewards
 
     curves = {report["iteration"]: {int(n): _estimates(c) for n, c in report["rewards"].items()} for report in reports}
-    rewards_picture(path, curves)
+    plot_rewards(path, curves)
 
 
 def _estimates(curve: Mapping[str, Sequence[float | None]]) -> dict[str, Estimate]:

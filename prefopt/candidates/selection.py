@@ -1,4 +1,4 @@
-"""Which candidates to train on: pure functions from scored candidates to rows that every trainer takes.
+"""Which candidates are trained on: pure functions from scored candidates to rows that every trainer takes.
 
     groups = by_prompt(pool.scored(reward_model))
     rows = best(groups)                      # {prompt, response, score}: SFT, rejection-sampling fine-tuning
@@ -7,7 +7,7 @@
     write_rows("selection.jsonl", rows)      # a file that every trainer takes; so is datasets.Dataset.from_list(rows)
 
 Rows come in the order in which their prompts first stand in the pool. Each also has `finished`, a list that says of its
-responses in their order whether they ended with a stop token: training gives the others none, as the policy drew none.
+responses in their order whether they ended with a stop token: training gives the others none, as the policy gave none.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..generation.stopping import UNFINISHED
+from ..generation.stopping import PARTIAL_CHARACTER
 from ..utils import jsonl
+from ..utils.renamed import renamed_arguments
 from .candidate import Candidate, Scored, prompt_key
 
 Row = dict[str, Any]
@@ -29,12 +30,13 @@ Segment = tuple[int, int]
 """A round and an iteration."""
 
 
+@renamed_arguments(include_unfinished="include_truncated")
 def by_prompt(
-    scored: Iterable[Scored], *, prior_top_n: int | None = None, include_unfinished: bool = False
+    scored: Iterable[Scored], *, prior_top_n: int | None = None, include_truncated: bool = False
 ) -> list[Group]:
     """The candidates to select from, those of a prompt together, best first; of equal scores the earliest comes first.
 
-    Left out are responses that the length limit cut off, empty ones, and all but the best-placed of equal texts. A
+    Left out are responses that the length limit truncated, empty ones, and all but the best-placed of equal texts. A
     prompt that has nothing left has no group.
 
     Args:
@@ -42,7 +44,7 @@ def by_prompt(
         prior_top_n: how many responses to each prompt stay of each iteration before the last one that has candidates
             (of the highest round its highest iteration): None keeps all, 0 selects from the last iteration alone.
             Llama 2 (section 3.2.3) found that forgetting earlier iterations loses abilities.
-        include_unfinished: select also from responses that the length limit cut off.
+        include_truncated: select also from responses that the length limit truncated.
 
     Raises:
         ValueError: a negative number.
@@ -51,11 +53,11 @@ def by_prompt(
         raise ValueError(f"prior_top_n={prior_top_n} must be at least 0, or None for all")
     groups: dict[str, dict[Segment, Group]] = {}
     last = (-1, -1)
-    for one in scored:
-        segment = one.candidate.round, one.candidate.iteration
+    for row in scored:
+        segment = row.candidate.round, row.candidate.iteration
         last = max(last, segment)
-        if (include_unfinished or one.candidate.finished) and _text(one.candidate).strip():
-            groups.setdefault(one.candidate.prompt_key, {}).setdefault(segment, []).append(one)
+        if (include_truncated or row.candidate.finished) and _text(row.candidate).strip():
+            groups.setdefault(row.candidate.prompt_key, {}).setdefault(segment, []).append(row)
     joined = (_joined(segments, last, prior_top_n) for segments in groups.values())
     return [group for group in joined if group]
 
@@ -63,15 +65,14 @@ def by_prompt(
 def _joined(segments: dict[Segment, Group], last: Segment, prior_top_n: int | None) -> Group:
     """The iterations of one prompt as one group; duplicates are left out first, so that the top n are n texts."""
     tops = (_distinct(group)[: None if segment == last else prior_top_n] for segment, group in segments.items())
-    return _distinct([one for top in tops for one in top])
+    return _distinct([row for top in tops for row in top])
 
 
 def _distinct(group: Group) -> Group:
     """Best first, each text once. The key breaks ties by time, whatever order the candidates came in."""
-    ranking = sorted(group, key=lambda one: (-one.score, one.candidate.key))
     first: dict[str, Scored] = {}
-    for one in ranking:
-        first.setdefault(_text(one.candidate).strip(), one)
+    for row in sorted(group, key=lambda row: (-row.score, row.candidate.key)):
+        first.setdefault(_text(row.candidate).strip(), row)
     return list(first.values())
 
 
@@ -82,7 +83,7 @@ def best(groups: Iterable[Group], threshold: float | None = None) -> list[Row]:
 
 def above(groups: Iterable[Group], threshold: float) -> list[Row]:
     """Every response whose score is at least `threshold` (ReST, arXiv:2308.08998), best first within a prompt."""
-    return [_answer(one) for group in groups for one in group if _reaches(one, threshold)]
+    return [_answer(row) for group in groups for row in group if _reaches(row, threshold)]
 
 
 def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | None = None) -> list[Row]:
@@ -96,8 +97,8 @@ def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | Non
     return [
         {
             "prompt": _prompt(top[0]),
-            "responses": [_text(one.candidate) for one in top],
-            "scores": [one.score for one in top],
+            "responses": [_text(row.candidate) for row in top],
+            "scores": [row.score for row in top],
             "finished": _finished(*top),
         }
         for top in tops
@@ -147,39 +148,38 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     jsonl.replace(Path(path), rows)
 
 
-def _reaches(one: Scored, threshold: float | None) -> bool:
-    return threshold is None or one.score >= threshold
+def _reaches(row: Scored, threshold: float | None) -> bool:
+    return threshold is None or row.score >= threshold
 
 
 def _worse(group: Group, margin: float) -> Group:
     """Those clearly worse than the best: an equal score says nothing about which is better."""
-    return [one for one in group if one.score < group[0].score and group[0].score - one.score >= margin]
+    return [row for row in group if row.score < group[0].score and group[0].score - row.score >= margin]
 
 
-def _prompt(one: Scored) -> list[dict[str, str]]:
-    return [{"role": turn["role"], "content": turn["content"]} for turn in one.candidate.prompt]
+def _prompt(row: Scored) -> list[dict[str, str]]:
+    return [{"role": turn["role"], "content": turn["content"]} for turn in row.candidate.prompt]
 
 
 def _text(candidate: Candidate) -> str:
-    """The response, less what the length limit left of a character: the policy never drew the sign shown for it."""
+    """The response, less what the length limit left of a character: the policy never sampled the sign shown for it."""
     if candidate.finish_reason != "length":
         return candidate.response
-    return candidate.response.rstrip(UNFINISHED).rstrip()
+    return candidate.response.rstrip(PARTIAL_CHARACTER).rstrip()
 
 
 def _finished(*responses: Scored) -> list[bool]:
     """Which of a row's responses ended with a stop token.
 
     A stop string is not one: it is the caller's, and the policy would have gone on. Nor is a stop token that training
-    would replace by its own. The column is there also where all
-    did: `Dataset.from_list` keeps the columns of the first row alone, so one that only some rows have would be lost
-    without a word, and with it what must not be forgotten.
+    would replace by its own. Every row has the column, also where all its responses ended so: `Dataset.from_list` keeps
+    the columns of the first row alone, so a column that only some rows have would be lost without a word.
     """
-    return [one.candidate.finish_reason == "stop" for one in responses]
+    return [row.candidate.finish_reason == "stop" for row in responses]
 
 
-def _answer(one: Scored) -> Row:
-    return {"prompt": _prompt(one), "response": _text(one.candidate), "score": one.score, "finished": _finished(one)}
+def _answer(row: Scored) -> Row:
+    return {"prompt": _prompt(row), "response": _text(row.candidate), "score": row.score, "finished": _finished(row)}
 
 
 def _pair(chosen: Scored, rejected: Scored) -> Row:
@@ -197,7 +197,7 @@ def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candid
     """Pairs without a scorer: a dataset's answers, chosen, against a policy's own responses (SPIN, arXiv:2401.01335).
 
     Every distinct answer to a prompt makes a pair with every distinct response to it. Left out, and counted, are
-    responses that the length limit cut off, empty ones, and those that say what another or an answer says.
+    responses that the length limit truncated, empty ones, and those that say what another or an answer says.
 
     Args:
         rows: what `load_sft` returns: `prompt`, `response` and, where known, `finished`.
@@ -210,22 +210,27 @@ def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candid
         answers.setdefault(prompt_key(row["prompt"]), {}).setdefault(row["response"].strip(), row)
     rejected: dict[str, dict[str, Candidate]] = {key: {} for key in answers}
     left_out: Counter[str] = Counter()
-    for one in candidates:
-        if reason := _unfit(one, answers, rejected):
+    for candidate in candidates:
+        if reason := _unfit(candidate, answers, rejected):
             left_out[reason] += 1
         else:
-            rejected[one.prompt_key][one.response.strip()] = one
-    each = ((row, one) for key, own in answers.items() for row in own.values() for one in rejected[key].values())
-    return [_against(row, one) for row, one in each], left_out
+            rejected[candidate.prompt_key][candidate.response.strip()] = candidate
+    pairs = [
+        _against(row, candidate)
+        for key, rows_of_prompt in answers.items()
+        for row in rows_of_prompt.values()
+        for candidate in rejected[key].values()
+    ]
+    return pairs, left_out
 
 
-def _unfit(one: Candidate, answers: Mapping[str, Any], rejected: Mapping[str, Any]) -> str | None:
+def _unfit(candidate: Candidate, answers: Mapping[str, Any], rejected: Mapping[str, Any]) -> str | None:
     """Why a response makes no pair, in words that go with a count."""
-    key, text = one.prompt_key, one.response.strip()
+    key, text = candidate.prompt_key, candidate.response.strip()
     if key not in answers:
         return "to prompts without an answer"
-    if not one.finished:
-        return "unfinished"
+    if not candidate.finished:
+        return "truncated"
     if not text:
         return "empty"
     if text in answers[key]:
@@ -233,9 +238,9 @@ def _unfit(one: Candidate, answers: Mapping[str, Any], rejected: Mapping[str, An
     return "repeated" if text in rejected[key] else None
 
 
-def _against(row: Mapping[str, Any], one: Candidate) -> Row:
+def _against(row: Mapping[str, Any], candidate: Candidate) -> Row:
     """An answer, which ended with a stop token unless its row says otherwise, and a response."""
     prompt = [{"role": turn["role"], "content": turn["content"]} for turn in row["prompt"]]
     ended = (row.get("finished") or [True])[0]
-    sides = {"chosen": row["response"], "rejected": one.response}
-    return {"prompt": prompt, **sides, "finished": [ended, one.finish_reason == "stop"]}
+    sides = {"chosen": row["response"], "rejected": candidate.response}
+    return {"prompt": prompt, **sides, "finished": [ended, candidate.finish_reason == "stop"]}

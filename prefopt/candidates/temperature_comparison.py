@@ -1,4 +1,7 @@
-"""Temperatures compared by what was drawn at them: numbers and texts, and nothing that draws, scores or writes."""
+"""Which of several temperatures is the best, by scored responses at each: the rounds of a search and its result.
+
+Everything here is computed from scores and texts; what samples, scores and writes is in `temperature_search.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from .diversity import Guards, Quality, quality
 from .order_statistics import Estimate, best_of_curve, doublings, expected_best, interval
 
 FEWEST = 2
-"""Prompts that have a spread."""
+"""Prompts whose scores have a spread."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a pool has for the first prompts: [prompts, n] each."""
+class ScoredResponses:
+    """The responses at one temperature to the first prompts, and their scores: [prompts, n] each."""
 
     scores: np.ndarray
     finished: np.ndarray
@@ -28,18 +31,19 @@ class Drawn:
 
     @property
     def usable(self) -> np.ndarray:
-        """Which responses selection could take."""
+        """Which responses selection could take: [prompts, n]; neither truncated nor blank ones."""
         return self.finished & np.array([[bool(text.strip()) for text in row] for row in self.texts])
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the responses drawn at a temperature in a round are worth.
+class TemperatureResult:
+    """What the responses at a temperature are worth, as of one round.
 
     Args:
-        prompts: how many it had until then.
+        prompts: how many it has responded to by then.
         rewards: the expected score of the best of k, for several k, with intervals over prompts.
-        reasons: why it cannot be chosen; none if it can.
+        quality: what their scores do not say.
+        reasons: why the temperature cannot be chosen; none if it can.
         values: the expected score of the best of K for each prompt: [prompts].
     """
 
@@ -51,18 +55,20 @@ class Measured:
     values: np.ndarray = field(repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
+        """The result as JSON has it; there truncated responses are `unfinished`."""
+        shares = {"unfinished" if name == "truncated" else name: x for name, x in asdict(self.quality).items()}
         rewards = {str(k): estimate._asdict() for k, estimate in self.rewards.items()}
         named = {"temperature": self.temperature, "prompts": self.prompts, "reasons": list(self.reasons)}
-        return {**named, "rewards": rewards, **asdict(self.quality)}
+        return {**named, "rewards": rewards, **shares}
 
 
-Round = dict[float, Measured]
-"""The temperatures that were in it."""
+SearchRound = dict[float, TemperatureResult]
+"""The results of the temperatures that were in a round."""
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a search found.
+class TemperatureSearch:
+    """What a search for the best temperature came to.
 
     Args:
         best: the temperature with the highest expected reward of the best of `k`. That it was chosen for being the
@@ -79,37 +85,47 @@ class Search:
     k: int
     n: int
     level: float
-    rounds: tuple[Round, ...]
+    rounds: tuple[SearchRound, ...]
     lead: dict[float, Estimate]
     responses: int
 
     @property
-    def temperatures(self) -> Round:
-        """Each temperature as its last round left it, from the lowest up."""
-        last = {one.temperature: one for each in self.rounds for one in each.values()}
+    def temperatures(self) -> SearchRound:
+        """The result of each temperature in its last round, from the lowest temperature up."""
+        last = {temperature: result for round in self.rounds for temperature, result in round.items()}
         return dict(sorted(last.items()))
 
     def record(self) -> dict[str, Any]:
+        """The search as JSON has it."""
         named = {name: getattr(self, name) for name in ("best", "k", "n", "level", "responses")}
-        lead = [{"temperature": temperature, **each._asdict()} for temperature, each in self.lead.items()]
-        rounds = [[one.record() for one in each.values()] for each in self.rounds]
+        lead = [{"temperature": temperature, **estimate._asdict()} for temperature, estimate in self.lead.items()]
+        rounds = [[result.record() for result in round.values()] for round in self.rounds]
         return {**named, "plausible": list(self.plausible), "lead": lead, "rounds": rounds}
 
 
-def schedule(arms: int, prompts: int, n: int, halving: bool, budget: int | None) -> list[tuple[int, int]]:
-    """For each round how many temperatures it has, and how many prompts each of them has had by its end.
+def plan_rounds(arms: int, prompts: int, n: int, halving: bool, budget: int | None) -> list[tuple[int, int]]:
+    """For each round how many temperatures are in it, and how many prompts each of them has had by its end.
 
     As in Figure 1 of arXiv:1502.07943, ceil(log2 arms) rounds share the budget equally, and a temperature keeps what
     it has. Without halving there is one round.
+
+    Args:
+        arms: how many temperatures are compared.
+        prompts: how many prompts there are.
+        n: responses to a prompt at a temperature.
+        budget: the most responses in all; None lets the last round have all prompts.
+
+    Raises:
+        ValueError: too few prompts for all temperatures in the first round.
     """
     sizes = [arms]
     while halving and sizes[-1] > 2:
         sizes.append(-(-sizes[-1] // 2))
-    each = list(accumulate(Fraction(1, size) for size in sizes))
-    scale = prompts / each[-1] if budget is None else Fraction(budget // n, len(sizes))
-    plan = [(size, min(prompts, int(scale * share))) for size, share in zip(sizes, each, strict=True)]
+    shares = list(accumulate(Fraction(1, size) for size in sizes))  # of a temperature, up to each round
+    scale = prompts / shares[-1] if budget is None else Fraction(budget // n, len(sizes))
+    plan = [(size, min(prompts, int(scale * share))) for size, share in zip(sizes, shares, strict=True)]
     if plan[0][1] < FEWEST:
-        enough = f"{math.ceil(FEWEST * each[-1] / each[0])} prompts or more"
+        enough = f"{math.ceil(FEWEST * shares[-1] / shares[0])} prompts or more"
         if budget is not None and prompts >= FEWEST:
             enough = f"a budget of {FEWEST * arms * n * len(sizes)} responses or more"
         raise ValueError(
@@ -119,57 +135,73 @@ def schedule(arms: int, prompts: int, n: int, halving: bool, budget: int | None)
     return plan
 
 
-def ranking(measured: Round) -> list[float]:
-    """The temperatures that may be chosen, the best first, of equal ones the lowest."""
-    fit = [one for one in measured.values() if not one.reasons]
-    if not fit:
-        wrong = "; ".join(f"{one.temperature:g}: {', '.join(one.reasons)}" for one in measured.values())
+def rank(results: SearchRound) -> list[float]:
+    """The temperatures that may be chosen, the best first, of equal ones the lowest.
+
+    Raises:
+        ValueError: none may be chosen; the message says what is wrong with each.
+    """
+    allowed = [result for result in results.values() if not result.reasons]
+    if not allowed:
+        wrong = "; ".join(f"{result.temperature:g}: {', '.join(result.reasons)}" for result in results.values())
         raise ValueError(
             f"no temperature can be chosen. {wrong}. Try other temperatures, allow longer responses "
             "(max_new_tokens), or relax the guard"
         )
-    return [one.temperature for one in sorted(fit, key=lambda one: (-one.values.mean(), one.temperature))]
+    ranking = sorted(allowed, key=lambda result: (-result.values.mean(), result.temperature))
+    return [result.temperature for result in ranking]
 
 
-def measured(drawn: Mapping[float, Drawn], k: int, level: float, guards: Guards) -> Round:
-    """What was drawn at each temperature, judged with the others: see `Drawn.usable` for what is never the best."""
-    lowest = _lowest(list(drawn.values()))
-    return {temperature: _worth(temperature, each, lowest, k, level, guards) for temperature, each in drawn.items()}
+def evaluate_round(responses: Mapping[float, ScoredResponses], k: int, level: float, guards: Guards) -> SearchRound:
+    """What the responses at each temperature are worth, beside those at the others.
+
+    Responses that are not `usable` are never the best: see `search_temperatures` for what they count as.
+    """
+    lowest = _lowest_scores(list(responses.values()))
+    return {
+        temperature: _evaluate(temperature, scored, lowest, k, level, guards)
+        for temperature, scored in responses.items()
+    }
 
 
-def _lowest(drawn: Sequence[Drawn]) -> np.ndarray:
+def _lowest_scores(responses: Sequence[ScoredResponses]) -> np.ndarray:
     """What counts as the score of a response that cannot be selected: [prompts]. The same at all temperatures."""
-    lowest = np.min([np.where(each.usable, each.scores, np.inf).min(axis=1) for each in drawn], axis=0)
+    lowest = np.min([np.where(at.usable, at.scores, np.inf).min(axis=1) for at in responses], axis=0)
     known = lowest[np.isfinite(lowest)]
     return np.where(np.isfinite(lowest), lowest, known.min() if len(known) else 0.0)
 
 
-def _worth(temperature: float, drawn: Drawn, lowest: np.ndarray, k: int, level: float, guards: Guards) -> Measured:
-    scores = np.where(drawn.usable, drawn.scores, lowest[:, None])
-    found = quality(drawn.texts, drawn.finished.tolist())
-    reasons = guards.broken(found)
-    if not drawn.usable.any():
+def _evaluate(
+    temperature: float, responses: ScoredResponses, lowest: np.ndarray, k: int, level: float, guards: Guards
+) -> TemperatureResult:
+    scores = np.where(responses.usable, responses.scores, lowest[:, None])
+    their_quality = quality(responses.texts, responses.finished.tolist())
+    reasons = guards.broken(their_quality)
+    if not responses.usable.any():
         reasons += ("none of its responses could be selected",)
     curve = best_of_curve(scores, doublings(k), level)
-    return Measured(temperature, len(scores), curve, found, reasons, expected_best(scores, k))
+    return TemperatureResult(temperature, len(scores), curve, their_quality, reasons, expected_best(scores, k))
 
 
-def compared(rounds: Sequence[Round], k: int, n: int, level: float) -> Search:
-    """The best, and which others may be as good.
+def compare_rounds(rounds: Sequence[SearchRound], k: int, n: int, level: float) -> TemperatureSearch:
+    """Which temperature is the best, and which others may be as good.
 
     Another temperature is worse if the lead of the best over it, in pairs, is above 0 by a one-sided t test at
     1 - level divided by the number of tests there could be: every other temperature in every round. Then the truly
     best one is left out only if some other wrongly beats it, so that choosing the best from the same scores costs
     nothing (Edwards and Hsu 1983, Multiple comparisons with the best treatment, who share out the error exactly).
+
+    Raises:
+        ValueError: no temperature may be chosen.
     """
-    best = ranking(rounds[-1])[0]
+    best = rank(rounds[-1])[0]
     single = 1 - 2 * (1 - level) / max(1, (len(rounds[0]) - 1) * len(rounds))
     lead, plausible = {}, [best]
-    for temperature in (one for one in rounds[0] if one != best):
-        last = [each for each in rounds if temperature in each][-1]
-        lead[temperature] = interval(last[best].values - last[temperature].values, single)
-        if lead[temperature].low <= 0 and not last[temperature].reasons:
-            plausible.append(temperature)
-    had = {one.temperature: one.prompts for each in rounds for one in each.values()}
+    for other in (temperature for temperature in rounds[0] if temperature != best):
+        last = [round for round in rounds if other in round][-1]
+        lead[other] = interval(last[best].values - last[other].values, single)
+        if lead[other].low <= 0 and not last[other].reasons:
+            plausible.append(other)
+    prompts = {temperature: result.prompts for round in rounds for temperature, result in round.items()}
     span = (min(plausible), max(plausible))
-    return Search(best, span, k, n, level, tuple(rounds), lead, n * sum(had.values()))
+    return TemperatureSearch(best, span, k, n, level, tuple(rounds), lead, n * sum(prompts.values()))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..candidates.candidate import Candidate
-from ..candidates.dataset_answers import Given
-from ..candidates.generate import Draw, fill
+from ..candidates.dataset_answers import DatasetAnswers
+from ..candidates.generate import Origin, generate_into
 from ..candidates.pool import Pool
 from ..objectives.sampling_arguments import SamplingArguments
 from ..training.arguments import LoadingArguments, RowsArguments
@@ -132,15 +132,15 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
 
     from ..models.reference import policy_fingerprint
 
-    processes, given, folder = PartialState(), Given(rows), Path(args.output_dir).expanduser()
+    processes, dataset, folder = PartialState(), DatasetAnswers(rows), Path(args.output_dir).expanduser()
     policy, tokenizer = load_for_sampling(model_args, processes.device)
     version = policy_fingerprint(policy, tokenizer)
     if is_first():
         begin(folder, {"objective": what, "policy": version, **_deciding(args)}, resume=True)
     pool = Pool(folder / "pool")
-    new = fill(pool, policy, tokenizer, given.prompts, args, Draw(version, args.seed), progress=True)
+    new = generate_into(pool, policy, tokenizer, dataset.prompts, args, Origin(version, args.seed), progress=True)
     processes.destroy_process_group()  # what is left is the first one's: the others need not wait for it
-    return Sampled(folder, rows, pool, frozenset(given.answers), version, new, args.responses_per_prompt)
+    return Sampled(folder, rows, pool, frozenset(dataset.answers), version, new, args.responses_per_prompt)
 
 
 def _deciding(args: SamplingCommandArguments) -> dict[str, Any]:

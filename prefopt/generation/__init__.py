@@ -1,4 +1,4 @@
-"""Generation: a policy and prompts in, responses out. `sampling` is the only place that generates."""
+"""How responses are generated: `sample`, `beam_search`, and a policy that `VLLM` serves."""
 
 import lazy_loader
 

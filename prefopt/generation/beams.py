@@ -1,4 +1,4 @@
-"""Diverse beam search, which finds likely responses that differ. Knows the policy and its cache, not their worth.
+"""`beam_search`: likely responses that differ from one another, by diverse beam search.
 
 A prompt's beams are divided into groups that take their next tokens one after the other, each group with a penalty on
 the tokens that those before it have just taken. One group is plain beam search.
@@ -23,12 +23,12 @@ from ..models.flops import count_generation, flops_model_of
 from ..models.modes import evaluating
 from ..models.wrappers import own_forward, unwrap
 from ..utils.flop_counter import is_counting
-from .beam_groups import Following, Rules, Search
-from .prompts import check_numbers, check_policy, encoded, padded, progress_bar
-from .stopping import Ends, Row, Sample
+from ._beam_groups import BeamSettings, NextTokens, PromptSearch
+from .prompts import check_numbers, check_policy, encode_prompts, padded, progress_bar
+from .stopping import Sample, SequenceState, StoppingRules
 
-KNOWN = 4
-"""Times k: so many next tokens nearly always suffice, and the fewer are looked at, the faster."""
+LOOKED_UP = 4
+"""Times k: how many next tokens of a beam are looked up first. What the search finds does not depend on it."""
 
 
 def beam_search(
@@ -44,7 +44,7 @@ def beam_search(
     stop_strings: Sequence[str] = (),
     length_penalty: float = 1.0,
     batch_size: int = 128,
-    known: float = KNOWN,
+    looked_up: float = LOOKED_UP,
     progress: bool = False,
 ) -> list[list[Sample]]:
     """`k` responses to each prompt, in the order of the prompts, the best first: diverse beam search with the Hamming
@@ -64,6 +64,7 @@ def beam_search(
 
     Args:
         policy: a causal language model, with or without an adapter.
+        prompts: lists of {role, content}; or what `encode_prompts` made of them, which is not encoded again.
         groups: a divisor of k; each group has k / groups beams, so that with groups=k each is greedy but for the
             penalty. RRHF (arXiv:2304.05302) uses k=4 and groups=4.
         diversity_penalty: lambda of the paper, 0 makes all groups alike.
@@ -72,7 +73,7 @@ def beam_search(
         stop_strings: a response ends with the first of these, which its text leaves out.
         length_penalty: above 0 long responses are preferred, below 0 short ones.
         batch_size: responses at a time, those to one prompt always together.
-        known: times k, how many next tokens of a beam are looked at first. What is found does not depend on it.
+        looked_up: times k, how many next tokens of a beam are looked up first; the responses do not depend on it.
 
     Returns:
         Lists of `k` (fewer only where the policy has no more responses at all). `logps` are the policy's own, at
@@ -85,60 +86,68 @@ def beam_search(
     check_numbers(k, max_new_tokens, batch_size)
     check_policy(policy)
     strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
-    ends = Ends(tokenizer, tuple(stop_token_ids(tokenizer, policy.generation_config)), max_new_tokens, strings)
-    rules = Rules(k, groups, diversity_penalty, temperature, length_penalty, ends)
+    stop_tokens = tuple(stop_token_ids(tokenizer, policy.generation_config))
+    rules = StoppingRules(tokenizer, stop_tokens, max_new_tokens, strings)
+    settings = BeamSettings(k, groups, diversity_penalty, temperature, length_penalty, rules)
     inner = unwrap(policy)
     _check_whole(inner)
-    searches = [Search(ids, rules) for ids in encoded(prompts, tokenizer, policy, max_new_tokens)]
+    encoded = encode_prompts(prompts, tokenizer, policy, max_new_tokens)
+    searches = [PromptSearch(list(ids), settings) for ids in encoded.ids]
     # The longest first: memory that does not suffice shows at once, and there is little padding.
     order = sorted(searches, key=lambda search: -len(search.prompt_ids))
     size = max(1, batch_size // k)
     with torch.no_grad(), evaluating(policy), progress_bar(k * len(searches), progress) as show:
         for start in range(0, len(order), size):
-            _run(inner, order[start : start + size], rules, int(known * k), show)
+            _search_batch(inner, order[start : start + size], settings, int(looked_up * k), show)
     return [
-        [replace(beam.row, bare=is_bare(prompt)).sample(ends) for beam in search.best()]
+        [replace(beam.sequence, bare_prompt=is_bare(prompt)).to_sample(rules) for beam in search.best()]
         for prompt, search in zip(prompts, searches, strict=True)
     ]
 
 
-def _run(model: Any, searches: list[Search], rules: Rules, known: int, done: Callable[[list[Row]], None]) -> None:
-    """Search for the responses to the prompts of a batch. known: next tokens of a beam that are looked at first."""
-    rows = [Row(0, 0, search.prompt_ids, ()) for search in searches]
-    cached = Cached(model)
-    logits = cached.begin(**padded(rows, model.device))
+def _search_batch(
+    model: Any,
+    searches: list[PromptSearch],
+    settings: BeamSettings,
+    looked_up: int,
+    on_end: Callable[[list[SequenceState]], None],
+) -> None:
+    """Search for the responses to the prompts of a batch. looked_up: next tokens of a beam that are looked up first."""
+    prompts = [SequenceState(0, 0, search.prompt_ids, ()) for search in searches]
+    cached = CachedModel(model)
+    logits = cached.begin(**padded(prompts, model.device))
     fed = [(1, len(search.prompt_ids)) for search in searches]
-    for place, search in enumerate(searches):
-        search.begin(place)
+    for row, search in enumerate(searches):
+        search.begin(row)
     while searches:
-        following = Following(logits, rules.temperature, known)
+        next_tokens = NextTokens(logits, settings.temperature, looked_up)
         for search in searches:
-            search.step(following)
-        over = [search for search in searches if not search.live]
-        done([beam.row for search in over for beam in search.best()])
+            search.step(next_tokens)
+        ended = [search for search in searches if not search.live]
+        on_end([beam.sequence for search in ended for beam in search.best()])
         searches = [search for search in searches if search.live]
         beams = [beam for search in searches for beam in search.live]
         if beams:
-            logits = cached.step([beam.place for beam in beams], [beam.row.ids[-1] for beam in beams])
-        for place, beam in enumerate(beams):
-            beam.place = place
+            logits = cached.step([beam.row for beam in beams], [beam.sequence.ids[-1] for beam in beams])
+        for row, beam in enumerate(beams):
+            beam.row = row
         if is_counting():
-            lengths = [len(beam.row.prompt_ids) + len(beam.row.ids) for beam in beams]
+            lengths = [len(beam.sequence.prompt_ids) + len(beam.sequence.ids) for beam in beams]
             fed += [(length, length) for length in lengths]
     if is_counting():
         count_generation(flops_model_of(model), fed, len(fed))
 
 
-class Cached:
-    """Logits by the model, with keys and values in its own cache, which any model can reorder.
+class CachedModel:
+    """Computes logits by the model, with keys and values in the model's own cache, which any model can reorder.
 
-    Not the fast loop's `Held`, which drops rows but does not fork them: a prompt is computed once here too, and then
-    copied for each of its beams.
+    The fast loop's `KVCache` drops rows but does not fork them. A prompt is computed once here too, and then copied for
+    each of its beams.
     """
 
     def __init__(self, model: Any):
         self.model = model
-        self.known = inspect.signature(own_forward(model)).parameters
+        self.parameters = inspect.signature(own_forward(model)).parameters
         self.cache: Any = None
 
     def begin(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -146,21 +155,21 @@ class Cached:
         self.mask = attention_mask
         return self._logits(input_ids)
 
-    def step(self, places: list[int], tokens: list[int]) -> Tensor:
-        """Go on from the rows `places`, as often as each is named, by one token each -> [len(places), V]."""
-        if places != list(range(len(self.mask))):
-            index = torch.tensor(places, device=self.mask.device)
+    def step(self, rows: list[int], tokens: list[int]) -> Tensor:
+        """Go on from these rows, as often as each is named, by one token each -> [len(rows), V]."""
+        if rows != list(range(len(self.mask))):
+            index = torch.tensor(rows, device=self.mask.device)
             self.cache.reorder_cache(index)
             self.mask = self.mask[index]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(places), 1)], 1)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(rows), 1)], 1)
         return self._logits(torch.tensor(tokens, device=self.mask.device)[:, None])
 
     def _logits(self, ids: Tensor) -> Tensor:
         """ids: [R, T], the last T of `mask` -> [R, V] after the last of them."""
         position = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         optional = {"position_ids": position, "logits_to_keep": 1}
-        inputs = {name: value for name, value in optional.items() if name in self.known}
-        found = self.model(
+        inputs = {name: value for name, value in optional.items() if name in self.parameters}
+        outputs = self.model(
             input_ids=ids,
             attention_mask=self.mask,
             past_key_values=self.cache,
@@ -168,15 +177,18 @@ class Cached:
             return_dict=True,
             **inputs,
         )
-        self.cache = found.get("past_key_values")
+        self.cache = outputs.get("past_key_values")
         if self.cache is None:
             raise ValueError(
                 f"{type(self.model).__name__} has no cache of keys and values to search with: use `sample`"
             )
-        return found.logits[:, -1]
+        return outputs.logits[:, -1]
 
 
 def _check_whole(model: Any) -> None:
-    """Ranks that share a model have to take equally many steps, and each search has its own number of them."""
+    """Raise ValueError for a sharded model.
+
+    Its ranks would have to take equally many steps, and each search takes its own number of them.
+    """
     if any(isinstance(module, FSDPModule) for module in model.modules()):
         raise ValueError("the policy's weights are sharded, and beam search needs them whole: load it without FSDP")

@@ -1,9 +1,10 @@
-"""The door to sampling, and the only place that generates: policy and prompts in, responses out.
+"""`sample`: a policy and prompts in, responses out. The only place that generates.
 
-Each response is drawn with its own stream of uniform numbers, derived from (seed, stream, key of the prompt, response
-number): what is drawn does not depend on how prompts are batched or ordered, and two policies answer with common random
-numbers. Models that the fast loop (`decode.py`) cannot serve are sampled by transformers' `generate`, from the same
-distribution by the same numbers. A policy that vLLM serves is asked for the same, with random numbers of vLLM's own.
+Each response is sampled with its own stream of uniform numbers, derived from (seed, stream, key of the prompt, response
+number): what is sampled does not depend on how prompts are batched or ordered, and two policies answer with common
+random numbers. Models that the fast loop (`_engine.py`) cannot decode are sampled by transformers' `generate`, from the
+same distribution by the same numbers. A policy that vLLM serves is asked for the same, with random numbers of vLLM's
+own.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ from ..models.flops import flops_model_of
 from ..models.modes import evaluating
 from ..models.wrappers import unwrap
 from ..utils.flop_counter import is_counting
-from .compatibility import served
-from .engine import chunked, count, decode, seen_tokens
-from .prompts import check_numbers, check_policy, encoded, padded, progress_bar
-from .stopping import Ends, Row
+from ._compatibility import is_supported
+from ._engine import count_flops, decode, groups_by_prompt, seen_tokens
+from ._token_sampling import Distribution, uniform_stream
+from .prompts import check_numbers, check_policy, encode_prompts, padded, progress_bar
 from .stopping import Sample as Sample
-from .token_sampling import Distribution, uniform_stream
-from .vllm import VLLM, take
+from .stopping import SequenceState, StoppingRules
+from .vllm import VLLM, add_answers
+
+OnEnd = Callable[[list[SequenceState]], None]
+"""Is handed sequences when they have ended."""
 
 
 def sample(
@@ -59,11 +63,14 @@ def sample(
 ) -> list[list[Sample]]:
     """`k` responses to each prompt, in the order of the prompts. Temperature 0 is greedy.
 
-    Of the policy's `generation_config` only the stop tokens count: what is drawn is the policy's own distribution at
+    Of the policy's `generation_config` only the stop tokens count: what is sampled is the policy's own distribution at
     these settings, without a penalty, a ban or a beam search that a checkpoint brings along.
 
     Args:
         policy: a causal language model, with or without an adapter, or a `VLLM`, which says what differs.
+        prompts: lists of {role, content}; or what `encode_prompts` made of them, which is not encoded again.
+        temperature, top_p, top_k, repetition_penalty: shape the distribution, in the way of transformers' processors.
+        max_new_tokens: the longest response, in tokens; one that reaches it is truncated there.
         stop_strings: a response ends with the first of these, which its text leaves out.
         stream: what else makes the random numbers new, such as (round, iteration).
         keys: a name for each prompt, by which it keeps its random numbers in another list; by default its number.
@@ -77,110 +84,116 @@ def sample(
     distribution = Distribution(float(temperature), top_k, top_p, repetition_penalty)
     check_policy(policy)
     strings = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
-    ends = Ends(tokenizer, tuple(stop_token_ids(tokenizer, policy.generation_config)), max_new_tokens, strings)
+    stop_tokens = tuple(stop_token_ids(tokenizer, policy.generation_config))
+    rules = StoppingRules(tokenizer, stop_tokens, max_new_tokens, strings)
     streams = [(int(seed), *map(int, stream), name) for name in _names(keys, len(prompts))]
-    ids = encoded(prompts, tokenizer, policy, max_new_tokens)
-    verbatim = [is_bare(prompt) for prompt in prompts]
-    rows = [[Row(i, j, ids[i], (*streams[i], j), bare=verbatim[i]) for j in range(k)] for i in range(len(prompts))]
+    prompt_ids = [list(ids) for ids in encode_prompts(prompts, tokenizer, policy, max_new_tokens).ids]
+    bare_prompt = [is_bare(prompt) for prompt in prompts]
+    groups = [
+        [SequenceState(i, j, prompt_ids[i], (*streams[i], j), bare_prompt=bare_prompt[i]) for j in range(k)]
+        for i in range(len(prompts))
+    ]
     # The longest first: memory that does not suffice shows at once.
-    order = sorted(rows, key=lambda group: -len(group[0].prompt_ids))
-    with progress_bar(k * len(rows), progress) as show:
-        _fill(policy, [row for group in order for row in group], distribution, ends, batch_size, show)
-    return [[row.sample(ends) for row in group] for group in rows]
+    order = sorted(groups, key=lambda group: -len(group[0].prompt_ids))
+    with progress_bar(k * len(groups), progress) as show:
+        _generate(policy, [sequence for group in order for sequence in group], distribution, rules, batch_size, show)
+    return [[sequence.to_sample(rules) for sequence in group] for group in groups]
 
 
-def _fill(
+def _generate(
     policy: Any,
-    rows: list[Row],
+    sequences: list[SequenceState],
     distribution: Distribution,
-    ends: Ends,
+    rules: StoppingRules,
     batch_size: int,
-    done: Callable[[list[Row]], None],
+    on_end: OnEnd,
 ) -> None:
-    """Respond by vLLM, if the policy is its, or by the fast loop, if the policy is one that it serves."""
+    """Generate by vLLM, if it serves the policy, or by the fast loop, if that supports the policy."""
     if isinstance(policy, VLLM):
-        return ask(policy, rows, distribution, ends, done)
+        return generate_by_vllm(policy, sequences, distribution, rules, on_end)
     with torch.no_grad(), evaluating(policy):
         inner = unwrap(policy)
-        if rows and served(inner):
-            decode(inner, rows, distribution, ends, batch_size, done)
+        if sequences and is_supported(inner):
+            decode(inner, sequences, distribution, rules, batch_size, on_end)
         else:
-            generate(policy, rows, distribution, ends, batch_size, done)
+            generate_by_transformers(policy, sequences, distribution, rules, batch_size, on_end)
 
 
-def ask(
-    policy: VLLM, rows: list[Row], distribution: Distribution, ends: Ends, done: Callable[[list[Row]], None]
+def generate_by_vllm(
+    policy: VLLM, sequences: list[SequenceState], distribution: Distribution, rules: StoppingRules, on_end: OnEnd
 ) -> None:
-    """Fill in the rows by vLLM, asking again for those that are not at their end when it stops."""
-    chunks = list(chunked(rows, max(1, len(rows))))
-    while rows:
-        take(rows, policy.engine.generate(**policy.requests(rows, distribution, ends)), ends)
-        done([row for row in rows if row.ended])
-        rows = [row for row in rows if not row.ended]
+    """Generate by vLLM, asking again for sequences that are not at their end when it stops."""
+    groups = list(groups_by_prompt(sequences, max(1, len(sequences))))
+    while sequences:
+        add_answers(sequences, policy.engine.generate(**policy.requests(sequences, distribution, rules)), rules)
+        on_end([sequence for sequence in sequences if sequence.finish_reason])
+        sequences = [sequence for sequence in sequences if not sequence.finish_reason]
     if is_counting():
-        count(policy.work, chunks)
+        count_flops(policy.work, groups)
 
 
-def generate(
+def generate_by_transformers(
     policy: Any,
-    rows: Sequence[Row],
+    sequences: Sequence[SequenceState],
     distribution: Distribution,
-    ends: Ends,
+    rules: StoppingRules,
     batch_size: int,
-    done: Callable[[list[Row]], None],
+    on_end: OnEnd,
 ) -> None:
-    """Fill in the rows as `decode` does, by transformers' `generate`, a batch at a time."""
-    settings = {"eos_token_id": list(ends.tokens), "pad_token_id": ends.tokens[0]}
-    config = GenerationConfig(do_sample=False, max_new_tokens=ends.limit, **settings)
-    with _generating_by(config, policy):
-        for start in range(0, len(rows), batch_size):
-            batch = list(rows[start : start + batch_size])
+    """Generate as `decode` does, by transformers' `generate`, a batch at a time."""
+    settings = {"eos_token_id": list(rules.stop_tokens), "pad_token_id": rules.stop_tokens[0]}
+    config = GenerationConfig(do_sample=False, max_new_tokens=rules.max_new_tokens, **settings)
+    with _generation_config(config, policy):
+        for start in range(0, len(sequences), batch_size):
+            batch = list(sequences[start : start + batch_size])
             policy.generate(
                 **padded(batch, policy.device),
                 generation_config=config,
-                logits_processor=LogitsProcessorList([Drawing(batch, distribution, ends)]),
-                stopping_criteria=StoppingCriteriaList([Ended(batch)]),
+                logits_processor=LogitsProcessorList([SamplingProcessor(batch, distribution, rules)]),
+                stopping_criteria=StoppingCriteriaList([HasEnded(batch)]),
             )
-            done(batch)
+            on_end(batch)
     if is_counting():
-        count(flops_model_of(unwrap(policy)), [[row] for row in rows])
+        count_flops(flops_model_of(unwrap(policy)), [[sequence] for sequence in sequences])
 
 
-class Drawing(LogitsProcessor):
-    """Turns greedy decoding into sampling: only the token that was drawn survives. Fills in the rows as it goes."""
+class SamplingProcessor(LogitsProcessor):
+    """Turns greedy decoding into sampling: only the token that was sampled survives. The sequences grow as it goes."""
 
-    def __init__(self, rows: Sequence[Row], distribution: Distribution, ends: Ends):
-        self.rows, self.distribution, self.ends = rows, distribution, ends
-        self.uniforms = torch.stack([uniform_stream(ends.limit, *row.stream) for row in rows])
+    def __init__(self, sequences: Sequence[SequenceState], distribution: Distribution, rules: StoppingRules):
+        self.sequences, self.distribution, self.rules = sequences, distribution, rules
+        self.uniforms = torch.stack([uniform_stream(rules.max_new_tokens, *state.stream) for state in sequences])
         self.seen: Tensor | None = None
-        self.age = 0
+        self.length = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self.distribution.remembers and self.seen is None:
-            self.seen = seen_tokens(self.rows, scores)
-        tokens, logps = self.distribution.draw(scores, self.uniforms[:, self.age].to(scores.device), self.seen)
+        if self.distribution.depends_on_seen and self.seen is None:
+            self.seen = seen_tokens(self.sequences, scores)
+        uniforms = self.uniforms[:, self.length].to(scores.device)
+        tokens, logps = self.distribution.sample(scores, uniforms, self.seen)
         if self.seen is not None:
             self.seen.scatter_(1, tokens[:, None], True)
-        self.age += 1
-        for row, token, logp in zip(self.rows, tokens.tolist(), logps.tolist(), strict=True):
-            if row.ended is None:
-                row.add(token, logp, self.ends)
+        self.length += 1
+        for sequence, token, logp in zip(self.sequences, tokens.tolist(), logps.tolist(), strict=True):
+            if sequence.finish_reason is None:
+                sequence.append(token, logp, self.rules)
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0.0)
 
 
-class Ended(StoppingCriteria):
-    """Tells `generate` which rows have ended, since it knows no stop strings of theirs."""
+class HasEnded(StoppingCriteria):
+    """Tells `generate` which sequences have ended, since it knows no stop strings of theirs."""
 
-    def __init__(self, rows: Sequence[Row]):
-        self.rows = rows
+    def __init__(self, sequences: Sequence[SequenceState]):
+        self.sequences = sequences
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
-        return torch.tensor([row.ended is not None for row in self.rows], device=input_ids.device)
+        ended = [sequence.finish_reason is not None for sequence in self.sequences]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 @contextmanager
-def _generating_by(config: GenerationConfig, policy: nn.Module) -> Iterator[None]:
-    """`config` in the place of every `generation_config` in `policy`, each restored after.
+def _generation_config(config: GenerationConfig, policy: nn.Module) -> Iterator[None]:
+    """Puts `config` in the place of every `generation_config` in `policy`, and restores each after.
 
     Passing it to `generate` is not enough: what it leaves open is taken from the model's own. An adapter and the model
     below may each have one, and peft writes the one into the other.

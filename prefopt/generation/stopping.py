@@ -1,4 +1,7 @@
-"""A response, in the making and made: where it ends, and its text. Knows ids and strings, not the model they are of."""
+"""What ends a response: a stop token, a stop string or the length limit. And responses, ended (`Sample`) or growing.
+
+Nothing here knows the model: only token ids, strings and the tokenizer that turns the one into the other.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 FinishReason = Literal["stop", "stop_string", "length"]
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer shows for a character of which some bytes are still to come."""
 
 
@@ -20,9 +23,9 @@ class Sample:
 
     ============= =====================================================================================================
     prompt_ids    ids of the prompt
-    ids           every id that was drawn, with the stop token, or the tokens of the stop string, if it has one
+    ids           every id that was sampled, with the stop token, or the tokens of the stop string, if it has one
     text          its text without what ended it
-    finish_reason "stop" (a stop token), "stop_string", or "length" (it was cut at max_new_tokens)
+    finish_reason "stop" (a stop token), "stop_string", or "length" (truncated at max_new_tokens)
     logps         log-prob of each id under the policy's own distribution: temperature 1, nothing cut, no penalty. Their
                   last digits depend on what else is computed with them, so that equality leaves them out
     ============= =====================================================================================================
@@ -36,25 +39,36 @@ class Sample:
 
     @property
     def finished(self) -> bool:
+        """Whether the response terminated by itself and was not truncated at the length limit."""
         return self.finish_reason != "length"
 
 
 @dataclass
-class Row:
-    """A response in the making: number `number` of prompt number `prompt`, drawn by the random numbers of `stream`."""
+class SequenceState:
+    """A response that is being generated, or has just been.
 
-    prompt: int
-    number: int
+    =============== ==============================================================================================
+    prompt_number   which of the prompts it responds to
+    response_number which of the responses to that prompt it is
+    prompt_ids      ids of the prompt
+    stream          the key of its random numbers, see `uniform_stream`
+    ids, logps      the tokens so far, and their log-probs under the policy's own distribution
+    finish_reason   what ended it; None while it goes on
+    bare_prompt     the prompt is bare text, which the response continues to the letter: its text is not stripped
+    =============== ==============================================================================================
+    """
+
+    prompt_number: int
+    response_number: int
     prompt_ids: list[int]
     stream: tuple[int | str, ...]
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
-    ended: FinishReason | None = None
-    bare: bool = False
-    """The prompt is bare text, which its response goes on from to the letter."""
+    finish_reason: FinishReason | None = None
+    bare_prompt: bool = False
 
-    def add(self, token: int, logp: float, ends: Ends) -> bool:
-        """One more token. Whether the response ends with it.
+    def append(self, token: int, logp: float, rules: StoppingRules) -> bool:
+        """Add one token. Returns whether the response ends with it.
 
         Raises:
             ValueError: a log-prob that is NaN.
@@ -63,56 +77,58 @@ class Row:
             raise ValueError(f"the policy's logits after {len(self.ids)} tokens of a response are not numbers (NaN)")
         self.ids.append(token)
         self.logps.append(logp)
-        self.ended = ends.reason(self.ids)
-        return self.ended is not None
+        self.finish_reason = rules.finish_reason(self.ids)
+        return self.finish_reason is not None
 
-    def sample(self, ends: Ends) -> Sample:
-        assert self.ended is not None
-        return Sample(self.prompt_ids, self.ids, ends.text(self.ids, self.ended, self.bare), self.ended, self.logps)
+    def to_sample(self, rules: StoppingRules) -> Sample:
+        """The response, which has to have ended, with its text."""
+        assert self.finish_reason is not None
+        text = rules.text(self.ids, self.finish_reason, self.bare_prompt)
+        return Sample(self.prompt_ids, self.ids, text, self.finish_reason, self.logps)
 
 
 @dataclass(frozen=True)
-class Ends:
-    """A response ends with a stop token, with the token that completes a stop string, or at `limit` tokens.
+class StoppingRules:
+    """Says where a response ends: with a stop token, the token that completes a stop string, or `max_new_tokens`.
 
     Raises:
         ValueError: a stop string that no text can have.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    tokens: tuple[int, ...]
-    limit: int
-    strings: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...]
+    max_new_tokens: int
+    stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for string in self.strings:
+        for string in self.stop_strings:
             special = next((token for token in self.tokenizer.all_special_tokens if token in string), None)
             if not string or special:
                 what = f"has the special token {special!r}, which is no text" if string else "is empty"
                 raise ValueError(f"stop string {string!r} {what}: a stop token belongs in generation_config")
 
-    def reason(self, ids: Sequence[int]) -> FinishReason | None:
+    def finish_reason(self, ids: Sequence[int]) -> FinishReason | None:
         """Why a response that has just got its last id ends there, None if it goes on."""
-        if ids[-1] in self.tokens:
+        if ids[-1] in self.stop_tokens:
             return "stop"
-        if self.strings and self._cut(ids) is not None:
+        if self.stop_strings and self._before_stop_string(ids) is not None:
             return "stop_string"
-        return "length" if len(ids) >= self.limit else None
+        return "length" if len(ids) >= self.max_new_tokens else None
 
-    def text(self, ids: Sequence[int], reason: FinishReason, bare: bool = False) -> str:
-        """Without what ended it, special tokens and, unless it goes on from bare text, the space around it."""
-        cut = self._cut(ids) if reason == "stop_string" else None
-        if cut is None:
-            kept = list(ids[:-1] if reason == "stop" else ids)
-            cut = str(self.tokenizer.decode(kept, skip_special_tokens=True))
-        return cut if bare else cut.strip()
+    def text(self, ids: Sequence[int], finish_reason: FinishReason, bare_prompt: bool = False) -> str:
+        """The response without what ended it, special tokens and, unless its prompt is bare, the space around it."""
+        text = self._before_stop_string(ids) if finish_reason == "stop_string" else None
+        if text is None:
+            kept = list(ids[:-1] if finish_reason == "stop" else ids)
+            text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        return text if bare_prompt else text.strip()
 
-    def _cut(self, ids: Sequence[int]) -> str | None:
+    def _before_stop_string(self, ids: Sequence[int]) -> str | None:
         """The text before the first stop string, None without one.
 
         All of the response is decoded each time: what a token adds depends on those before it, in Chinese often on
         the first bytes of its character.
         """
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).rstrip(UNFINISHED)
-        found = [place for place in (text.find(string) for string in self.strings) if place >= 0]
-        return text[: min(found)] if found else None
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).rstrip(PARTIAL_CHARACTER)
+        starts = [start for start in (text.find(string) for string in self.stop_strings) if start >= 0]
+        return text[: min(starts)] if starts else None

@@ -1,8 +1,8 @@
-"""A policy that vLLM serves: its engine, what `sample` asks of it, and what to make of the answers.
+"""`VLLM`: a policy that vLLM serves, with what `sample` asks of it and what becomes of the answers.
 
-Knows requests and answers, not who sends them (only `sample` generates). vLLM is optional (`pip install prefopt[vllm]`)
-and imported when a `VLLM` is made. This was written after the sources of vLLM 0.20 and 0.33 and was run only against a
-stand-in with the same interface, never against vLLM itself.
+Only `sample` sends the requests. vLLM is optional (`pip install prefopt[vllm]`) and imported when a `VLLM` is made.
+This was written after the sources of vLLM 0.20 and 0.33 and was run only against a stand-in with the same interface,
+never against vLLM itself.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils import find_adapter_config_file
 
 from ..models.flops import FlopsModel, flops_model_of
-from .stopping import Ends, Row
-from .token_sampling import Distribution, uniform_stream
+from ._token_sampling import Distribution, uniform_stream
+from .stopping import SequenceState, StoppingRules
 
-COLDEST = 0.01
+MIN_TEMPERATURE = 0.01
 """vLLM raises any temperature between 0 and this one to it (`_MAX_TEMP` in its sampling_params.py)."""
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Of adapters, which vLLM makes room for in these sizes (`MaxLoRARanks` in its config/lora.py)."""
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters, which vLLM makes room for in these sizes (`MaxLoRARanks` in its config/lora.py)."""
 
 
 class VLLM:
     """A policy for `sample`, served by vLLM: `sample(VLLM("folder"), tokenizer, prompts, k=8)`.
 
-    Responses are drawn from the policy's own distribution and end by the same rules, but are not those that `sample`
-    draws from the loaded model: vLLM has random numbers of its own. Each response has its own seed, derived from what
+    Responses are sampled from the policy's own distribution and end by the same rules, but are not those that `sample`
+    gives for the loaded model: vLLM has random numbers of its own. Each response has its own seed, derived from what
     `sample` derives random numbers from, so that it does not depend on the order of the prompts or on k. The last
     digits of a logit depend on what vLLM computes beside it, and can decide between two tokens; VLLM_BATCH_INVARIANT=1
     in the environment prevents that, on hardware that vLLM names. Log-probs are vLLM's, in its precision.
@@ -55,7 +55,7 @@ class VLLM:
         self.vllm = _imported()
         adapter = _adapter_config(str(model))
         base = str(model) if adapter is None else str(adapter.base_model_name_or_path)
-        lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _room(adapter)}
+        lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _lora_rank(adapter)}
         self.generation_config = _generation_config(base, engine_arguments)
         self._base = base, _for_hub(engine_arguments)
         # "vllm" leaves the checkpoint's penalties and cuts out, and raw log-probs are those before a request's own.
@@ -94,74 +94,78 @@ class VLLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def requests(self, rows: Sequence[Row], distribution: Distribution, ends: Ends) -> dict[str, Any]:
-        """What to ask so that each row goes on from where it is: arguments for `generate` of the engine.
+    def requests(
+        self, sequences: Sequence[SequenceState], distribution: Distribution, rules: StoppingRules
+    ) -> dict[str, Any]:
+        """What to ask so that each sequence goes on from where it is: arguments for `generate` of the engine.
 
         Raises:
             ValueError: a temperature that vLLM would change.
         """
-        if 0 < distribution.temperature < COLDEST:
+        if 0 < distribution.temperature < MIN_TEMPERATURE:
             raise ValueError(
-                f"temperature={distribution.temperature}: vLLM draws at {COLDEST} at least; 0 takes the likeliest token"
+                f"temperature={distribution.temperature}: vLLM samples at {MIN_TEMPERATURE} at least; 0 takes the "
+                "likeliest token"
             )
         return {
-            "prompts": [{"prompt_token_ids": row.prompt_ids + row.ids} for row in rows],
-            "sampling_params": [self._settings(row, distribution, ends) for row in rows],
+            "prompts": [{"prompt_token_ids": sequence.prompt_ids + sequence.ids} for sequence in sequences],
+            "sampling_params": [self._sampling_params(sequence, distribution, rules) for sequence in sequences],
             "lora_request": self.adapter,
             "use_tqdm": False,
         }
 
-    def _settings(self, row: Row, distribution: Distribution, ends: Ends) -> Any:
+    def _sampling_params(self, sequence: SequenceState, distribution: Distribution, rules: StoppingRules) -> Any:
         return self.vllm.SamplingParams(
             temperature=distribution.temperature,
             top_k=distribution.top_k,
             top_p=distribution.top_p,
             repetition_penalty=distribution.repetition_penalty,
-            seed=int(uniform_stream(1, *row.stream, len(row.ids)) * 2**53),
-            max_tokens=ends.limit - len(row.ids),
+            seed=int(uniform_stream(1, *sequence.stream, len(sequence.ids)) * 2**53),
+            max_tokens=rules.max_new_tokens - len(sequence.ids),
             ignore_eos=True,  # the stop tokens are ours alone, not what the engine finds in files
-            stop_token_ids=list(ends.tokens),
-            stop=list(ends.strings),
-            detokenize=bool(ends.strings),
-            logprobs=0,  # of the drawn token alone
+            stop_token_ids=list(rules.stop_tokens),
+            stop=list(rules.stop_strings),
+            detokenize=bool(rules.stop_strings),
+            logprobs=0,  # of the sampled token alone
         )
 
 
-def take(rows: Sequence[Row], answers: Sequence[Any], ends: Ends) -> None:
-    """Add to each row the tokens that it was answered with, up to where it ends by our rule.
+def add_answers(sequences: Sequence[SequenceState], answers: Sequence[Any], rules: StoppingRules) -> None:
+    """Add to each sequence the tokens that it was answered with, up to where it ends by our rules.
 
-    A row may stay unfinished: vLLM decodes as it goes, and can see a stop string that the text of the whole response
-    does not have, such as one that begins with a space before the first word.
+    A sequence may not be at its end after that: vLLM decodes as it goes, and can see a stop string that the text of the
+    whole response does not have, such as one that begins with a space before the first word.
 
     Raises:
         RuntimeError: answers are missing, or one was not finished or has no log-probs.
     """
-    found = [output for answer in answers for output in answer.outputs]
-    if len(found) != len(rows):
-        raise RuntimeError(f"vLLM gave {len(found)} responses to {len(rows)} requests: see its log")
-    for row, output in zip(rows, found, strict=True):
-        _check(row, output)
+    outputs = [output for answer in answers for output in answer.outputs]
+    if len(outputs) != len(sequences):
+        raise RuntimeError(f"vLLM gave {len(outputs)} responses to {len(sequences)} requests: see its log")
+    for sequence, output in zip(sequences, outputs, strict=True):
+        _check_answer(sequence, output)
         for token, logps in zip(output.token_ids, output.logprobs, strict=False):
-            if row.add(int(token), float(logps[token].logprob), ends):
+            if sequence.append(int(token), float(logps[token].logprob), rules):
                 break
         else:
-            _check_more(row, output)
+            _check_going_on(sequence, output)
 
 
-def _check(row: Row, output: Any) -> None:
-    where = f"response {row.number} to prompt {row.prompt}"
+def _check_answer(sequence: SequenceState, output: Any) -> None:
+    where = f"response {sequence.response_number} to prompt {sequence.prompt_number}"
     if output.finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"vLLM ended {where} with {output.finish_reason!r}: see its log, and draw again")
+        raise RuntimeError(f"vLLM ended {where} with {output.finish_reason!r}: see its log, and sample again")
     if len(output.logprobs or ()) < len(output.token_ids):
         raise RuntimeError(f"vLLM gave {where} without its log-probs: see its log")
 
 
-def _check_more(row: Row, output: Any) -> None:
-    """Only after a stop string that is none by our rule is there more to ask for."""
+def _check_going_on(sequence: SequenceState, output: Any) -> None:
+    """Only after a stop string that is none by our rules is there more to ask for."""
     if not (output.token_ids and isinstance(output.stop_reason, str)):
         raise RuntimeError(
-            f"vLLM ended response {row.number} to prompt {row.prompt} after {len(row.ids)} tokens with "
-            f"{output.finish_reason!r} (stop_reason={output.stop_reason!r}), where nothing ends it: see its log"
+            f"vLLM ended response {sequence.response_number} to prompt {sequence.prompt_number} after "
+            f"{len(sequence.ids)} tokens with {output.finish_reason!r} (stop_reason={output.stop_reason!r}), where "
+            "nothing ends it: see its log"
         )
 
 
@@ -196,10 +200,10 @@ def _adapter_request(model: str) -> Any:
     return LoRARequest(lora_name=model, lora_int_id=1, lora_path=model)
 
 
-def _room(adapter: Any) -> int:
-    """The size for the largest of its ranks."""
+def _lora_rank(adapter: Any) -> int:
+    """The size that vLLM has to make room for: that of the largest of the adapter's ranks."""
     largest = max([adapter.r, *adapter.rank_pattern.values()])
-    return next((size for size in RANKS if size >= largest), largest)
+    return next((size for size in LORA_RANKS if size >= largest), largest)
 
 
 def _for_hub(engine_arguments: dict[str, Any]) -> dict[str, Any]:

@@ -61,10 +61,10 @@ def forward(model: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
     def run_wrapped(compute: Callable[[], Any]) -> Any:
         return run_under_wrapper(model, inner, compute)
 
-    selections = [select_layout(each.inner, device, run_wrapped) for each in passes]
+    selections = [select_layout(model_pass.inner, device, run_wrapped) for model_pass in passes]
 
     def compute() -> dict[str, Tensor]:
-        results = [_run(each, batch, selection) for each, selection in zip(passes, selections, strict=True)]
+        results = [_run(model_pass, batch, chosen) for model_pass, chosen in zip(passes, selections, strict=True)]
         return {name: column for result in results for name, column in result.items()}
 
     return Outputs(**run_wrapped(compute))
@@ -105,9 +105,9 @@ def _critic_pass(inner: nn.Module, critic: nn.Module, wants: frozenset[str]) -> 
     return _Pass(unwrap(critic), wants, reward_head_of(unwrap(critic)))
 
 
-def _run(each: _Pass, batch: Batch, selection: LayoutSelection) -> dict[str, Tensor]:
-    with checkpointed_context(each.inner, each.make_context):
-        return _outputs(each.inner, batch, each.wants, selection, each.head)
+def _run(model_pass: _Pass, batch: Batch, selection: LayoutSelection) -> dict[str, Tensor]:
+    with checkpointed_context(model_pass.inner, model_pass.make_context):
+        return _outputs(model_pass.inner, batch, model_pass.wants, selection, model_pass.head)
 
 
 def _outputs(

@@ -1,4 +1,4 @@
-"""The reference: the frozen policy that log-ratios are taken against, and the cache of its log-probs on disk.
+"""The reference, which log-ratios are taken against: which kind a policy gets, and the cache of its log-probs.
 
 Whether it is a copy of the policy, the policy without its adapter, or a copied adapter depends on what the trainer was
 given, and is decided in `reference_for`.

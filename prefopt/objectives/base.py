@@ -292,10 +292,10 @@ def _from_outside(path: str, wanted: str) -> Objective:
         return declared[wanted]
     if not wanted and len(declared) == 1:
         return next(iter(declared.values()))
-    found = getattr(module, wanted, None)
-    found = found() if isinstance(found, type) and issubclass(found, Objective) else found
-    if isinstance(found, Objective):
-        return found
+    named = getattr(module, wanted, None)
+    objective = named() if isinstance(named, type) and issubclass(named, Objective) else named
+    if isinstance(objective, Objective):
+        return objective
     meant = f" {did_you_mean(wanted, declared)}".rstrip()
     raise ValueError(f"{path} declares NAMES {sorted(declared)}:{meant} name one as {path}:NAME")
 

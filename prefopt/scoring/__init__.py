@@ -1,4 +1,4 @@
-"""Scoring: text in, one number per response out, by a reward model, a function, or several scorers combined."""
+"""What a response is worth: scorers of text, by a reward model, by a function, or by several scorers combined."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Several scorers as one: weighted, or Llama 2's rule that safety comes first. Knows scorers, not models."""
+"""Several scorers as one (`CombinedScorer`): by a weighted sum, or by Llama 2's rule that safety comes first."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from typing import Protocol
 import torch
 
 from ..data.records import Messages
-from ..utils.fingerprint import digest, fingerprint_of
+from ..utils.fingerprint import fingerprint_of_code, fingerprint_of_values
 from .scorer import Scorer, all_finished, checked
 
 THRESHOLD = 0.15
-"""Of R_safe: on Meta's safety test set, below it 89 % are truly unsafe (Llama 2, section 3.2.3)."""
+"""The default for R_safe: on Meta's safety test set, below it 89 % are truly unsafe (Llama 2, section 3.2.3)."""
 
 
 class Rule(Protocol):
-    """Turns the scores of named parts into one score per row, row by row."""
+    """Says how a `CombinedScorer` makes one score of those of its parts."""
 
     @property
     def names(self) -> set[str]:
-        """Which parts it needs."""
+        """Which parts the rule needs."""
         ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes exactly when what the rule computes does."""
+        ...
 
-    def __call__(self, prompts: Sequence[Messages], parts: Mapping[str, list[float]]) -> list[float]: ...
+    def __call__(self, prompts: Sequence[Messages], parts: Mapping[str, list[float]]) -> list[float]:
+        """One score per row, from that row alone. prompts: [rows]; parts: name -> scores of the rows."""
+        ...
 
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """sum of weight * score over the parts that `weights` names."""
+    """The rule score = sum of weight * score over the parts that `weights` names."""
 
     weights: Mapping[str, float]
 
@@ -43,7 +47,7 @@ class WeightedSum:
 
     @property
     def fingerprint(self) -> str:
-        return digest(["weighted", dict(self.weights)])
+        return fingerprint_of_values(["weighted", dict(self.weights)])
 
     def __call__(self, prompts: Sequence[Messages], parts: Mapping[str, list[float]]) -> list[float]:
         return [sum(w * parts[name][i] for name, w in self.weights.items()) for i in range(len(prompts))]
@@ -71,7 +75,7 @@ class SafetyFirst:
 
     @property
     def fingerprint(self) -> str:
-        return digest(["safety first", fingerprint_of(self.is_safety_prompt), self.threshold])
+        return fingerprint_of_values(["safety first", fingerprint_of_code(self.is_safety_prompt), self.threshold])
 
     def __call__(self, prompts: Sequence[Messages], parts: Mapping[str, list[float]]) -> list[float]:
         lowest = math.log(self.threshold / (1 - self.threshold))
@@ -80,7 +84,16 @@ class SafetyFirst:
 
 
 class CombinedScorer:
-    """One scorer of several: `CombinedScorer({"helpfulness": a, "safety": b}, SafetyFirst(is_safety_prompt))`."""
+    """Several scorers as one: `CombinedScorer({"helpfulness": a, "safety": b}, SafetyFirst(is_safety_prompt))`.
+
+    Args:
+        parts: name -> scorer, one for each name that the rule needs.
+        rule: makes one score of theirs.
+        name: for people; by default the names of the parts.
+
+    Raises:
+        ValueError: other parts than the rule combines.
+    """
 
     def __init__(self, parts: Mapping[str, Scorer], rule: Rule, name: str | None = None):
         if set(parts) != rule.names:
@@ -90,16 +103,17 @@ class CombinedScorer:
 
     @property
     def fingerprint(self) -> str:
-        return digest([{name: part.fingerprint for name, part in self.parts.items()}, self.rule.fingerprint])
+        parts = {name: part.fingerprint for name, part in self.parts.items()}
+        return fingerprint_of_values([parts, self.rule.fingerprint])
 
     def score(
         self, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool] | None = None
     ) -> list[float]:
         ended = all_finished(prompts, responses, finished)
-        found = {name: self._part(name, prompts, responses, ended) for name in self.parts}
-        return checked(self.name, self.rule(prompts, found), prompts, responses)
+        parts = {name: self._scores_by(name, prompts, responses, ended) for name in self.parts}
+        return checked(self.name, self.rule(prompts, parts), prompts, responses)
 
-    def _part(
+    def _scores_by(
         self, name: str, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool]
     ) -> list[float]:
         part = self.parts[name]
@@ -107,7 +121,10 @@ class CombinedScorer:
 
 
 def whiten(scores: Sequence[float]) -> list[float]:
-    """(score - mean) / std over these rows; 0 for each if all are alike. The std is of the rows themselves (1/n)."""
+    """Scores with mean 0 and standard deviation 1: (score - mean) / std, or 0 for each if all are alike.
+
+    The std is of these rows themselves (1/n, not 1/(n - 1)).
+    """
     values = torch.tensor(scores, dtype=torch.float64)
     if not len(values):
         return []

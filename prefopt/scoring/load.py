@@ -1,4 +1,4 @@
-"""From whatever a user names as a scorer to a scorer. This stands above the kinds of scorers and imports them all."""
+"""`scorer_from`: turns a path, a model or a function into a scorer. This module imports all kinds of scorers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .scorer import CallableScorer, Scorer
 
 
 def scorer_from(source: Any, **options: Any) -> Scorer:
-    """A scorer from a reward model (path, hub id or model), any callable, or a scorer, which is returned as it is.
+    """Turns whatever a user may name into a scorer.
 
     Args:
+        source: the path, hub id or model of a reward model; any callable; or a scorer, which is returned as it is.
         options: for `RewardModelScorer` or `CallableScorer`, such as `tokenizer` or `fingerprint`.
 
     Raises:
-        TypeError: nothing of this kind, or options for a ready scorer.
+        TypeError: a source of none of these kinds, or options for a ready scorer.
     """
     if isinstance(source, str | Path | nn.Module):
         return RewardModelScorer(source, **options)

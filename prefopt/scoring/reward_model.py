@@ -1,4 +1,4 @@
-"""A reward model as a scorer: its own tokenizer, template and stop token; text in, its head's score out."""
+"""`RewardModelScorer`: scores responses by a reward model, with the model's own tokenizer, template and stop token."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 SCORES = frozenset({"scores"})
 Ids = tuple[list[int], list[int]]
-"""A prompt and a response."""
+"""The ids of a prompt and of a response."""
 
 
 class RewardModelScorer:
@@ -69,11 +69,11 @@ class RewardModelScorer:
         progress: bool = False,
         **load: Any,
     ):
-        self._given = not isinstance(model, str | Path)
-        self.model: Any = _ready(model, load) if self._given else _loaded(str(model), load)
-        place = str(self.model.config._name_or_path or "") if self._given else str(model)
+        self._is_passed_in = not isinstance(model, str | Path)
+        self.model: Any = _passed_in(model, load) if self._is_passed_in else _loaded(str(model), load)
+        place = str(self.model.config._name_or_path or "") if self._is_passed_in else str(model)
         self.tokenizer = tokenizer or load_tokenizer(_named(place))
-        self._alike = [self.tokenizer]
+        self._readable = [self.tokenizer]
         self.name = name or Path(place).name or type(self.model).__name__
         self.normalized, self.encoding = normalized, encoding or Encoding()
         self.encoder = Encoder(
@@ -83,28 +83,28 @@ class RewardModelScorer:
 
     def to(self, device: torch.device) -> None:
         """Move a reward model that was handed in, unless whoever loaded it has placed it."""
-        if self._given and not is_quantized(self.model) and not hasattr(self.model, "hf_device_map"):
+        if self._is_passed_in and not is_quantized(self.model) and not hasattr(self.model, "hf_device_map"):
             self.model.to(device)
 
     @property
     def fingerprint(self) -> str:
         """A hash of all that a score depends on: weights, settings, tokenizer, template, stop token, encoding."""
-        return self._computed() if self._given else self._once
+        return self._compute_fingerprint() if self._is_passed_in else self._fingerprint_once
 
     @cached_property
-    def _once(self) -> str:
-        return self._computed()
+    def _fingerprint_once(self) -> str:
+        return self._compute_fingerprint()
 
-    def _computed(self) -> str:
+    def _compute_fingerprint(self) -> str:
         whole = FrozenModel(self.model)
         weights = {key: tensor for key, tensor in whole.weights(self.model).items() if LM_HEAD not in key}
-        how = [whole.settings(self.model), self.normalized, vars(self.encoding), self.encoder.renderer.stop]
-        return fingerprint(weights, self.tokenizer, (), how)
+        settings = [whole.settings(self.model), self.normalized, vars(self.encoding), self.encoder.renderer.stop]
+        return fingerprint(weights, self.tokenizer, (), settings)
 
     def score(
         self, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool] | None = None
     ) -> list[float]:
-        """One score per row, whatever batch it is in."""
+        """One score per row, whatever batch it is in: see `Scorer.score`."""
         ended = all_finished(prompts, responses, finished)
         rows = self._encoded(prompts, responses, ended) if len(responses) else []
         return checked(self.name, self._scores(rows), prompts, responses)
@@ -125,18 +125,22 @@ class RewardModelScorer:
 
     def reads(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether this tokenizer's ids mean to the reward model what they mean to the tokenizer's own."""
-        if any(tokenizer is one for one in self._alike):  # a vocabulary takes a second to compare
+        if any(tokenizer is readable for readable in self._readable):  # a vocabulary takes a second to compare
             return True
         if fingerprint({}, tokenizer, ()) != fingerprint({}, self.tokenizer, ()):
             return False
-        self._alike.append(tokenizer)
+        self._readable.append(tokenizer)
         return True
 
     def _encoded(self, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool]) -> list[Ids]:
         """Each response is a row of its own: a longer one beside it would, when truncated, leave it less prompt."""
         turns = [[dict(turn) for turn in prompt] for prompt in prompts]
-        ended = [[bool(one)] for one in finished]
-        rows = self.encoder({"prompt": turns, "response": list(responses), "finished": ended}, list(range(len(turns))))
+        batch: dict[str, list[Any]] = {
+            "prompt": turns,
+            "response": list(responses),
+            "finished": [[bool(ended)] for ended in finished],
+        }
+        rows = self.encoder(batch, list(range(len(turns))))
         if cut := sum(rows["_prompt_cut"]) + sum(rows["_responses_cut"]):
             limit = self.encoding.max_length
             logger.warning("%s: %d prompts or responses cut to max_length %s before scoring", self.name, cut, limit)
@@ -145,7 +149,7 @@ class RewardModelScorer:
         ]
 
     def _scores(self, rows: list[Ids]) -> list[float]:
-        found = [0.0] * len(rows)
+        scores_of_rows = [0.0] * len(rows)
         bar = tqdm(total=len(rows), desc=f"scoring by {self.name}", disable=not self.progress)
         with torch.no_grad(), scope("scoring"), evaluating(self.model), bar:
             for groups in _batches(rows, self.tokens_per_batch):
@@ -157,9 +161,9 @@ class RewardModelScorer:
                 scores = normalize(self.model, scores) if self.normalized else scores
                 for group, values in zip(groups, scores.tolist(), strict=True):
                     for number, value in zip(group, values, strict=False):  # a smaller group ends in absent responses
-                        found[number] = value
+                        scores_of_rows[number] = value
                 bar.update(sum(map(len, groups)))
-        return found
+        return scores_of_rows
 
 
 def _batches(rows: list[Ids], budget: int) -> Iterator[list[list[int]]]:
@@ -179,7 +183,7 @@ def _batches(rows: list[Ids], budget: int) -> Iterator[list[list[int]]]:
 
 
 def _never_empty(prompt: list[int], response: list[int]) -> Ids:
-    """A response cut off before it said anything is scored at the prompt's last token."""
+    """The row as it is; a response that was cut off before it said anything is scored at the prompt's last token."""
     return (prompt, response) if response else (prompt[:-1], prompt[-1:])
 
 
@@ -195,7 +199,7 @@ def _loaded(source: str, load: dict[str, Any]) -> Any:
     return freeze(scorer.to("cuda") if movable else scorer)
 
 
-def _ready(model: Any, load: dict[str, Any]) -> Any:
+def _passed_in(model: Any, load: dict[str, Any]) -> Any:
     inner = extract_model_from_parallel(model, keep_fp32_wrapper=False)
     if load:
         raise ValueError(f"{', '.join(load)} is for loading a model by name, but {type(model).__name__} is already one")

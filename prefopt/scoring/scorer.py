@@ -1,6 +1,6 @@
-"""What a scorer is: text in, one number per response out; a callable as one, and the check of whatever one returns.
+"""What a scorer is (`Scorer`), a function as one, and `score_samples`: how responses are scored everywhere.
 
-Scorers read text and nothing else, so a policy and a reward model need not share a vocabulary.
+A scorer reads text and gives one number per response, so that a policy and a reward model need not share a vocabulary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.records import Messages
 from ..generation.stopping import Sample
-from ..utils.fingerprint import fingerprint_of
+from ..utils.fingerprint import fingerprint_of_code
 
 SHOWN = 60
 """How many characters of a text an error message shows."""
@@ -26,21 +26,27 @@ class ScoreError(ValueError):
 
 
 class Scorer(Protocol):
-    """Judges responses. Scores must not depend on which rows are asked for together.
-
-    `name` is for people; `fingerprint` (letters, digits, "." "_" "-") is the same exactly when the scores are.
-    """
+    """Says what responses are worth, whatever it may be made of; anything with these three members is one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For people."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Letters, digits, ".", "_" and "-"; the same exactly when the scores are."""
+        ...
 
     def score(
         self, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool] | None = None
     ) -> list[float]:
-        """One score per row. `finished` says which responses ended by themselves; None means that all did."""
+        """One score per row, which must not depend on the other rows that are asked for with it.
+
+        Args:
+            prompts, responses: one of each per row.
+            finished: which responses terminated by themselves and were not truncated; None means that all did.
+        """
         ...
 
 
@@ -62,7 +68,7 @@ class CallableScorer:
     def __init__(self, function: Callable[..., Any], name: str | None = None, fingerprint: str | None = None):
         self.function = function
         self.name = str(name or getattr(function, "__name__", type(function).__name__))
-        self.fingerprint = fingerprint or fingerprint_of(function)
+        self.fingerprint = fingerprint or fingerprint_of_code(function)
         self._takes_finished = "finished" in inspect.signature(function).parameters
 
     def score(
@@ -76,7 +82,11 @@ class CallableScorer:
 def all_finished(
     prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool] | None
 ) -> Sequence[bool]:
-    """`finished` with its default; checks that all three are of one length."""
+    """`finished`, or True for every row where it is None.
+
+    Raises:
+        ValueError: the three are not of one length.
+    """
     ended = [True] * len(responses) if finished is None else finished
     if not len(prompts) == len(responses) == len(ended):
         raise ValueError(
@@ -94,14 +104,14 @@ def score_samples(scorer: Scorer, prompts: Sequence[Messages], samples: Sequence
     Raises:
         ScoreError: the scorer did not give one finite number per response; it names the row.
     """
-    asked = [prompt for prompt, row in zip(prompts, samples, strict=True) for _ in row]
-    responses = [sample for row in samples for sample in row]
-    texts, finished = [sample.text for sample in responses], [sample.finished for sample in responses]
-    return checked(scorer.name, scorer.score(asked, texts, finished), asked, texts)
+    prompt_of_row = [prompt for prompt, responses in zip(prompts, samples, strict=True) for _ in responses]
+    flat = [sample for responses in samples for sample in responses]
+    texts, finished = [sample.text for sample in flat], [sample.finished for sample in flat]
+    return checked(scorer.name, scorer.score(prompt_of_row, texts, finished), prompt_of_row, texts)
 
 
 def checked(name: str, scores: Any, prompts: Sequence[Messages], responses: Sequence[str]) -> list[float]:
-    """What a scorer returned, as one finite number per row.
+    """What a scorer returned, as a list of one finite number per row.
 
     Raises:
         ScoreError: not a list of numbers, another count, or a score that is not finite; it names the row.

@@ -175,7 +175,7 @@ def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
             "belongs to these arguments, or pass a PreferenceConfig"
         )
     if objective.on_policy and args.precompute_ref_log_probs:
-        raise ValueError("precompute_ref_log_probs=True, but responses are drawn as training goes: leave it off")
+        raise ValueError("precompute_ref_log_probs=True, but responses are generated as training goes: leave it off")
     for name in ("precompute_ref_log_probs", "sync_ref_model"):
         if getattr(args, name) and "reference" not in objective.needs:
             raise ValueError(f"{name}=True, but {objective!r} uses no reference")

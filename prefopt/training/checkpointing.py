@@ -1,4 +1,4 @@
-"""What a run's checkpoints and saved models hold, and how they are written: whole or absent, and with no secret.
+"""What a run writes into its checkpoints and saved models: both models, the objective's state, and no secret.
 
 The files of a checkpoint are `checkpoint.py`'s matter; what Trainer itself saves and loads is passed in as a function.
 """

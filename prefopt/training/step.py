@@ -1,4 +1,4 @@
-"""What one optimizer step computes, from batches of rows to a loss: for training, evaluation, the reference, rollouts.
+"""What one optimizer step computes: losses as sums, divided by the units of the whole step and of all ranks.
 
 Whoever runs an objective has a `StepRunner` and needs no trainer for it. A step goes through it like this:
 

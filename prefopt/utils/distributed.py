@@ -1,4 +1,7 @@
-"""Work that several processes share and one of them writes down. Knows no model and no file."""
+"""Values that the processes of a run share: those of all of them (`gathered`), or of the first (`on_first`).
+
+With one process each function returns at once. With several, all of them have to call it.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,17 @@ def rank() -> int:
 
 
 def world_size() -> int:
+    """How many processes there are."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def gathered(value: Any) -> list[Any]:
-    """The value of every process, in the order of their ranks."""
+    """The values of all processes, in the order of their ranks, in each of them. They have to be picklable."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    distributed.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def made_by_all(make: Callable[[], Any]) -> list[Any]:
@@ -45,13 +49,18 @@ def of_first(value: Any) -> Any:
     """The first process's value, in all of them. The others wait for it."""
     if world_size() == 1:
         return value
-    found = [value]
-    distributed.broadcast_object_list(found)
-    return found[0]
+    holder = [value]
+    distributed.broadcast_object_list(holder)
+    return holder[0]
 
 
 def on_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, in all of them. Its error stops them all, or the others would wait for ever."""
+    """What `make` returns in the first process, which alone calls it, in all of them.
+
+    Raises:
+        Exception: in the first process whatever `make` raises, in the others a RuntimeError that quotes it: they would
+            wait for ever otherwise.
+    """
     made, error = None, None
     if rank() == 0:
         try:

@@ -1,4 +1,7 @@
-"""A fingerprint of Python code with its settings, the same in every process; knows no scorer and no model."""
+"""Fingerprints of plain values and of Python code: equal in every process, and equal only for the same content.
+
+Those of models are in `models/reference.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,26 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .renamed import renamed
 
 
-def digest(value: Any) -> str:
-    """A hash of plain values: [32 hex digits]."""
+def fingerprint_of_values(value: Any) -> str:
+    """A hash of whatever JSON holds, by which a change of it is noticed: 32 hex digits."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def fingerprint_of(function: Any) -> str:
-    """A hash of a callable's code and of the plain values that it carries: defaults, closure, attributes.
+def fingerprint_of_code(function: Any) -> str:
+    """A hash of a callable's source and of the plain values that it carries: 32 hex digits.
+
+    These values are its defaults, what its closure holds, and its attributes.
 
     Raises:
         ValueError: it carries something else, whose changes could not be noticed.
     """
     try:
-        return digest(_described(function))
+        return fingerprint_of_values(_described(function))
     except (TypeError, RecursionError) as error:
         raise ValueError(
             f"cannot tell when {function!r} changes ({error}): use a function that carries plain values only, or give "
@@ -33,7 +40,11 @@ def fingerprint_of(function: Any) -> str:
 
 
 def _described(value: Any) -> Any:
-    """`value` in plain values that JSON holds."""
+    """`value` as plain values, which JSON holds.
+
+    Raises:
+        TypeError: a value that these cannot describe.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
@@ -64,7 +75,7 @@ def _described_code(value: Any) -> Any:
 
 
 def _source(value: Any, code: CodeType | None) -> Any:
-    """The source, or what was compiled from it where there is no file."""
+    """The source of a function or class; of a function without a file, what was compiled from it."""
     try:
         return inspect.getsource(value)
     except (OSError, TypeError):
@@ -76,3 +87,7 @@ def _source(value: Any, code: CodeType | None) -> Any:
 def _compiled(code: CodeType) -> Any:
     constants = [_compiled(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
     return [code.co_code.hex(), list(code.co_names), constants]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"digest": "fingerprint_of_values", "fingerprint_of": "fingerprint_of_code"})

@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines that survive a kill and a full disk; knows nothing of what the records mean.
+"""Files of JSON lines that survive a kill and a full disk: read, appended to, or replaced as a whole.
 
 A record is a line, and counts only once its newline is there: a line that a kill left half-written is invisible to
 readers, and the next append cuts it off. The bytes depend on the records alone: keys are sorted, nothing says when.
@@ -23,11 +23,11 @@ BLOCK = 1 << 16
 
 
 class DamagedFile(ValueError):
-    """A complete line is not a JSON object: not the work of a kill, so nobody but the user may mend it."""
+    """A complete line is no JSON object. A kill does not leave such a line, so nobody but the user may mend it."""
 
 
 def line_of(record: Record) -> bytes:
-    """One record as UTF-8 with its newline; Chinese stays readable.
+    """The line of a record: UTF-8 with its newline, in which Chinese stays readable.
 
     Raises:
         ValueError: NaN or infinity, which JSON lacks, or text that holds half a surrogate pair.

@@ -9,7 +9,7 @@ import pytest
 
 import prefopt
 from prefopt.candidates import Candidate, Pool, best_of_n, self_rejected
-from prefopt.candidates.generate import Draw, fill
+from prefopt.candidates.generate import Origin, generate_into
 from prefopt.objectives.sampling_arguments import SamplingArguments
 from prefopt.scoring import CallableScorer, ScoreError
 from tests.helpers.models import untrained
@@ -59,7 +59,7 @@ def test_a_response_cut_off_is_chosen_where_none_finished(policy: Any, tokenizer
 
 def test_the_pool_draws_the_same_and_equal_prompts_draw_others(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
     pool, scored = Pool(tmp_path), list[str]()
-    fill(pool, policy, tokenizer, PROMPTS, SETTINGS, Draw("v", 3))
+    generate_into(pool, policy, tokenizer, PROMPTS, SETTINGS, Origin("v", 3))
 
     def listening(prompts: Any, responses: Any) -> list[float]:
         scored.extend(responses)
@@ -124,7 +124,7 @@ def test_answers_are_chosen_over_responses() -> None:
     assert left_out == {
         "repeated": 1,
         "equal to the dataset's answer": 1,
-        "unfinished": 1,
+        "truncated": 1,
         "empty": 1,
         "to prompts without an answer": 1,
     }

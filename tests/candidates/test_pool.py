@@ -550,7 +550,7 @@ def test_responses_cut_off_and_empty_ones_are_left_out() -> None:
         Scored(candidate("也很长", BREAD, finish_reason="length"), 9.0),
     ]
     assert answers(best(by_prompt(cut))) == [("停", 1.0)]
-    assert answers(best(by_prompt(cut, include_unfinished=True))) == [("很长", 9.0), ("也很长", 9.0)]
+    assert answers(best(by_prompt(cut, include_truncated=True))) == [("很长", 9.0), ("也很长", 9.0)]
     with pytest.raises(ValueError, match="prior_top_n=-1"):
         by_prompt(cut, prior_top_n=-1)
 
@@ -559,7 +559,7 @@ def test_responses_cut_off_and_empty_ones_are_left_out() -> None:
 def test_a_cut_off_last_round_does_not_bring_the_round_before_back(round: int, iteration: int) -> None:
     rows = [*ROUNDS, Scored(candidate("很长", round=round, iteration=iteration, finish_reason="length"), 9.0)]
     assert by_prompt(rows, prior_top_n=0) == []
-    assert [len(group) for group in by_prompt(rows, prior_top_n=0, include_unfinished=True)] == [1]
+    assert [len(group) for group in by_prompt(rows, prior_top_n=0, include_truncated=True)] == [1]
 
 
 ENDS = [
@@ -573,7 +573,7 @@ ENDS = [
 
 def test_rows_say_which_responses_ended_with_a_stop_token() -> None:
     """A stop string is not one."""
-    groups, all_of_them = by_prompt(ENDS), by_prompt(ENDS, include_unfinished=True)
+    groups, all_of_them = by_prompt(ENDS), by_prompt(ENDS, include_truncated=True)
     assert [row["finished"] for row in best(groups)] == [[True], [False]]
     assert [row["finished"] for row in above(all_of_them, 1.0)] == [[False], [True], [False], [False]]
     assert [row["finished"] for row in best_worst(groups)] == [[True, False], [False, True]]
@@ -585,7 +585,7 @@ def test_half_a_character_is_no_text() -> None:
     """The limit falls within a character's bytes, for which the tokenizer shows a sign that the policy never drew."""
     texts = ["巴黎\ufffd", "巴\ufffd\ufffd", "\ufffd", "巴", "有\ufffd的字"]
     cut = [Scored(candidate(text, k=k, finish_reason="length"), -k) for k, text in enumerate(texts)]
-    [row] = ranked(by_prompt(cut, include_unfinished=True))
+    [row] = ranked(by_prompt(cut, include_truncated=True))
     assert row["responses"] == ["巴黎", "巴", "有\ufffd的字"]
     whole = [Scored(candidate("巴黎\ufffd"), 1.0)]
     assert answers(best(by_prompt(whole))) == [("巴黎\ufffd", 1.0)]
@@ -644,7 +644,7 @@ def test_training_makes_no_stop_token_up(how: str, tmp_path: Path, tokenizer: An
         given = {"file": str(file), "dataset": Dataset.from_list(rows), "list": rows, "loaded": load(file)}[how]
         return [[tokenizer.decode(ids) for ids in row["response_ids"]] for row in encode_dataset(given, tokenizer)]
 
-    groups = by_prompt(ENDS, include_unfinished=True)
+    groups = by_prompt(ENDS, include_truncated=True)
     assert texts(best(groups), load_sft) == [["巴黎是首都"], ["Mix"]]
     assert texts(best(by_prompt(ENDS)), load_sft) == [["巴黎。<eos>"], ["Mix"]]
     assert texts(best_worst(groups), load_preferences) == [["巴黎是首都", "巴黎是"], ["Mix", "Mix flour.<eos>"]]

@@ -18,9 +18,17 @@ from prefopt.candidates import Candidate, Pool
 from prefopt.candidates.candidate import prompt_key
 from prefopt.candidates.diversity import Guards, degenerate, distinct, quality
 from prefopt.candidates.order_statistics import Estimate, doublings, reward_curves
-from prefopt.candidates.plot import rewards_picture, temperature_picture
-from prefopt.candidates.temperature_comparison import Drawn, Measured, Round, Search, compared, measured, schedule
-from prefopt.candidates.temperature_search import search
+from prefopt.candidates.plot import plot_rewards, plot_temperatures
+from prefopt.candidates.temperature_comparison import (
+    ScoredResponses,
+    SearchRound,
+    TemperatureResult,
+    TemperatureSearch,
+    compare_rounds,
+    evaluate_round,
+    plan_rounds,
+)
+from prefopt.candidates.temperature_search import search_temperatures
 from prefopt.objectives.sampling_arguments import SamplingArguments
 from prefopt.scoring import CallableScorer, ScoreError
 from tests.helpers.models import stopping_llama
@@ -31,7 +39,7 @@ GRID = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6]
 NOISE = 0.1
 SETTINGS = SamplingArguments(responses_per_prompt=4)
 asked: list[int] = []
-"""How many prompts each call of what stands in for `fill` was given."""
+"""How many prompts each call of what stands in for `generate_into` was given."""
 Plan = Callable[[float, float, float], tuple[str, str]]
 """Temperature, a prompt's own level and a standard normal number -> response and why it ended."""
 
@@ -60,35 +68,37 @@ POINTS = CallableScorer(points)
 
 
 def filling(plan: Plan) -> Callable[..., int]:
-    """What stands in for `fill`: the same numbers at every temperature, with a little noise of each one's own."""
+    """Stands in for `generate_into`: the same numbers at every temperature, with a little noise of each one's own."""
 
-    def fill(
-        pool: Pool, policy: Any, tokenizer: Any, prompts: Any, settings: Any, draw: Any, *, progress: bool = False
+    def generate_into(
+        pool: Pool, policy: Any, tokenizer: Any, prompts: Any, settings: Any, origin: Any, *, progress: bool = False
     ) -> int:
         asked.append(len(prompts))
-        return sum(pool.append(_drawn(plan, prompt, settings.responses_per_prompt, draw)) for prompt in prompts)
+        return sum(pool.append(_planned(plan, prompt, settings.responses_per_prompt, origin)) for prompt in prompts)
 
-    return fill
+    return generate_into
 
 
-def _drawn(plan: Plan, prompt: Any, n: int, draw: Any) -> list[Candidate]:
+def _planned(plan: Plan, prompt: Any, n: int, origin: Any) -> list[Candidate]:
     key = int(prompt_key(prompt), 16)
-    common = np.random.default_rng([key, draw.seed])
+    common = np.random.default_rng([key, origin.seed])
     level, shared = common.normal(), common.normal(size=n)
-    own = np.random.default_rng([key, draw.seed, int(draw.temperature * 1000)]).normal(size=n)
-    responses = [plan(draw.temperature, level, (z + NOISE * e) / np.hypot(1, NOISE)) for z, e in zip(shared, own)]  # noqa: B905
-    where = {"policy": draw.version, "temperature": draw.temperature, "seed": draw.seed, "prompt": tuple(prompt)}
+    own = np.random.default_rng([key, origin.seed, int(origin.temperature * 1000)]).normal(size=n)
+    responses = [plan(origin.temperature, level, (z + NOISE * e) / np.hypot(1, NOISE)) for z, e in zip(shared, own)]  # noqa: B905
+    where = {"policy": origin.version, "temperature": origin.temperature, "seed": origin.seed, "prompt": tuple(prompt)}
     return [Candidate(0, 0, k, response=r, finish_reason=why, **where) for k, (r, why) in enumerate(responses)]
 
 
 @pytest.fixture
-def find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, policy: Any, tokenizer: Any) -> Callable[..., Search]:
+def find(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, policy: Any, tokenizer: Any
+) -> Callable[..., TemperatureSearch]:
     """A search whose responses are planned instead of sampled."""
 
-    def found(plan: Plan = parabola, scorer: Any = POINTS, prompts: Any = PROMPTS, **changes: Any) -> Search:
-        monkeypatch.setattr("prefopt.candidates.temperature_search.fill", filling(plan))
+    def found(plan: Plan = parabola, scorer: Any = POINTS, prompts: Any = PROMPTS, **changes: Any) -> TemperatureSearch:
+        monkeypatch.setattr("prefopt.candidates.temperature_search.generate_into", filling(plan))
         given = {"temperatures": GRID, "folder": tmp_path, "version": "sft", "seed": 0} | changes
-        return search(policy, tokenizer, prompts, scorer, given.pop("settings", SETTINGS), **given)
+        return search_temperatures(policy, tokenizer, prompts, scorer, given.pop("settings", SETTINGS), **given)
 
     return found
 
@@ -146,11 +156,13 @@ def test_pairs_tell_what_means_cannot(find: Any) -> None:
     assert low.high > best.low and found.plausible[0] > 0.2
 
 
-def rounds_of(values: dict[float, np.ndarray], **reasons: tuple[str, ...]) -> list[Round]:
+def rounds_of(values: dict[float, np.ndarray], **reasons: tuple[str, ...]) -> list[SearchRound]:
     one = quality([["a"]], [[True]])
     return [
         {
-            t: Measured(t, len(v), {1: Estimate(float(v.mean()), 0.0, 0.0)}, one, reasons.get(f"at_{t:g}", ()), v)
+            t: TemperatureResult(
+                t, len(v), {1: Estimate(float(v.mean()), 0.0, 0.0)}, one, reasons.get(f"at_{t:g}", ()), v
+            )
             for t, v in values.items()
         }
     ]
@@ -165,7 +177,7 @@ def test_the_truly_best_is_plausible_at_the_level(gap: float) -> None:
     rng, kept = np.random.default_rng(0), 0
     for _ in range(600):
         values = {float(t): rng.normal(gap * (t == 0), 0.3, size=20) for t in range(5)}
-        found = compared(rounds_of(values), 1, 1, 0.9)
+        found = compare_rounds(rounds_of(values), 1, 1, 0.9)
         kept += found.plausible[0] == 0.0
     assert kept / 600 >= 0.9 - 0.037
 
@@ -180,7 +192,7 @@ def test_a_temperature_is_out_only_if_it_is_clearly_worse() -> None:
         1.5: prompts + 0.1,  # equal: the lower is chosen, both are plausible
         2.0: prompts + 9,
     }
-    found = compared(rounds_of(values, at_2=("it goes on and on",)), 4, 8, 0.95)
+    found = compare_rounds(rounds_of(values, at_2=("it goes on and on",)), 4, 8, 0.95)
     assert (found.best, found.plausible) == (1.1, (1.1, 1.5))
     assert found.lead[1.5] == Estimate(0.0, 0.0, 0.0) and found.lead[0.5].low > 0.9
 
@@ -188,7 +200,7 @@ def test_a_temperature_is_out_only_if_it_is_clearly_worse() -> None:
 def test_a_lead_is_over_the_most_prompts_that_both_had() -> None:
     first = rounds_of({0.5: np.array([1.0, 3.0]), 1.0: np.array([2.0, 4.1]), 1.5: np.array([0.0, 0.0])})
     last = rounds_of({0.5: np.array([1.0, 3.0, 5.0]), 1.0: np.array([2.0, 4.1, 5.5])})
-    found = compared([*first, *last], 1, 1, 0.95)
+    found = compare_rounds([*first, *last], 1, 1, 0.95)
     assert found.lead[0.5].mean == pytest.approx(2.6 / 3) and found.lead[1.5].mean == pytest.approx(3.05)
     assert found.responses == 3 + 3 + 2 and list(found.temperatures) == [0.5, 1.0, 1.5]
 
@@ -196,8 +208,8 @@ def test_a_lead_is_over_the_most_prompts_that_both_had() -> None:
 # What cannot be selected
 
 
-def drawn(scores: Any, finished: Any, texts: Any) -> Drawn:
-    return Drawn(np.array(scores, dtype=float), np.array(finished, dtype=bool), texts)
+def at_temperature(scores: Any, finished: Any, texts: Any) -> ScoredResponses:
+    return ScoredResponses(np.array(scores, dtype=float), np.array(finished, dtype=bool), texts)
 
 
 def test_what_cannot_be_selected_is_never_the_best() -> None:
@@ -205,14 +217,14 @@ def test_what_cannot_be_selected_is_never_the_best() -> None:
 
     Prompt 1 has nothing usable anywhere: it counts as -2, the lowest of all.
     """
-    low = drawn([[9, 3, 2], [5, 5, 5]], [[0, 1, 1], [0, 0, 0]], [["a", "b", "c"]] * 2)
-    high = drawn([[1, 8, 4], [7, 7, 7]], [[1, 1, 1], [1, 1, 1]], [["d", " \n", "e"], ["", " ", "\t"]])
-    third = drawn([[3, 3, 3], [3, -2, 3]], [[1] * 3] * 2, [["f"] * 3] * 2)
-    two = measured({0.5: low, 1.0: high}, 2, 0.95, Guards(1, 1))
+    low = at_temperature([[9, 3, 2], [5, 5, 5]], [[0, 1, 1], [0, 0, 0]], [["a", "b", "c"]] * 2)
+    high = at_temperature([[1, 8, 4], [7, 7, 7]], [[1, 1, 1], [1, 1, 1]], [["d", " \n", "e"], ["", " ", "\t"]])
+    third = at_temperature([[3, 3, 3], [3, -2, 3]], [[1] * 3] * 2, [["f"] * 3] * 2)
+    two = evaluate_round({0.5: low, 1.0: high}, 2, 0.95, Guards(1, 1))
     # Pairs of (1, 3, 2): 3, 2, 3. Pairs of (1, 1, 4): 1, 4, 4.
     assert two[0.5].values.tolist() == pytest.approx([8 / 3, 1.0])
     assert two[1.0].values.tolist() == pytest.approx([3.0, 1.0])
-    three = measured({0.5: low, 1.0: high, 1.5: third}, 2, 0.95, Guards(1, 1))
+    three = evaluate_round({0.5: low, 1.0: high, 1.5: third}, 2, 0.95, Guards(1, 1))
     assert [one.values[1] for one in three.values()] == pytest.approx([-2.0, -2.0, 3.0])
     assert not two[0.5].reasons
 
@@ -225,23 +237,23 @@ def endless(temperature: float, level: float, z: float) -> tuple[str, str]:
 
 
 def test_guards_reject_what_never_ends_or_repeats_itself(find: Any) -> None:
-    found = find(endless, max_unfinished=0.3)
+    found = find(endless, max_truncated=0.3)
     assert found.best == 0.8 and found.plausible == (0.8, 0.8)
     for temperature, one in found.temperatures.items():
         assert bool(one.reasons) == (temperature <= 0.4 or temperature >= 1)
-    assert found.temperatures[1.2].reasons[0] == "100.0% are unfinished, above 30.0%"
+    assert found.temperatures[1.2].reasons[0] == "100.0% are truncated, above 30.0%"
     assert found.temperatures[0.2].reasons == ("100.0% are blank or repeating themselves, above 20.0%",)
 
 
 def test_unfinished_responses_are_scored_but_never_chosen(find: Any) -> None:
     """Without the guard too: what never ends has no response to select."""
-    found = find(endless, max_unfinished=1.0)
+    found = find(endless, max_truncated=1.0)
     assert found.best == 0.8
     assert found.temperatures[1.6].reasons == ("none of its responses could be selected",)
 
 
 def test_no_temperature_that_keeps_to_the_guards(find: Any) -> None:
-    problem = r"no temperature can be chosen\. 0\.2: 100\.0% are blank or rep.*; 1\.2: 100\.0% are unfinished.*max_new"
+    problem = r"no temperature can be chosen\. 0\.2: 100\.0% are blank or rep.*; 1\.2: 100\.0% are truncated.*max_new"
     with pytest.raises(ValueError, match=problem):
         find(endless, temperatures=[1.2, 0.2])
     with pytest.raises(ValueError, match=r"0\.6: distinct-2 is 0\.125, below 0\.200"):
@@ -253,18 +265,18 @@ def test_no_temperature_that_keeps_to_the_guards(find: Any) -> None:
 
 def test_the_plan_of_halving() -> None:
     """Worked by hand: a third of the budget a round; 8 share it, then 4, then 2, and each keeps what it has."""
-    assert schedule(8, 1000, 10, True, 2400) == [(8, 10), (4, 30), (2, 70)]
-    assert schedule(5, 1000, 10, True, 3000) == [(5, 20), (3, 53), (2, 103)]
-    assert schedule(8, 70, 10, True, None) == [(8, 10), (4, 30), (2, 70)]
-    assert schedule(8, 25, 10, True, 2400) == [(8, 10), (4, 25), (2, 25)]
-    assert schedule(8, 70, 10, False, None) == [(8, 70)] and schedule(8, 70, 10, False, 999) == [(8, 12)]
-    assert schedule(1, 70, 10, True, None) == [(1, 70)] and schedule(2, 70, 10, True, None) == [(2, 70)]
+    assert plan_rounds(8, 1000, 10, True, 2400) == [(8, 10), (4, 30), (2, 70)]
+    assert plan_rounds(5, 1000, 10, True, 3000) == [(5, 20), (3, 53), (2, 103)]
+    assert plan_rounds(8, 70, 10, True, None) == [(8, 10), (4, 30), (2, 70)]
+    assert plan_rounds(8, 25, 10, True, 2400) == [(8, 10), (4, 25), (2, 25)]
+    assert plan_rounds(8, 70, 10, False, None) == [(8, 70)] and plan_rounds(8, 70, 10, False, 999) == [(8, 12)]
+    assert plan_rounds(1, 70, 10, True, None) == [(1, 70)] and plan_rounds(2, 70, 10, True, None) == [(2, 70)]
 
 
 @pytest.mark.parametrize("arms", range(1, 12))
 @pytest.mark.parametrize("budget", [500, 777, 10_000])
 def test_the_plan_keeps_to_the_budget(arms: int, budget: int) -> None:
-    plan = schedule(arms, 100, 3, True, budget)
+    plan = plan_rounds(arms, 100, 3, True, budget)
     spent = sum(size * (count - before) for (size, count), (_, before) in zip(plan, [(0, 0), *plan], strict=False))
     assert 3 * spent <= budget and len(plan) == max(1, int(np.ceil(np.log2(arms))))
 
@@ -280,13 +292,13 @@ def test_halving_finds_it_with_fewer_responses(find: Any, tmp_path: Path, seed: 
     assert [next(iter(each.values())).prompts for each in halved.rounds] == [5, 17, 40]
     on_disk = sum(1 for folder in (tmp_path / "halved").glob("t-*") for _ in Pool(folder).candidates())
     assert halved.responses == on_disk < 0.45 * grid.responses
-    assert asked == [5] * 8 + [12] * 4 + [23] * 2, "no prompt is drawn for twice"
+    assert asked == [5] * 8 + [12] * 4 + [23] * 2, "no prompt is answered twice"
     assert all(halved.rounds[i + 1].keys() <= halved.rounds[i].keys() for i in range(2))
     record = json.loads((tmp_path / "halved" / "temperature.json").read_text(encoding="utf-8"))
     assert [len(each) for each in record["rounds"]] == [8, 4, 2]
 
 
-def test_a_budget_is_the_most_that_is_drawn(find: Any, tmp_path: Path) -> None:
+def test_a_budget_is_the_most_that_is_sampled(find: Any, tmp_path: Path) -> None:
     halved = find(k=8, halving=True, budget=2000, folder=tmp_path / "halved")
     grid = find(k=8, budget=2000, folder=tmp_path / "grid")
     assert halved.responses <= 2000 and grid.responses <= 2000
@@ -376,7 +388,7 @@ def test_a_killed_search_ends_with_the_same_bytes(
     assert contents(killed) == contents(whole)
 
 
-def test_what_is_there_is_not_drawn_again(find: Any, tmp_path: Path) -> None:
+def test_what_is_there_is_not_sampled_again(find: Any, tmp_path: Path) -> None:
     """A wider search goes on from a narrower one: more temperatures, more prompts, more responses."""
     find(temperatures=[0.6, 0.8], prompts=PROMPTS[:10], k=4, n=4)
     before = contents(tmp_path)["t-0.60/candidates-000-00000.jsonl"]
@@ -389,7 +401,7 @@ def test_what_is_there_is_not_drawn_again(find: Any, tmp_path: Path) -> None:
 
 def test_another_runs_folder_is_refused(find: Any) -> None:
     find(temperatures=[0.6], settings=SamplingArguments(stop_strings=["。"]))
-    with pytest.raises(ValueError, match=r"drawn by stop_strings=\['。'\], now None, top_p=1.0, now 0.9: search in"):
+    with pytest.raises(ValueError, match=r"sampled by stop_strings=\['。'\], now None, top_p=1.0, now 0.9: search in"):
         find(temperatures=[0.6], settings=SamplingArguments(top_p=0.9))
     find(temperatures=[0.6], settings=SamplingArguments(stop_strings=["。"], sampling_batch_size=3))
     with pytest.raises(ValueError, match="another run's pool"):
@@ -409,7 +421,7 @@ def test_another_runs_folder_is_refused(find: Any) -> None:
         ({"k": 9, "n": 8}, "k=9 of n=8 responses: the best of k needs n >= k"),
         ({"k": 0}, "k=0 of n=0 responses"),
         ({"level": 1.0}, r"level=1.0 must lie in \[0.5, 1\)"),
-        ({"max_unfinished": 50}, "max_unfinished=50 is a share"),
+        ({"max_truncated": 50}, "max_truncated=50 is a share"),
         ({"settings": SamplingArguments(source="diverse-beam")}, "source='diverse-beam' is not sampled"),
         ({"settings": SamplingArguments(top_p=0.0)}, "top_p=0.0 must lie"),
         ({"prompts": PROMPTS[:1]}, "1 prompts, 8 responses.*leave 1 prompts.*2 are needed: give 2 prompts or more"),
@@ -423,7 +435,7 @@ def test_another_runs_folder_is_refused(find: Any) -> None:
 def test_what_cannot_be_searched(find: Any, tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises((ValueError, TypeError), match=problem):
         find(**changes)
-    assert not list(tmp_path.iterdir()), "nothing was drawn"
+    assert not list(tmp_path.iterdir()), "nothing was sampled"
 
 
 def test_enough_is_enough(find: Any, tmp_path: Path) -> None:
@@ -478,7 +490,7 @@ def test_degenerate_responses(text: str, is_degenerate: bool) -> None:
 
 def test_quality_by_hand() -> None:
     found = quality([["a b", "a c"], ["", "d d"]], [[True, False], [True, True]])
-    assert found.unfinished == 1 / 4 and found.degenerate == 1 / 4
+    assert found.truncated == 1 / 4 and found.degenerate == 1 / 4
     assert found.distinct_1 == pytest.approx((3 / 4 + 1 / 2) / 2) and found.distinct_2 == pytest.approx(1.0)
     assert Guards(0.25, 0.25).broken(found) == ()
     assert len(Guards(0.2, 0.2, 1.0).broken(found)) == 2
@@ -493,8 +505,8 @@ def test_pictures_are_the_same_bytes_for_the_same_numbers(tmp_path: Path) -> Non
     iterations = {0: reward_curves(scores, [1, 2, 8]), 1: reward_curves(scores[:1] + 1, [1, 2, 8])}
     curves = {f"best of {k}": {0.5: Estimate(k, k - 1, k + 1), 1.0: Estimate(2 * k, k, 3 * k)} for k in (4, 1)}
     for name in ("a", "b"):
-        assert rewards_picture(tmp_path / f"{name}.png", iterations)
-        assert temperature_picture(tmp_path / f"t{name}.png", curves, 1.0, (0.5, 1.0), [0.5])
+        assert plot_rewards(tmp_path / f"{name}.png", iterations)
+        assert plot_temperatures(tmp_path / f"t{name}.png", curves, 1.0, (0.5, 1.0), [0.5])
     files = contents(tmp_path)
     assert files["a.png"] == files["b.png"] and files["ta.png"] == files["tb.png"] and len(files) == 4
     assert all(data.startswith(b"\x89PNG") and len(data) > 10_000 for data in files.values())
@@ -507,7 +519,7 @@ def test_without_matplotlib_there_is_a_line_in_the_log(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert find(temperatures=[0.6, 0.8]).best in (0.6, 0.8)
     assert [record.message for record in caplog.records if record.name == "prefopt.candidates.plot"] == [
-        "no picture is drawn, since matplotlib is missing: pip install 'prefopt[report]'"
+        "no figure is plotted, since matplotlib is missing: pip install 'prefopt[report]'"
     ]
     assert "temperature.json" in contents(tmp_path) and "temperature.png" not in contents(tmp_path)
 

@@ -140,13 +140,13 @@ def test_the_plain_loop_has_something_to_decide() -> None:
 
 
 @pytest.mark.parametrize("known", [0.5, 1])
-def test_how_many_tokens_are_looked_at_first_changes_nothing(policy, tokenizer, monkeypatch, known: float) -> None:
+def test_how_many_tokens_are_looked_up_first_changes_nothing(policy, tokenizer, monkeypatch, known: float) -> None:
     settings = {"k": 6, "groups": 3, "max_new_tokens": 8, "stop_strings": ["a", "e", "t"]}
     expected = beam_search(policy, tokenizer, PROMPTS[:3], **settings)
     sizes: list[int] = []
     topk = torch.Tensor.topk
     monkeypatch.setattr(torch.Tensor, "topk", lambda self, size: (sizes.append(size), topk(self, size))[1])
-    assert beam_search(policy, tokenizer, PROMPTS[:3], **settings, known=known) == expected
+    assert beam_search(policy, tokenizer, PROMPTS[:3], **settings, looked_up=known) == expected
     assert min(sizes) == 6 * known < max(sizes)
 
 
@@ -257,7 +257,7 @@ def test_neither_the_batch_nor_the_order_matters(policy, tokenizer, settings: di
     assert search([PROMPTS[0], PROMPTS[0]]) == [together[0], together[0]]
 
 
-def test_no_random_number_is_drawn(policy, tokenizer) -> None:
+def test_no_random_number_is_used(policy, tokenizer) -> None:
     before = torch.get_rng_state()
     beam_search(policy, tokenizer, PROMPTS[:1], max_new_tokens=3)
     assert torch.equal(torch.get_rng_state(), before)

@@ -18,11 +18,11 @@ from peft import LoraConfig, get_peft_model
 
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
-from prefopt.generation.compatibility import served
-from prefopt.generation.engine import decode
-from prefopt.generation.sampling import generate, sample
-from prefopt.generation.stopping import Ends, Row
-from prefopt.generation.token_sampling import Distribution
+from prefopt.generation._compatibility import is_supported
+from prefopt.generation._engine import decode
+from prefopt.generation._token_sampling import Distribution
+from prefopt.generation.sampling import generate_by_transformers, sample
+from prefopt.generation.stopping import SequenceState, StoppingRules
 from prefopt.models.forward import forward
 from prefopt.models.wrappers import unwrap
 from tests.helpers.models import COMMON, FAMILIES, VOCAB, tiny, tiny_llama
@@ -57,24 +57,24 @@ def run(
     batch_size: int = 64,
     order: list[int] | None = None,
     stops: tuple[int, ...] = (EOS,),
-) -> dict[tuple[int, int], Row]:
-    rows = [Row(i, j, prompts[i], (0, i, j)) for i in order or range(len(prompts)) for j in range(k)]
-    found: dict[tuple[int, int], Row] = {}
+) -> dict[tuple[int, int], SequenceState]:
+    sequences = [SequenceState(i, j, prompts[i], (0, i, j)) for i in order or range(len(prompts)) for j in range(k)]
+    found: dict[tuple[int, int], SequenceState] = {}
 
-    def done(ended: list[Row]) -> None:
-        assert not found.keys() & {(row.prompt, row.number) for row in ended}
-        found.update({(row.prompt, row.number): row for row in ended})
+    def done(ended: list[SequenceState]) -> None:
+        assert not found.keys() & {(row.prompt_number, row.response_number) for row in ended}
+        found.update({(row.prompt_number, row.response_number): row for row in ended})
 
-    way(model, rows, distribution, Ends(tokenizer, stops, limit), batch_size, done)
+    way(model, sequences, distribution, StoppingRules(tokenizer, stops, limit), batch_size, done)
     assert len(found) == len(prompts) * k
     return found
 
 
-def ids_of(found: dict[tuple[int, int], Row]) -> dict[tuple[int, int], list[int]]:
+def ids_of(found: dict[tuple[int, int], SequenceState]) -> dict[tuple[int, int], list[int]]:
     return {key: row.ids for key, row in found.items()}
 
 
-def logps_of(found: dict[tuple[int, int], Row]) -> torch.Tensor:
+def logps_of(found: dict[tuple[int, int], SequenceState]) -> torch.Tensor:
     return torch.tensor([logp for key in sorted(found) for logp in found[key].logps], dtype=torch.float64)
 
 
@@ -84,7 +84,7 @@ def logps_of(found: dict[tuple[int, int], Row]) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAST)
 def test_greedy_is_what_generate_gives_for_each_prompt_alone(family: str) -> None:
     model = tiny(family)
-    assert served(model)
+    assert is_supported(model)
     found = run(decode, model, GREEDY, k=2, limit=12)
     for number, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
@@ -101,13 +101,15 @@ def test_samples_are_those_of_generate(family: str) -> None:
     # transformers' eager attention, which soft caps need, masks with float64's least number and rounds it to float32's
     # minus infinity: rows with padding are NaN.
     model = tiny(family, torch.float32 if family == "gemma2" else torch.float64)
-    fast, slow = run(decode, model), run(generate, model)
+    fast, slow = run(decode, model), run(generate_by_transformers, model)
     assert ids_of(fast) == ids_of(slow)
-    assert [row.ended for _, row in sorted(fast.items())] == [row.ended for _, row in sorted(slow.items())]
+    assert [row.finish_reason for _, row in sorted(fast.items())] == [
+        row.finish_reason for _, row in sorted(slow.items())
+    ]
     torch.testing.assert_close(logps_of(fast), logps_of(slow), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", [decode, generate])
+@pytest.mark.parametrize("way", [decode, generate_by_transformers])
 def test_a_penalty_is_that_of_transformers(way: Way) -> None:
     model = tiny("llama")
     found = run(way, model, Distribution(temperature=0, repetition_penalty=1.4), k=1, limit=12)
@@ -121,7 +123,7 @@ def test_a_penalty_is_that_of_transformers(way: Way) -> None:
 # Batches and order change nothing
 
 
-@pytest.mark.parametrize("way", [decode, generate])
+@pytest.mark.parametrize("way", [decode, generate_by_transformers])
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.9, "temperature": 1.3, "repetition_penalty": 1.2}], ids=str)
 def test_neither_the_batch_nor_the_order_matters(way: Way, settings: dict[str, Any]) -> None:
     model = tiny("gemma3")
@@ -133,7 +135,7 @@ def test_neither_the_batch_nor_the_order_matters(way: Way, settings: dict[str, A
 
 
 def test_log_probs_are_those_of_forward() -> None:
-    """Also where something else is drawn from."""
+    """Also where something else is sampled from."""
     model = tiny("qwen3")
     for distribution in (PLAIN, GREEDY, Distribution(top_k=5, temperature=2.0, repetition_penalty=1.5)):
         found = run(decode, model, distribution)
@@ -148,7 +150,7 @@ def test_log_probs_are_those_of_forward() -> None:
 
 def test_half_precision_runs_and_its_log_probs_are_close() -> None:
     model = tiny("llama", torch.bfloat16)
-    assert served(model)
+    assert is_supported(model)
     found = run(decode, model)
     wide = copy.deepcopy(model).double()
     rows = [{"prompt_ids": p, "response_ids": [found[i, j].ids for j in range(3)]} for i, p in enumerate(PROMPTS)]
@@ -180,9 +182,11 @@ def test_other_prompts_take_the_place_of_finished_rows() -> None:
 
 def test_long_responses_outgrow_the_room_that_they_start_with() -> None:
     model = tiny("mistral")
-    fast, slow = (run(way, model, k=2, limit=50, stops=(VOCAB + 1,)) for way in (decode, generate))
+    fast, slow = (run(way, model, k=2, limit=50, stops=(VOCAB + 1,)) for way in (decode, generate_by_transformers))
     assert ids_of(fast) == ids_of(slow)
-    assert {len(row.ids) for row in fast.values()} == {50} and {row.ended for row in fast.values()} == {"length"}
+    assert {len(row.ids) for row in fast.values()} == {50} and {row.finish_reason for row in fast.values()} == {
+        "length"
+    }
 
 
 def test_long_prompts_are_computed_in_parts() -> None:
@@ -193,22 +197,22 @@ def test_long_prompts_are_computed_in_parts() -> None:
 # Ends
 
 
-@pytest.mark.parametrize("way", [decode, generate])
+@pytest.mark.parametrize("way", [decode, generate_by_transformers])
 def test_one_token(way: Way) -> None:
     found = run(way, tiny("llama"), limit=1)
     assert {len(row.ids) for row in found.values()} == {1}
-    assert all(row.ended == ("stop" if row.ids == [EOS] else "length") for row in found.values())
+    assert all(row.finish_reason == ("stop" if row.ids == [EOS] else "length") for row in found.values())
 
 
-@pytest.mark.parametrize("way", [decode, generate])
+@pytest.mark.parametrize("way", [decode, generate_by_transformers])
 def test_a_response_may_stop_at_its_first_token(way: Way) -> None:
     model = tiny("llama")
     first = run(way, model, GREEDY, k=1, limit=1)[0, 0].ids[0]
     found = run(way, model, GREEDY, prompts=PROMPTS[:1], k=2, stops=(first, 60))
-    assert [(row.ids, row.ended) for row in found.values()] == [([first], "stop")] * 2
+    assert [(row.ids, row.finish_reason) for row in found.values()] == [([first], "stop")] * 2
 
 
-# Models that the fast loop cannot serve
+# Models that the fast loop does not support
 
 OTHERS: dict[str, dict[str, Any]] = {
     "Lfm2": {"layer_types": ["conv", "full_attention"]},
@@ -231,7 +235,7 @@ def other(name: str, dtype: torch.dtype) -> Any:
 def test_other_models_are_recognised_and_named(name: str, dtype: torch.dtype, caplog) -> None:
     model = other(name, dtype)
     with caplog.at_level(logging.INFO, "prefopt.generation"):
-        assert not served(model) and not served(model)
+        assert not is_supported(model) and not is_supported(model)
     (said,) = (record.message for record in caplog.records if record.name.startswith("prefopt"))
     assert "is sampled by generate, which is slower: in the fast loop" in said and "\n" not in said
 
@@ -240,8 +244,8 @@ def test_other_models_are_recognised_and_named(name: str, dtype: torch.dtype, ca
 def test_other_models_are_sampled_all_the_same(name: str) -> None:
     """The same rows from a loop that computes all of each sequence every time."""
     model = other(name, torch.float32 if name == "bloom" else torch.float64)  # as gemma2 above
-    found = run(generate, model, k=2, limit=6)
-    assert ids_of(run(generate, model, k=2, limit=6, batch_size=1)) == ids_of(found)
+    found = run(generate_by_transformers, model, k=2, limit=6)
+    assert ids_of(run(generate_by_transformers, model, k=2, limit=6, batch_size=1)) == ids_of(found)
     for (i, _), row in found.items():
         logits = model(torch.tensor([PROMPTS[i] + row.ids])).logits[0, len(PROMPTS[i]) - 1 : -1]
         expected = logits.log_softmax(-1).gather(1, torch.tensor(row.ids)[:, None])[:, 0]
@@ -266,7 +270,7 @@ class Stopped(Exception):
 def test_the_attention_setting_is_restored(after: int | None) -> None:
     model = tiny("gemma3")
     before = (model.config._attn_implementation, model.config.to_json_string(), model.training)
-    assert served(model)
+    assert is_supported(model)
     calls = 0
 
     def count(*_: Any) -> None:
@@ -283,16 +287,16 @@ def test_the_attention_setting_is_restored(after: int | None) -> None:
             run(decode, model)
     handle.remove()
     assert (model.config._attn_implementation, model.config.to_json_string(), model.training) == before
-    assert ids_of(run(generate, model)) == ids_of(run(decode, model))
+    assert ids_of(run(generate_by_transformers, model)) == ids_of(run(decode, model))
 
 
-def test_an_adapter_is_served_and_changes_the_samples() -> None:
+def test_an_adapter_is_supported_and_changes_the_samples() -> None:
     base = tiny("llama")
     plain = ids_of(run(decode, base))
     policy = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     policy = policy.double().eval()
-    assert served(unwrap(policy))
-    assert ids_of(run(decode, unwrap(policy))) == ids_of(run(generate, policy)) != plain
+    assert is_supported(unwrap(policy))
+    assert ids_of(run(decode, unwrap(policy))) == ids_of(run(generate_by_transformers, policy)) != plain
 
 
 def test_a_policy_that_trained_in_mixed_precision_is_decoded_in_its_own(tokenizer: Any) -> None:
@@ -305,4 +309,4 @@ def test_a_policy_that_trained_in_mixed_precision_is_decoded_in_its_own(tokenize
     AcceleratorState._reset_state()
     assert "_original_forward" in vars(wrapped)
     assert sample(wrapped, tokenizer, ask, k=3, max_new_tokens=12) == expected
-    assert served(unwrap(wrapped))
+    assert is_supported(unwrap(wrapped))

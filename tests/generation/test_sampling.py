@@ -42,7 +42,7 @@ def policy() -> LlamaForCausalLM:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways that a sample can come about."""
     if request.param == "generate":
-        monkeypatch.setattr(sampling, "served", lambda *_: False)
+        monkeypatch.setattr(sampling, "is_supported", lambda *_: False)
     return request.param
 
 

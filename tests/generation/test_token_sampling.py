@@ -1,4 +1,4 @@
-"""Tokens are drawn from the distribution that was asked for, and each row's by its own number alone."""
+"""Tokens are sampled from the distribution that was asked for, and each row's by its own number alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from prefopt.generation.token_sampling import BLOCK, NUCLEUS, Distribution, uniform_stream
+from prefopt.generation._token_sampling import BLOCK, NUCLEUS, Distribution, uniform_stream
 
 PLAIN = Distribution()
 
@@ -31,7 +31,7 @@ def test_a_stream_depends_on_every_part_of_its_key_and_not_on_its_length() -> No
 
 
 def test_streams_stay_what_they_were() -> None:
-    """Responses that are already on disk were drawn by these numbers."""
+    """Responses that are already on disk were sampled by these numbers."""
     assert uniform_stream(2, 0, 1, 2).tolist() == [0.5848922434555381, 0.8920124471088479]
 
 
@@ -39,7 +39,7 @@ def test_streams_stay_what_they_were() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_token_lies_at_its_quantile(vocab: int, dtype: torch.dtype) -> None:
     logits, uniforms = logits_of(500, vocab, dtype), torch.rand(500, dtype=torch.float64)
-    tokens, logps = PLAIN.draw(logits, uniforms)
+    tokens, logps = PLAIN.sample(logits, uniforms)
     cumulative = torch.cat([torch.zeros(500, 1), logits.double().softmax(-1).cumsum(-1)], 1)
     below, upto = (cumulative.gather(1, tokens[:, None] + i)[:, 0] for i in (0, 1))
     slack = 1e-12 if dtype == torch.float64 else 1e-5
@@ -51,19 +51,19 @@ def test_a_token_lies_at_its_quantile(vocab: int, dtype: torch.dtype) -> None:
 
 def test_a_row_does_not_depend_on_the_others() -> None:
     logits, uniforms = logits_of(64, 1000, torch.float32), torch.rand(64, dtype=torch.float64)
-    together = PLAIN.draw(logits, uniforms)
+    together = PLAIN.sample(logits, uniforms)
     for row in range(64):
-        alone = PLAIN.draw(logits[row : row + 1], uniforms[row : row + 1])
+        alone = PLAIN.sample(logits[row : row + 1], uniforms[row : row + 1])
         assert all(torch.equal(a, b[row : row + 1]) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("gap", [1, BLOCK])
-def test_a_token_without_probability_is_never_drawn(gap: int) -> None:
+def test_a_token_without_probability_is_never_sampled(gap: int) -> None:
     """Not at the ends of the interval either; the other tokens have an interval each, in the order of their ids."""
     scores = torch.full((4, 4 * gap + 1), -torch.inf)
     scores[:, gap], scores[:, 3 * gap] = math.log(0.25), math.log(0.75)
     quantiles = torch.tensor([0.0, 0.2, 0.3, 1 - 2**-53], dtype=torch.float64)
-    tokens, logps = PLAIN.draw(scores, quantiles)
+    tokens, logps = PLAIN.sample(scores, quantiles)
     assert tokens.tolist() == [gap, gap, 3 * gap, 3 * gap]
     torch.testing.assert_close(logps.exp(), torch.tensor([0.25, 0.25, 0.75, 0.75]))
 
@@ -96,29 +96,29 @@ def test_the_shape_is_that_of_transformers(settings: dict[str, Any], scale: floa
         "top_p": TopPLogitsWarper,
     }
     processors = LogitsProcessorList([make(settings[name]) for name, make in made.items() if name in settings])
-    torch.testing.assert_close(Distribution(**settings).shaped(logits, seen), processors(ids, logits.clone()))
+    torch.testing.assert_close(Distribution(**settings).adjusted(logits, seen), processors(ids, logits.clone()))
 
 
 def test_a_nucleus_may_be_large_and_keeps_ties() -> None:
-    kept = Distribution(top_p=0.5).shaped(torch.zeros(2, 10 * NUCLEUS)).isfinite()
+    kept = Distribution(top_p=0.5).adjusted(torch.zeros(2, 10 * NUCLEUS)).isfinite()
     assert bool(kept.all())
     flat = torch.linspace(0, 0.01, 100 * NUCLEUS, dtype=torch.float64)[None]
-    assert int(Distribution(top_p=0.5).shaped(flat).isfinite().sum()) == pytest.approx(50 * NUCLEUS, rel=0.01)
+    assert int(Distribution(top_p=0.5).adjusted(flat).isfinite().sum()) == pytest.approx(50 * NUCLEUS, rel=0.01)
 
 
-def test_log_probs_are_the_policys_own_whatever_is_drawn_from() -> None:
+def test_log_probs_are_the_policys_own_whatever_is_sampled_from() -> None:
     logits, uniforms = logits_of(50, 300), torch.rand(50, dtype=torch.float64)
     seen = logits > 1
     for settings in ({"temperature": 0.5}, {"temperature": 0}, {"top_k": 2, "repetition_penalty": 2.0}, {"top_p": 0.3}):
-        tokens, logps = Distribution(**settings).draw(logits, uniforms, seen)
+        tokens, logps = Distribution(**settings).sample(logits, uniforms, seen)
         torch.testing.assert_close(logps, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0])
 
 
 def test_greedy_takes_the_likeliest_after_the_penalty() -> None:
     logits = torch.tensor([[2.0, 1.5, -1.0], [-1.0, -1.2, -3.0]])
     greedy, seen = Distribution(temperature=0, repetition_penalty=1.5), torch.tensor([[True, False, False]] * 2)
-    assert greedy.draw(logits, torch.zeros(2), seen)[0].tolist() == [1, 1]
-    assert Distribution(temperature=0).draw(logits, torch.zeros(2))[0].tolist() == [0, 0]
+    assert greedy.sample(logits, torch.zeros(2), seen)[0].tolist() == [1, 1]
+    assert Distribution(temperature=0).sample(logits, torch.zeros(2))[0].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(("name", "value"), [("repetition_penalty", 0.0), ("top_p", 0.0), ("temperature", math.nan)])

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 import prefopt
 from prefopt.candidates import Pool
-from prefopt.candidates.generate import Draw, fill
+from prefopt.candidates.generate import Origin, generate_into
 from prefopt.data.encode import encode_prompt
 from prefopt.generation import Sample, sample
 from prefopt.generation.beams import beam_search
@@ -133,7 +133,7 @@ def test_an_adapter_is_served_on_its_base(policy, tokenizer, folder: Path, tmp_p
     assert found != sample(policy, tokenizer, PROMPTS, temperature=0, max_new_tokens=8)
 
 
-# Drawing
+# Sampling
 
 
 def test_settings_reach_the_engine_as_they_are(served, policy, tokenizer) -> None:
@@ -169,8 +169,8 @@ def test_responses_do_not_depend_on_the_other_prompts_or_on_k(served, tokenizer)
 
 def test_a_pool_is_filled(served, tokenizer, tmp_path: Path) -> None:
     pool, settings = Pool(tmp_path), SamplingArguments(responses_per_prompt=2, max_new_tokens=6)
-    assert fill(pool, served, tokenizer, PROMPTS, settings, Draw("v", 3)) == 8
-    assert fill(pool, served, tokenizer, PROMPTS, settings, Draw("v", 3)) == 0
+    assert generate_into(pool, served, tokenizer, PROMPTS, settings, Origin("v", 3)) == 8
+    assert generate_into(pool, served, tokenizer, PROMPTS, settings, Origin("v", 3)) == 0
 
 
 def test_no_prompts_no_samples(served, tokenizer, capsys) -> None:

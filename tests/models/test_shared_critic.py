@@ -35,6 +35,7 @@ from prefopt.models.peft_adapters import (
 from prefopt.models.reference import AdapterCopy, AdapterOff
 from prefopt.models.shared_critic import SharedCritic, share_critic
 from prefopt.models.wrappers import unwrap
+from prefopt.training.parts import trained_by
 from tests.helpers.by_hand import gradients
 from tests.helpers.critics import (
     BOTH,
@@ -291,6 +292,7 @@ def test_a_trainer_saves_and_reads_the_two_apart(kind: str, adapter: bool, tmp_p
         else:
             own = tiny_llama(dtype=torch.float64, seed=4)
             attach_critic(policy, scorer_of(adapter=kind == "own adapter", base=own))
+        made.trained = made.checkpoints.trained = trained_by(lambda: made.model, args, made.step)  # now two models
         return disturbed(made, seed)
 
     def disturbed(made: Any, seed: int) -> Any:

@@ -102,7 +102,7 @@ def test_nothing_is_computed_for_a_count_that_nobody_takes(monkeypatch: pytest.M
 
     for place in (
         "models.forward.count_forward",
-        "generation.engine.flops_model_of",
+        "generation._engine.flops_model_of",
         "generation.beams.flops_model_of",
     ):
         monkeypatch.setattr(f"prefopt.{place}", never)
@@ -273,7 +273,7 @@ def test_responses_are_counted_by_their_lengths(
     loop: str, batch_size: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loop == "generate":
-        monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "served", lambda _: False)
+        monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "is_supported", lambda _: False)
     model = tiny_llama()
     model.generation_config.eos_token_id = list(range(0, 1000, 9))  # responses of many lengths
     with count_flops() as counter:

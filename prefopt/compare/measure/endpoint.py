@@ -19,7 +19,7 @@ import httpx2
 from tqdm.auto import tqdm
 
 from ...utils import jsonl
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from .judge_prompt import CHINESE, ENGLISH, SHOWN, Question, check_template, judge_prompt, parse_verdict
 from .row_results import RowResults
 
@@ -76,7 +76,7 @@ class Endpoint:
     def fingerprint(self) -> str:
         """A hash of everything that an answer depends on, as far as is known here."""
         templates = [self.template] if self.template is not None else [ENGLISH, CHINESE]
-        return digest([self.url, self.model, self.temperature, templates])
+        return fingerprint_of_values([self.url, self.model, self.temperature, templates])
 
     def key(self) -> str | None:
         """The endpoint's key, read only when there is something to ask, so that it is never shown or written.
@@ -147,7 +147,7 @@ def ask(
     """
     path = folder / f"{settings.fingerprint}.jsonl"
     texts = [judge_prompt(question, settings.template) for question in questions]
-    keys = [digest([settings.fingerprint, text]) for text in texts]
+    keys = [fingerprint_of_values([settings.fingerprint, text]) for text in texts]
     verdicts = {record["key"]: (float(record["verdict"]), "") for record in jsonl.read(path)}
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in verdicts}
     verdicts |= _ask_missing(settings, missing, path, patience, progress) if missing else {}

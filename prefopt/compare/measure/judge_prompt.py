@@ -11,7 +11,7 @@ import unicodedata
 from typing import NamedTuple
 
 from ...data.records import Messages
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 
 SHOWN = 200
 """How many characters of an answer an error message shows."""
@@ -93,7 +93,7 @@ def judge_prompt(question: Question, template: str | None = None) -> str:
         template: has {conversation}, {first} and {second}, each of which becomes text between marked lines, and may
             speak of the {mark}.
     """
-    mark = digest([[dict(turn) for turn in question.prompt], question.first, question.second])[:12]
+    mark = fingerprint_of_values([[dict(turn) for turn in question.prompt], question.first, question.second])[:12]
     if template is None:
         template = CHINESE if _chinese(question.prompt) else ENGLISH
     turns = [_between(mark, turn["role"], turn["content"]) for turn in question.prompt]

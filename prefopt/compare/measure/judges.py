@@ -12,7 +12,7 @@ from typing import Any
 
 from ...data.readers import HUB_ID
 from ...utils.extensions import is_named, load_named
-from ...utils.fingerprint import fingerprint_of
+from ...utils.fingerprint import fingerprint_of_code
 from ...utils.names import did_you_mean
 from ..plan import built
 from .endpoint import Endpoint, ask
@@ -83,7 +83,7 @@ def _judge(spec: Any, given: _Scored) -> PairJudge:
     if given.tolerance is not None:
         raise ValueError(f"judges: {spec}: a tolerance is for scores, and this one says itself which responses tie")
     name = name or type(judge).__name__
-    return OrdersJudge(name, "function", fingerprint_of(judge), partial(verdicts, judge, name))
+    return OrdersJudge(name, "function", fingerprint_of_code(judge), partial(verdicts, judge, name))
 
 
 def _model(spec: str) -> str:

@@ -16,7 +16,7 @@ from ...data.records import Messages
 from ...scoring.load import scorer_from
 from ...scoring.reward_model import RewardModelScorer
 from ...scoring.scorer import Scorer, checked
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from ..records import JUDGEMENTS, table
 from ..statistics import LOSS, TIE, WIN, both_orders
 from .judge_prompt import Question
@@ -78,7 +78,7 @@ class ColumnJudge:
 
     @property
     def fingerprint(self) -> str:
-        return digest([self.column, self.tolerance])
+        return fingerprint_of_values([self.column, self.tolerance])
 
     def judge(self, prompts: Prompts, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
         pairs = matched(prompts, ours, theirs)
@@ -115,7 +115,7 @@ class ScorerJudge:
 
     @property
     def fingerprint(self) -> str:
-        return digest([self.scorer.fingerprint, self.tolerance])
+        return fingerprint_of_values([self.scorer.fingerprint, self.tolerance])
 
     def judge(self, prompts: Prompts, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
         pairs = matched(prompts, ours, theirs)

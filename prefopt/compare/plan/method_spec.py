@@ -19,7 +19,7 @@ from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
 from ...training.setting_names import ALIASES
 from ...training.trainer import PreferenceTrainer
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from ...utils.names import hint
 from .sections import PlanError
 
@@ -97,7 +97,7 @@ class MethodSpec:
         module = sys.modules[self.method.partition(":")[0]]
         files = {Path(inspect.getsourcefile(declared) or "") for declared in (module, type(self.objective))}
         own = [path for path in files if path.is_file() and not path.is_relative_to(PACKAGE)]
-        return digest([path.read_text("utf-8") for path in sorted(own, key=str)])
+        return fingerprint_of_values([path.read_text("utf-8") for path in sorted(own, key=str)])
 
 
 def trainer_of(objective: Objective) -> Any:

@@ -20,7 +20,7 @@ from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
 from ...utils import jsonl
 from ...utils.extensions import is_named
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from ..measure import judge_from
 from ..plan import (
     BEST_OF_N,
@@ -92,7 +92,7 @@ class Task:
     def _digest(self) -> str:
         needs = {role: task._digest for role, task in self.needs.items() if role not in ORDER_ONLY}
         made_by = FORMAT_1 if FORMATS[self.kind] == 1 else FORMATS[self.kind]
-        return digest([self.kind, self.seed, self.inputs, needs, made_by])
+        return fingerprint_of_values([self.kind, self.seed, self.inputs, needs, made_by])
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Tests two checkpoints on the same prompts: how much they differ, and whether that could be chance.
+"""Tests of two checkpoints on the same prompts, and p-values corrected for many comparisons (Holm).
 
     paired(dpo.gold, sft.gold).mean, .interval, .p_flip
 

@@ -26,20 +26,20 @@ from typing import Any
 from datasets import Dataset
 from transformers.trainer_utils import TrainOutput
 
-from ...candidates.dataset_answers import Given
-from ...candidates.generate import Draw, fill
+from ...candidates.dataset_answers import DatasetAnswers
+from ...candidates.generate import Origin, generate_into
 from ...candidates.pool import Pool
 from ...candidates.report import Report, best_iteration, report_of, summary_of
 from ...candidates.selection import by_prompt, rows_for
-from ...candidates.temperature_search import search
+from ...candidates.temperature_search import search_temperatures
 from ...data.records import DataError, Messages
-from ...generation.prompts import encoded
+from ...generation.prompts import EncodedPrompts, encode_prompts
 from ...models.reference import policy_fingerprint
 from ...models.weights import Snapshot, restore, snapshot
 from ...objectives.sampling_arguments import IterationArguments
 from ...scoring.scorer import Scorer
 from ...utils.distributed import on_first
-from ...utils.fingerprint import digest
+from ...utils.fingerprint import fingerprint_of_values
 from .. import checkpoint
 from ..config import PreferenceConfig
 from ..identity import FORMAT, plain
@@ -93,12 +93,14 @@ class IterationLoop:
     held_out: Any = None
     loss: float = field(default=math.nan, init=False)
     """Of the last training that this process did."""
+    prompts: EncodedPrompts = field(init=False)
+    """Each distinct one of the rows, encoded once for all iterations."""
 
     def __post_init__(self) -> None:
         self.objective: Any = self.settings
         self.folder = RunFolder(str(self.args.output_dir))
         self.pool = Pool(self.folder.folder / "pool")
-        self.dataset = Given(self.rows)
+        self.dataset = DatasetAnswers(self.rows)
         again = self.settings.init == "base" and self.settings.iterations > 1
         self.base: Snapshot | None = snapshot(self.policy) if again else None
 
@@ -123,9 +125,9 @@ class IterationLoop:
 
     def sample(self, number: int, version: str) -> None:
         """Responses of the policy to the iteration's prompts, and the dataset's own if asked for, into the pool."""
-        draw = Draw(version, self.args.seed, iteration=number, temperature=self._temperature(number, version))
-        prompts = self.dataset.turn(number, self.settings.prompts_per_iteration, self.args.seed)
-        fill(self.pool, self.policy, self.tokenizer, prompts, self.settings, draw, progress=self._shows)
+        origin = Origin(version, self.args.seed, iteration=number, temperature=self._temperature(number, version))
+        prompts = self.prompts.at(self.dataset.numbers_of(number, self.settings.prompts_per_iteration, self.args.seed))
+        generate_into(self.pool, self.policy, self.tokenizer, prompts, self.settings, origin, progress=self._shows)
         if self.settings.dataset_responses:
             answers = self.dataset.candidates(prompts, number, self.settings.responses_per_prompt)
             on_first(lambda: self.pool.append(answers))
@@ -167,8 +169,9 @@ class IterationLoop:
 
     def _begin(self, resume: bool) -> int:
         """Claim the folder, after what can be checked before anything is sampled; how many iterations are done."""
-        prompts = encoded(self.dataset.prompts, self.tokenizer, self.policy, self.settings.max_new_tokens)
-        self._warn_of_cuts([len(ids) + self.settings.max_new_tokens for ids in prompts])
+        new = self.settings.max_new_tokens
+        self.prompts = encode_prompts(self.dataset.prompts, self.tokenizer, self.policy, new)
+        self._warn_of_cuts([length + new for length in self.prompts.lengths])
         if self.settings.temperatures:
             self._held_out_prompts()
         on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume))
@@ -195,7 +198,7 @@ class IterationLoop:
         sampled = {name: value for name, value in asdict(self.settings).items() if name not in FREE}
         policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
-        rows = {"distinct prompts": len(self.dataset.prompts), "prompts": digest(answers)}
+        rows = {"distinct prompts": len(self.dataset.prompts), "prompts": fingerprint_of_values(answers)}
         recipe = {name: plain(getattr(self.args, name)) for name in RECIPE}
         return {"format": FORMAT, "objective": type(self.settings).__name__, **sampled, **policy, **rows, **recipe}
 
@@ -210,7 +213,7 @@ class IterationLoop:
         """The best of those to search, None for the settings' own."""
         if not self.settings.temperatures:
             return None
-        return search(
+        return search_temperatures(
             self.policy,
             self.tokenizer,
             self._held_out_prompts(),
@@ -230,7 +233,7 @@ class IterationLoop:
         if self.held_out is None:
             raise ValueError("temperatures are searched on held-out prompts: pass an eval_dataset to the trainer")
         parts = self.held_out.values() if isinstance(self.held_out, dict) else [self.held_out]
-        return Given(row for part in parts for row in part).prompts
+        return DatasetAnswers(row for part in parts for row in part).prompts
 
     def _nothing(self, number: int) -> str:
         candidates = list(self.pool.candidates())

@@ -16,13 +16,13 @@ from torch import nn
 from ...batch import Batch, join
 from ...candidates.diversity import degenerate, distinct
 from ...data.collate import Rows, collate
-from ...data.records import Messages
+from ...generation.prompts import EncodedPrompts
 from ...generation.stopping import Sample
 from ...objectives.base import Metric
 from ...objectives.ppo_losses import derived_metrics
 from ...scoring.scorer import Scorer
 from ...utils.distributed import gathered, rank, world_size
-from ...utils.shuffle import turns
+from ...utils.shuffle import shuffled
 from ..step import State, StepRunner
 from .log import Example, Record
 from .rollout import Rollout, measured, sample_and_score
@@ -54,7 +54,7 @@ class RolloutCollector:
     policy: nn.Module
     tokenizer: Any
     scorer: Scorer
-    prompts: Sequence[Messages]
+    prompts: EncodedPrompts
     size: int
     seed: int
     measured_at_once: int
@@ -87,11 +87,11 @@ class RolloutCollector:
     def _sampled(self, number: int, model: nn.Module) -> tuple[Batch, list[list[Sample]]]:
         """The responses to a rollout's prompts, each in its place, with what every model says of them."""
         places = range(number * self.size, (number + 1) * self.size)[rank() :: world_size()]
-        index = turns(places, len(self.prompts), self.seed)
+        index = shuffled(places, len(self.prompts), self.seed)
         batch, samples = sample_and_score(
             self.policy,
             self.tokenizer,
-            [self.prompts[row] for row in index],
+            self.prompts.at(index),
             self.scorer,
             self.objective,
             seed=self.seed,
@@ -106,7 +106,7 @@ class RolloutCollector:
         if self._rows is None or "frozen_policy" in batch:
             return []
         places = range(number * self.size, (number + 1) * self.size)
-        demonstrations = collate([self._rows[row] for row in turns(places, len(self._rows), self.seed + APART)])
+        demonstrations = collate([self._rows[row] for row in shuffled(places, len(self._rows), self.seed + APART)])
         return [demonstrations.with_columns(ptx=torch.ones(self.size, dtype=torch.bool)).to(self.device)]
 
     # ---- rewards ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A picture of how PPO's rollouts went, as a PNG file. Knows records and axes, and judges nothing.
+"""A picture of how PPO's rollouts went, as a PNG file; `collapse.py` says what is wrong in them.
 
 One panel for each thing that Secrets of RLHF part I (arXiv:2307.04964, section 5.2) watches, against optimizer steps.
 Needs matplotlib, as `picture.py` does; without it one line in the log says so, and there is no picture.
@@ -66,7 +66,7 @@ def plot_rollouts(
     wanted: Collection[str] | None = None,
     last_good: int | None = None,
 ) -> bool:
-    """Draw what the records hold; whether it was drawn.
+    """Plot what the records hold; whether a picture was written.
 
     Args:
         wanted: names of panels, of `PANELS`; None draws all. A panel of which no record knows anything is left out.
@@ -91,7 +91,7 @@ def plot_rollouts(
 
 
 def panels_of(records: Sequence[Record], wanted: Collection[str] | None = None) -> list[str]:
-    """The names of the panels that can be drawn, of those wanted."""
+    """The names of the panels that can be plotted, of those wanted."""
     if unknown := set(wanted or ()) - set(PANELS):
         raise ValueError(f"there is no panel {', '.join(sorted(unknown))}: choose from {', '.join(PANELS)}")
     chosen = [name for name in PANELS if wanted is None or name in wanted]
@@ -255,7 +255,7 @@ PANELS: dict[str, Panel] = {
     ),
     "critic": _Lines("Critic: explained variance", "1 is perfect", (("val/explained_variance", "critic"),), top=1),
 }
-"""What can be drawn, in the order of the picture."""
+"""What can be plotted, in the order of the picture."""
 
 
 if not TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import Any
 from torch.distributed.fsdp import FSDPModule
 from transformers.trainer_utils import TrainOutput
 
-from ...candidates.dataset_answers import Given
+from ...candidates.dataset_answers import DatasetAnswers
 from ...candidates.evaluate import METRICS, REWARD, Evaluated
-from ...generation.prompts import encoded
+from ...generation.prompts import EncodedPrompts, encode_prompts
 from ...objectives.ppo_losses import derived_metrics
 from ...objectives.sampling_arguments import PLAIN
 from ...scoring.scorer import Scorer
@@ -105,8 +105,7 @@ class RolloutSource(GeneratingSource):
 
     def _new_loop(self) -> RolloutLoop:
         host, settings = self.host, self.objective
-        prompts = Given(host.train_dataset).prompts
-        self._check_room(prompts)
+        prompts = self._encoded(DatasetAnswers(host.train_dataset).prompts)
         minibatches = Minibatches(
             prompts=len(prompts),
             done=lambda: host.state.global_step,
@@ -135,10 +134,11 @@ class RolloutSource(GeneratingSource):
 
         return RolloutLoop(minibatches, collect, self._log)
 
-    def _check_room(self, prompts: Any) -> None:
+    def _encoded(self, prompts: Any) -> EncodedPrompts:
+        """The prompts with their ids; a warning if one with its response is longer than rows may be."""
         host, new = self.host, self.objective.max_new_tokens
-        ids = encoded(prompts, host.processing_class, host.model, new)
-        longest, limit = max(map(len, ids)) + new, host.args.max_length
+        encoded = encode_prompts(prompts, host.processing_class, host.model, new)
+        longest, limit = max(encoded.lengths) + new, host.args.max_length
         if limit is not None and longest > limit:
             logger.warning(
                 "a prompt with a response may have %d tokens: max_length=%d cuts rows that are there, and nothing of "
@@ -146,6 +146,7 @@ class RolloutSource(GeneratingSource):
                 longest,
                 limit,
             )
+        return encoded
 
     def _check_steps(self, loop: RolloutLoop) -> None:
         args, per_rollout = self.host.args, loop.minibatches.steps

@@ -521,7 +521,7 @@ def test_a_key_is_needed_to_ask_and_not_to_read_answers(
         ({"concurency": 3}, "did you mean concurrency"),
         ({"concurrency": 0}, "concurrency=0"),
         ({"timeout": -1}, "timeout=-1"),
-        ({"temperature": "warm"}, "'warm' is no float or null"),
+        ({"temperature": "warm"}, "temperature expects a number or none, not 'warm'"),
         ({"template": "{first}"}, r"lacks \{conversation\}, \{second\}"),
     ],
 )

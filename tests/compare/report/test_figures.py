@@ -127,7 +127,7 @@ def test_without_matplotlib_one_line_in_the_log(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert write_figures(EXAMPLE, tmp_path) == {}
     assert [record.message for record in caplog.records if "prefopt[report]" in record.message] == [
-        "no picture is drawn, since matplotlib is missing: pip install 'prefopt[report]'"
+        "no figure is plotted, since matplotlib is missing: pip install 'prefopt[report]'"
     ]
 
 

@@ -19,7 +19,7 @@ from prefopt.compare.run.hyperparameter_grid import trials
 from prefopt.compare.run.schedule import in_order
 from prefopt.compare.run.task_functions import TASK_FUNCTIONS
 from prefopt.compare.run.tasks import FORMATS, Tasks
-from prefopt.utils.fingerprint import digest
+from prefopt.utils.fingerprint import fingerprint_of_values
 
 TESTBED: dict[str, Any] = {
     "policy": "testbed",
@@ -211,4 +211,4 @@ def test_a_users_objective_is_known_by_its_file_and_not_by_prefopts(files: None,
         for s in plan_from({**TESTBED, "methods": {"mine": {"method": "naming:mine"}}}).method_specs.values()
         if s.trains
     ]
-    assert spec.source_fingerprint == digest([Path("naming.py").read_text()])
+    assert spec.source_fingerprint == fingerprint_of_values([Path("naming.py").read_text()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from prefopt import (
     RRHFConfig,
     RRHFTrainer,
 )
-from prefopt.candidates import Draw, Pool, best, by_prompt
+from prefopt.candidates import Origin, Pool, best, by_prompt
 from prefopt.candidates.candidate import prompt_key
 from prefopt.candidates.dataset_answers import DATASET
-from prefopt.candidates.generate import responses
+from prefopt.candidates.generate import sample_responses
 from prefopt.data import load_sft
+from prefopt.data.row_encoder import Encoder
 from prefopt.generation import beam_search, sample
 from prefopt.models.load import load_policy
 from prefopt.objectives.sampling_arguments import IterationArguments
@@ -78,6 +80,15 @@ def test_a_run_writes_what_it_drew_selected_and_learnt(tmp_path, policy, tokeniz
     assert first["policy"] != second["policy"]
     assert result.global_step == first["steps"] + second["steps"]
     assert (folder / "rewards.png").stat().st_size > 1000
+
+
+def test_prompts_are_encoded_once_for_all_iterations(tmp_path, policy, tokenizer, pairs, monkeypatch) -> None:
+    trainer = trainer_of(tmp_path, policy, tokenizer, pairs)
+    encoded: Counter[str] = Counter()
+    alone = Encoder.alone
+    monkeypatch.setattr(Encoder, "alone", lambda self, p: encoded.update([prompt_key(p)]) or alone(self, p))
+    trainer.train()
+    assert encoded == {prompt_key(row["prompt"]): 1 for row in pairs}
 
 
 def test_the_best_reward_of_a_prompt_never_falls(tmp_path, policy, tokenizer, pairs) -> None:
@@ -160,7 +171,7 @@ def test_rrhf_by_diverse_beams(tmp_path, policy, tokenizer, pairs) -> None:
 def test_mixed_responses_are_half_sampled_half_searched(policy, tokenizer, pairs) -> None:
     settings = IterationArguments(source="mixed", responses_per_prompt=5, max_new_tokens=6)
     prompts = [row["prompt"] for row in pairs]
-    found = responses(policy, tokenizer, prompts, settings, Draw("v", seed=3, iteration=2), 1.0)
+    found = sample_responses(policy, tokenizer, prompts, settings, Origin("v", seed=3, iteration=2))
     keys = [prompt_key(prompt) for prompt in prompts]
     drawn = sample(policy, tokenizer, prompts, k=3, max_new_tokens=6, seed=3, stream=(0, 2), keys=keys)
     searched = beam_search(policy, tokenizer, prompts, k=2, groups=2, max_new_tokens=6)

@@ -418,6 +418,6 @@ def test_without_matplotlib_a_line_in_the_log_says_what_to_install(
     with caplog.at_level(logging.WARNING):
         assert not plot_rollouts(run(), tmp_path / "a.png")
     assert [one.message for one in caplog.records] == [
-        "no picture is drawn, since matplotlib is missing: pip install 'prefopt[report]'"
+        "no figure is plotted, since matplotlib is missing: pip install 'prefopt[report]'"
     ]
     assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -22,8 +23,10 @@ from transformers import (
 )
 
 from prefopt import PPO, Batch, PPOConfig, PPOTrainer, PreferenceConfig, PreferenceTrainer
-from prefopt.candidates.dataset_answers import Given
+from prefopt.candidates.candidate import prompt_key
+from prefopt.candidates.dataset_answers import DatasetAnswers
 from prefopt.data.collate import collate
+from prefopt.data.row_encoder import Encoder
 from prefopt.generation import sample
 from prefopt.models.critic import critic_of, parameter_groups
 from prefopt.models.forward import forward
@@ -113,11 +116,11 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
             if state.global_step == 2:
-                prompts, size = Given(trainer.train_dataset).prompts, trainer.source.loop.minibatches.size
-                from prefopt.utils.shuffle import turns
+                prompts, size = DatasetAnswers(trainer.train_dataset).prompts, trainer.source.loop.minibatches.size
+                from prefopt.utils.shuffle import shuffled
 
                 places = range(size, 2 * size)
-                asked = [prompts[i] for i in turns(places, len(prompts), args.seed)]
+                asked = [prompts[i] for i in shuffled(places, len(prompts), args.seed)]
                 seen.extend(sample(model, tokenizer, asked, max_new_tokens=10, seed=args.seed, keys=places))
 
     trainer.add_callback(Watch())
@@ -125,6 +128,15 @@ def test_a_rollout_is_drawn_from_the_policy_as_it_is(tmp_path, tokenizer, pairs)
     record = RolloutLog(tmp_path / "run" / "rollouts.jsonl").read()[1]
     assert record.step == 2
     assert [one["response"] for one in record.samples] == [row[0].text for row in seen[: len(record.samples)]]
+
+
+def test_prompts_are_encoded_once_for_all_rollouts(tmp_path, tokenizer, pairs, monkeypatch) -> None:
+    trainer = trainer_of(tmp_path, tokenizer, pairs)
+    encoded: Counter[str] = Counter()
+    alone = Encoder.alone
+    monkeypatch.setattr(Encoder, "alone", lambda self, p: encoded.update([prompt_key(p)]) or alone(self, p))
+    trainer.train()
+    assert encoded == {prompt_key(row["prompt"]): 1 for row in pairs}
 
 
 def test_every_prompt_has_its_turn_before_any_has_its_second(tmp_path, tokenizer, pairs) -> None:
@@ -588,7 +600,7 @@ def test_generations_that_never_end_are_cut_counted_and_punished(tmp_path, token
     [
         ({"max_steps": 3}, r"max_steps=3 ends within a rollout, from which 2 steps are learnt: take max_steps=2 or 4"),
         ({"max_tokens_per_batch": 64}, "max_tokens_per_batch is for rows that are there"),
-        ({"precompute_ref_log_probs": True}, "responses are drawn as training goes"),
+        ({"precompute_ref_log_probs": True}, "responses are generated as training goes"),
         ({"share_critic": True}, "share_critic needs an adapter on the policy"),
         ({"push_to_hub": True}, "push_to_hub would publish"),
     ],
@@ -605,7 +617,7 @@ def test_a_schedule_that_follows_the_loss_is_refused(tmp_path, tokenizer, pairs)
 
 
 def test_it_needs_a_scorer_and_prompts(tmp_path, tokenizer, pairs) -> None:
-    with pytest.raises(ValueError, match="PPO draws responses and has none to judge them: pass scorer="):
+    with pytest.raises(ValueError, match="PPO generates responses and nothing scores them: pass scorer="):
         PPOTrainer(untrained(tokenizer), config(tmp_path), train_dataset=pairs, processing_class=tokenizer)
     with pytest.raises(ValueError, match="training needs a train_dataset"):
         trainer_of(tmp_path, tokenizer, None).train()

@@ -17,7 +17,7 @@ from prefopt.training.ppo.log import Record
 from prefopt.training.ppo.loop import RolloutLoop
 from prefopt.training.ppo.minibatches import Minibatches
 from prefopt.training.ppo.rollout import Rollout, sample_and_score
-from prefopt.utils.shuffle import turns
+from prefopt.utils.shuffle import shuffled
 from tests.helpers.models import tiny_llama
 
 PROMPTS = [row["prompt"] for row in prompt_rows(5, seed=0, unique=True)]
@@ -178,8 +178,8 @@ def test_a_micro_batch_is_no_wider_than_what_it_holds() -> None:
 
 
 def test_all_have_their_turn_before_any_has_its_second() -> None:
-    found = turns(range(0, 21), 7, seed=5)
+    found = shuffled(range(0, 21), 7, seed=5)
     assert all(sorted(found[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
     assert found[:7] != found[7:14]
-    assert turns(range(4, 11), 7, seed=5) == found[4:11]
-    assert turns(range(0, 7), 7, seed=6) != found[:7]
+    assert shuffled(range(4, 11), 7, seed=5) == found[4:11]
+    assert shuffled(range(0, 7), 7, seed=6) != found[:7]

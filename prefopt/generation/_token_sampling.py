@@ -1,7 +1,7 @@
-"""From logits to tokens: which distribution is drawn from, and the uniform number that decides. Tensors only.
+"""How a token is sampled from logits: the distribution, and the random numbers of a response (`uniform_stream`).
 
-A token is the one at its uniform number's quantile (the inverse of the cumulative distribution, in the order of token
-ids), so that a response depends on its own numbers and on nothing that is drawn beside it.
+The token that is sampled stands at its uniform number's quantile (the inverse of the cumulative distribution, in the
+order of token ids), so that a response depends on its own numbers and on nothing that is sampled beside it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from ..utils.tensors import upcast
 BLOCK = 256
 """Probabilities summed before the cumulative sum: a cumulative sum over a whole vocabulary costs more than its exp."""
 CHUNK = 2**20
-"""Logits drawn from at a time: what fits in a processor's cache, since large temporaries cost more than the exp."""
+"""Logits sampled from at a time: what fits in a processor's cache, since large temporaries cost more than the exp."""
 NUCLEUS = 64
-"""Tokens that a search for the nucleus starts with; it looks at eight times as many until they hold enough."""
+"""The likeliest tokens among which the nucleus is looked for first, then among eight times as many, and so on."""
 
 
 def uniform_stream(length: int, *key: int | str) -> Tensor:
-    """Uniform numbers in [0, 1) that depend on `key` alone: [length], float64."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    """The random numbers of one response: uniform in [0, 1), one for each of its tokens: [length], float64.
+
+    Args:
+        key: all that they depend on, such as (seed, round, iteration, key of the prompt, number of the response).
+    """
+    key_hash = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key_hash, "big") >> 1)
     return torch.rand(length, generator=generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """What is drawn from: the policy's distribution after a penalty, a temperature and two cuts, in this order.
+    """What is sampled from: the policy's distribution after a penalty, a temperature and two cuts, in this order.
 
     ================== ================================================================================================
     temperature        divides the logits; 0 takes the likeliest token (after the penalty)
@@ -66,16 +70,21 @@ class Distribution:
 
     @property
     def greedy(self) -> bool:
+        """Whether the likeliest token is taken, without chance."""
         return self.temperature == 0
 
     @property
-    def remembers(self) -> bool:
-        """Whether it depends on the tokens that a row has."""
+    def depends_on_seen(self) -> bool:
+        """Whether the distribution depends on the tokens that prompt and response have."""
         return self.repetition_penalty != 1
 
-    def shaped(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Logits to draw from, -inf for what is cut. logits: [R, V]; seen: [R, V], True for tokens that a row has."""
-        if self.remembers and seen is not None:
+    def adjusted(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
+        """The logits that are sampled from, -inf for tokens that are cut: [R, V] -> [R, V].
+
+        Args:
+            seen: [R, V], True for tokens that the prompt or response of a row has; unread without a penalty.
+        """
+        if self.depends_on_seen and seen is not None:
             penalised = torch.where(logits < 0, logits * self.repetition_penalty, logits / self.repetition_penalty)
             logits = torch.where(seen, penalised, logits)
         if self.temperature not in (0, 1):
@@ -83,31 +92,32 @@ class Distribution:
         if 0 < self.top_k < logits.shape[-1]:
             logits = _at_least(logits, logits.topk(self.top_k).values[:, -1:])
         if self.top_p < 1:
-            logits = _at_least(logits, _nucleus_edge(logits, _log_total(logits), self.top_p))
+            logits = _at_least(logits, _nucleus_edge(logits, _log_sum_exp(logits), self.top_p))
         return logits
 
-    def draw(self, logits: Tensor, uniforms: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def sample(self, logits: Tensor, uniforms: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The next token of every row, and its log-prob under the policy's own distribution: [R] each.
 
         Args:
             logits: [R, V], the policy's, untouched.
             uniforms: [R] in [0, 1), float64; unread if greedy.
-            seen: [R, V], see `shaped`.
+            seen: [R, V], see `adjusted`.
         """
-        rows = max(1, CHUNK // logits.shape[-1])
-        none = [None] * len(logits.split(rows))
-        parts = zip(logits.split(rows), uniforms.split(rows), none if seen is None else seen.split(rows), strict=True)
-        tokens, logps = zip(*(self._draw(*part) for part in parts), strict=True)
+        size = max(1, CHUNK // logits.shape[-1])
+        logit_parts = logits.split(size)
+        seen_parts = [None] * len(logit_parts) if seen is None else seen.split(size)
+        parts = zip(logit_parts, uniforms.split(size), seen_parts, strict=True)
+        tokens, logps = zip(*(self._sample(*part) for part in parts), strict=True)
         return torch.cat(tokens), torch.cat(logps)
 
-    def _draw(self, logits: Tensor, uniforms: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _sample(self, logits: Tensor, uniforms: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = upcast(logits)
-        shaped = self.shaped(logits, seen)
+        adjusted = self.adjusted(logits, seen)
         if self.greedy:
-            tokens = shaped.argmax(-1)
-            return tokens, _picked(logits, tokens) - _log_total(logits)[:, 0]
-        tokens, log_total = _at_quantile(shaped, uniforms)
-        return tokens, _picked(logits, tokens) - (log_total if shaped is logits else _log_total(logits)[:, 0])
+            tokens = adjusted.argmax(-1)
+            return tokens, _picked(logits, tokens) - _log_sum_exp(logits)[:, 0]
+        tokens, log_total = _at_quantile(adjusted, uniforms)
+        return tokens, _picked(logits, tokens) - (log_total if adjusted is logits else _log_sum_exp(logits)[:, 0])
 
 
 def _picked(values: Tensor, index: Tensor) -> Tensor:
@@ -118,14 +128,14 @@ def _at_least(logits: Tensor, edge: Tensor) -> Tensor:
     return logits.masked_fill(logits < edge, -torch.inf)
 
 
-def _log_total(logits: Tensor) -> Tensor:
+def _log_sum_exp(logits: Tensor) -> Tensor:
     """log sum exp, in a third of the time of torch's own: [R, V] -> [R, 1]. Each row has a finite logit."""
     top = logits.amax(-1, keepdim=True)
     return top + (logits - top).exp_().sum(-1, keepdim=True).log()
 
 
 def _nucleus_edge(logits: Tensor, log_total: Tensor, top_p: float, size: int = NUCLEUS) -> Tensor:
-    """The logit of the last token that is kept: [R, V] -> [R, 1]. log_total: [R, 1].
+    """The logit of the last token that top_p keeps: [R, V] -> [R, 1]. log_total: [R, 1].
 
     Sorting a vocabulary costs as much as a small model's step, so only the likeliest tokens are sorted.
     """
@@ -133,9 +143,9 @@ def _nucleus_edge(logits: Tensor, log_total: Tensor, top_p: float, size: int = N
     reached = (likeliest - log_total).exp().cumsum(-1, dtype=torch.float64)
     last = (reached < top_p).sum(-1, keepdim=True).clamp(max=likeliest.shape[-1] - 1)
     edge = likeliest.gather(-1, last)
-    more = (reached[:, -1] < top_p).nonzero()[:, 0]
-    if size < logits.shape[-1] and len(more):
-        edge[more] = _nucleus_edge(logits[more], log_total[more], top_p, 8 * size)
+    too_few = (reached[:, -1] < top_p).nonzero()[:, 0]
+    if size < logits.shape[-1] and len(too_few):
+        edge[too_few] = _nucleus_edge(logits[too_few], log_total[too_few], top_p, 8 * size)
     return edge
 
 
@@ -148,18 +158,19 @@ def _at_quantile(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     mass = (logits - top).exp_()
     whole = mass.shape[-1] // BLOCK * BLOCK
     blocks = torch.cat([mass[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1), mass[:, whole:].sum(-1, keepdim=True)], -1)
-    block, share, total = _place(blocks, uniforms)
+    block, share, total = _at_share(blocks, uniforms)
     index = block[:, None] * BLOCK + torch.arange(BLOCK, device=logits.device)
     inside = index < mass.shape[-1]
     within = mass.gather(-1, index.clamp(max=mass.shape[-1] - 1)).masked_fill(~inside, 0.0)
-    tokens = (block * BLOCK + _place(within, share)[0]).clamp(max=mass.shape[-1] - 1)  # where the mass is NaN
+    tokens = (block * BLOCK + _at_share(within, share)[0]).clamp(max=mass.shape[-1] - 1)  # where the mass is NaN
     return tokens, top[:, 0] + total.log().to(top.dtype)
 
 
-def _place(mass: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a share `quantile` of the mass lies: the index, how far into it (a share of it), and the whole mass.
+def _at_share(mass: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the share `quantile` of the mass ends: the index, how far into it (a share of it), and the whole mass.
 
-    mass: [R, N] from 0; quantile: [R] in [0, 1] -> [R] each. What has no mass is never found, whatever rounding does.
+    mass: [R, N] from 0; quantile: [R] in [0, 1] -> [R] each. An entry without mass is never found, whatever rounding
+    does.
     """
     cumulative = mass.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:].contiguous()  # or searchsorted copies it, and warns
