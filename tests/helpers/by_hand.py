@@ -47,6 +47,11 @@ TO_ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 the model that was saved, and where they lie decides, on some processors, in which order a matrix product adds up."""
 
 
+FLOAT32_GRADIENTS = 5e-5
+"""How near gradients of a float32 model are to one another, by whatever kernels: those that MKL has for the oldest
+processors differ by 1.2e-5, its newest by 3e-6. Float64 shows whether the formula is right."""
+
+
 def exactness(dtype: torch.dtype = torch.float64) -> float:
     """How near `assert_near` wants numbers of this precision."""
     return 1e-5 if dtype == torch.float32 else 1e-9
@@ -87,7 +92,8 @@ def assert_equals_loop(model: nn.Module, batch: Batch, tolerance: float, plain: 
     left, right = gradients(model, weighed(found)), gradients(plain, weighed(expected))
     assert left.keys() == right.keys() and len(right) > 0
     for name, gradient in right.items():
-        assert_near(left[name], gradient, tolerance)
+        rounding = FLOAT32_GRADIENTS if gradient.dtype == torch.float32 else 0.0
+        assert_near(left[name], gradient, max(tolerance, rounding))
 
 
 LORAS = {

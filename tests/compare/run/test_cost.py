@@ -234,14 +234,14 @@ def test_iterations_before_a_kill_between_trainings_are_counted(
 ) -> None:
     """When the second iteration is about to draw, and no training is under way."""
     whole = through(rejection_sampling, tmp_path / "whole")
-    real, draws = iterations.fill, iter([False, True, False])
+    real, draws = iterations.generate_into, iter([False, True, False])
 
-    def fill(*args: Any, **kwargs: Any) -> int:
+    def generate(*args: Any, **kwargs: Any) -> int:
         if next(draws):
             raise Kill
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(iterations, "fill", fill)
+    monkeypatch.setattr(iterations, "generate_into", generate)
     assert counts(killed_and_resumed(rejection_sampling, tmp_path / "killed", KillAt(-1))) == counts(whole)
 
 

@@ -119,7 +119,8 @@ def test_an_iteration_is_an_offline_run_from_the_base(tmp_path, policy, tokenize
 def test_init_previous_goes_on_from_the_last_policy(tmp_path, policy, tokenizer, pairs) -> None:
     trainer = trainer_of(tmp_path, policy, tokenizer, pairs, init="previous")
     trainer.train()
-    by_hand = load_policy(str(tmp_path / "run/iteration-000/policy"))
+    by_hand = untrained(tokenizer)  # whose weights lie in memory as the run's do, not as they lie in a file
+    by_hand.load_state_dict(load_policy(str(tmp_path / "run/iteration-000/policy")).state_dict())
     rows = load_sft(str(tmp_path / "run/iteration-001/selection.jsonl"))
     args = PreferenceConfig(**quiet(tmp_path / "hand", per_device_train_batch_size=4, learning_rate=1e-3))
     args.seed += 1
