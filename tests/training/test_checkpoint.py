@@ -369,7 +369,7 @@ def test_a_checkpoint_of_another_run_is_refused(other: str, finished: Path, tmp_
 
 
 def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:
-    mine = build(tmp_path)._run()
+    mine = build(tmp_path).checkpoints.run(len(ROWS))
     checkpoint.check_resumable(finished / "run" / "checkpoint-2", mine)
     with pytest.raises(ValueError, match="processes was 1, is 2"):
         checkpoint.check_resumable(finished / "run" / "checkpoint-2", mine | {"processes": 2})

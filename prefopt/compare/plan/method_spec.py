@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...objectives.base import Objective, load, registry
+from ...objectives.base import OLD_NAMES, Objective, load, registry
 from ...objectives.sampling_arguments import IterationArguments, SamplingArguments
 from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
@@ -92,7 +92,7 @@ class MethodSpec:
 
         Prefopt's own files are left out: another version of them is no other method.
         """
-        if not self.trains or self.method in registry():
+        if not self.trains or self.method in registry() | OLD_NAMES:
             return ""
         module = sys.modules[self.method.partition(":")[0]]
         files = {Path(inspect.getsourcefile(declared) or "") for declared in (module, type(self.objective))}
