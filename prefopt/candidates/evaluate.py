@@ -15,7 +15,7 @@ from ..generation.sampling import sample
 from ..generation.stopping import Sample
 from ..objectives.sampling_arguments import SamplingArguments
 from ..scoring.scorer import Scorer, score_samples
-from ..utils.distributed import gathered, rank, world_size
+from ..utils.distributed import made_by_all, rank, world_size
 from .diversity import degenerate
 
 STREAM = (-1,)
@@ -71,19 +71,23 @@ def evaluate_policy(
         raise ValueError("there are no held-out prompts: pass an eval_dataset with rows to the trainer")
     own = range(rank(), len(prompts), world_size())
     own_prompts = [prompts[number] for number in own]
-    samples = sample(
-        policy,
-        tokenizer,
-        own_prompts,
-        temperature=settings.temperature,
-        seed=seed,
-        stream=STREAM,
-        keys=list(own),
-        **settings.shape,
-        **settings.limits,
-    )
-    scores = score_samples(scorer, own_prompts, samples)
-    shares = gathered([(number, row[0], score) for number, row, score in zip(own, samples, scores, strict=True)])
+
+    def responses_and_scores() -> list[tuple[int, Sample, float]]:
+        samples = sample(
+            policy,
+            tokenizer,
+            own_prompts,
+            temperature=settings.temperature,
+            seed=seed,
+            stream=STREAM,
+            keys=list(own),
+            **settings.shape,
+            **settings.limits,
+        )
+        scores = score_samples(scorer, own_prompts, samples)
+        return [(number, row[0], score) for number, row, score in zip(own, samples, scores, strict=True)]
+
+    shares = made_by_all(responses_and_scores)
     by_number = {number: (response, score) for share in shares for number, response, score in share}
     in_order = [by_number[number] for number in range(len(prompts))]
     return Evaluated([response for response, _ in in_order], [score for _, score in in_order])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -20,7 +21,7 @@ from ..generation.prompts import EncodedPrompts, encode_prompts
 from ..generation.sampling import sample
 from ..generation.stopping import Sample
 from ..objectives.sampling_arguments import SamplingArguments
-from ..utils.distributed import gathered, on_first, rank, world_size
+from ..utils.distributed import made_by_all, on_first, rank, world_size
 from ..utils.renamed import renamed, renamed_arguments
 from .candidate import Candidate, candidates_from, prompt_key
 from .pool import Pool
@@ -77,12 +78,15 @@ def generate_into(
     encoded = _checked(prompts, policy, tokenizer, settings)
     chunks = list(_chunks(encoded, settings))
     missing = on_first(lambda: [i for i, chunk in enumerate(chunks) if _is_missing(pool, chunk, settings, origin)])
+
+    def generated(numbers: Sequence[int]) -> list[tuple[list[Candidate], int]]:
+        return [_candidates(policy, tokenizer, chunks[number], settings, origin) for number in numbers]
+
     new, total = 0, sum(len(chunks[number]) for number in missing) * settings.responses_per_prompt
     with tqdm(total=total, desc="sampling", unit="response", disable=not progress or rank() > 0) as bar:
         for start in range(0, len(missing), world_size()):
             own = missing[start + rank() : start + rank() + 1]
-            generated = [_candidates(policy, tokenizer, chunks[number], settings, origin) for number in own]
-            for candidates, tokens in (chunk for chunks_of_rank in gathered(generated) for chunk in chunks_of_rank):
+            for candidates, tokens in chain.from_iterable(made_by_all(partial(generated, own))):
                 new += on_first(partial(pool.append, candidates))
                 _show(bar, len(candidates), tokens)
     return new

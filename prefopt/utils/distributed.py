@@ -30,19 +30,29 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def made_by_all(make: Callable[[], Any]) -> list[Any]:
-    """What every process makes, in the order of their ranks. An error of one stops them all, as in `on_first`."""
+def or_all_stop(make: Callable[[], Any]) -> Any:
+    """What `make` returns here, once it has returned in every process: none waits for one that has failed.
+
+    Raises:
+        Exception: where `make` failed whatever it raises, elsewhere a RuntimeError that quotes it.
+    """
     made, error = None, None
     try:
         made = make()
     except Exception as problem:
         error = problem
-    found = gathered((made, repr(error) if error else None))
+    failures = gathered(repr(error) if error else None)
     if error:
         raise error
-    if failed := next((problem for _, problem in found if problem), None):
-        raise RuntimeError(f"another process failed: {failed}")
-    return [value for value, _ in found]
+    for number, failure in enumerate(failures):
+        if failure:
+            raise RuntimeError(f"process {number} of {len(failures)} failed: {failure}")
+    return made
+
+
+def made_by_all(make: Callable[[], Any]) -> list[Any]:
+    """What every process makes, in the order of their ranks. An error of one stops them all."""
+    return gathered(or_all_stop(make))
 
 
 def of_first(value: Any) -> Any:

@@ -21,7 +21,7 @@ from ...generation.stopping import Sample
 from ...objectives.base import Metric
 from ...objectives.ppo_losses import derived_metrics
 from ...scoring.scorer import Scorer
-from ...utils.distributed import gathered, rank, world_size
+from ...utils.distributed import gathered, or_all_stop, rank, world_size
 from ...utils.shuffle import shuffled
 from ..step import State, StepRunner
 from .log import Example, Record
@@ -88,15 +88,17 @@ class RolloutCollector:
         """The responses to a rollout's prompts, each in its place, with what every model says of them."""
         places = range(number * self.size, (number + 1) * self.size)[rank() :: world_size()]
         index = shuffled(places, len(self.prompts), self.seed)
-        batch, samples = sample_and_score(
-            self.policy,
-            self.tokenizer,
-            self.prompts.at(index),
-            self.scorer,
-            self.objective,
-            seed=self.seed,
-            keys=places,
-            index=index,
+        batch, samples = or_all_stop(
+            lambda: sample_and_score(
+                self.policy,
+                self.tokenizer,
+                self.prompts.at(index),
+                self.scorer,
+                self.objective,
+                seed=self.seed,
+                keys=places,
+                index=index,
+            )
         )
         batch = measured(self.step, model, batch, MEASURED, self.measured_at_once)
         return _in_turn(batch, samples, self.device)
