@@ -83,6 +83,7 @@ def build(
         check_rows(objective, rows, held_out)
     tokenizer = tokenizer_for(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
+    _note_balancing(loaded, args)
     detach_critic(loaded)  # of an earlier training
     if is_quantized(loaded):
         keep_differentiable(loaded)
@@ -286,6 +287,17 @@ def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: A
         return load_policy(model, quantization_config=quantization_config, **kwargs)
     lm_head = "logps" in objective.outputs
     return load_scorer(model, tokenizer, quantization_config=quantization_config, lm_head=lm_head, **kwargs)
+
+
+def _note_balancing(model: Any, args: PreferenceConfig) -> None:
+    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without."""
+    coefficient = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
+    if coefficient and getattr(args, "router_aux_loss_coef", None) is None:
+        logger.warning(
+            "this model's config has router_aux_loss_coef=%s, and no load-balancing loss is added here: set "
+            "router_aux_loss_coef=0.0 in the arguments, which is the same, to be told no more",
+            coefficient,
+        )
 
 
 def _reference(

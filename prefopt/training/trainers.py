@@ -216,10 +216,7 @@ class NamedTrainer(PreferenceTrainer):
         if tokenizer is not None:
             warnings.warn("`tokenizer` is now `processing_class`", FutureWarning, stacklevel=3)
         args = args or self.config(output_dir=f"{type(self).__name__.removesuffix('Trainer').lower()}-output")
-        if not isinstance(args, self.config):
-            raise TypeError(
-                f"{type(self).__name__} takes args of type {self.config.__name__}, not {type(args).__name__}"
-            )
+        _check_kind(type(self), args)
         if args.model_init_kwargs and not isinstance(model, str):
             logger.warning(
                 "model_init_kwargs is for loading a model by its name, and changes nothing of one that is loaded"
@@ -243,6 +240,12 @@ class NamedTrainer(PreferenceTrainer):
             optimizers=optimizers,
             **more,
         )
+
+
+def _check_kind(trainer: type[NamedTrainer], args: Any) -> None:
+    """Refuse the arguments of another trainer."""
+    if not isinstance(args, trainer.config):
+        raise TypeError(f"{trainer.__name__} takes args of type {trainer.config.__name__}, not {type(args).__name__}")
 
 
 class DPOTrainer(NamedTrainer):
@@ -345,9 +348,10 @@ def _sft_config(args: TrainingArguments | None) -> SFTConfig:
     """`args`, of which TRL's SFTTrainer, too, takes transformers' own."""
     if args is None:
         return SFTConfig(output_dir="sft-output")
-    if isinstance(args, SFTConfig) or type(args) is not TrainingArguments:
-        return cast(SFTConfig, args)  # of another kind: refused with the name of the right one
-    return SFTConfig(**{field.name: getattr(args, field.name) for field in fields(args) if field.init})
+    if type(args) is TrainingArguments:
+        return SFTConfig(**{field.name: getattr(args, field.name) for field in fields(args) if field.init})
+    _check_kind(SFTTrainer, args)
+    return cast(SFTConfig, args)
 
 
 def _is_bare_text(dataset: Any) -> bool:

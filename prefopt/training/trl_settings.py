@@ -34,8 +34,8 @@ class NotHere:
 
 
 _BATCHES = (
-    "rows always lie without padding, and max_tokens_per_batch fills a batch with as many as fit into so many tokens; "
-    "packs of max_length are per_device_train_batch_size times max_length"
+    "rows always lie without padding; to fill each batch with as many as fit, set max_tokens_per_batch, to "
+    "per_device_train_batch_size times max_length for as many tokens as that many packs have"
 )
 
 SETTINGS: dict[str, NotHere] = {
