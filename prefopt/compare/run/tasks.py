@@ -40,7 +40,10 @@ FILES = (".jsonl", ".json", ".gz", ".csv", ".parquet", ".yaml", ".jinja")
 ORDER_ONLY = {"reference"}
 """Roles of tasks that have to be done first and change nothing of the result."""
 NOT_IN_A_NAME = re.compile(r"[^\w.-]")
-ENCODING = ("max_length", "max_prompt_length", "truncation_mode", "chat_template_path", "eos_token", "pad_token")
+ENCODING = (
+    *("max_length", "max_prompt_length", "truncation_mode"),
+    *("chat_template_path", "eos_token", "pad_token", "text_prompts"),
+)
 FORMATS = {
     "rows": 1,
     "held_out": 1,
