@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
-from ..data.encode import as_text, encode_dataset, with_mismatched
+from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
@@ -286,19 +286,34 @@ def _reference(
 
 
 def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
-    """Check that each row has as many responses as the objective compares; one means the best, so the rest go."""
-    wanted = objective.responses
+    """Rows with as many responses as the objective learns from: pairs are split for one that learns from labels.
+
+    One response means the best, so the rest go.
+    """
+    name, wanted = type(objective).__name__, objective.responses
+    if "label" in dataset.column_names:
+        name = type(objective.unpaired).__name__  # raises where there is none
+        return _counted(dataset, lambda count: count == 1, f"{name} takes one with a label (prompt, completion, label)")
+    if "label" in objective.needs:
+        why = f"{name} takes one with a label (prompt, completion, label), or pairs without (prompt, chosen, rejected)"
+        return split_pairs(_counted(dataset, lambda count: count == 2, why))
     if wanted == 1:
         columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
         return dataset.map(lambda row: {name: row[name][:1] for name in columns}, desc="Keeping the best response")
-    counts = [len(row) for row in dataset["response_ids"]]
+    compares = wanted or f"at least {objective.fewest}"
+    lists = "" if wanted else " or lists (query, responses, scores)"
     right = (lambda count: count == wanted) if wanted else (lambda count: count >= objective.fewest)
+    return _counted(dataset, right, f"{name} compares {compares}: give it pairs (prompt, chosen, rejected){lists}")
+
+
+def _counted(dataset: Dataset, right: Callable[[int], bool], why: str) -> Dataset:
+    """The rows, all of which have a right number of responses.
+
+    Raises:
+        ValueError: one has not.
+    """
+    counts = [len(row) for row in dataset["response_ids"]]
     wrong = next((i for i, count in enumerate(counts) if not right(count)), None)
     if wrong is not None:
-        compares = wanted or f"at least {objective.fewest}"
-        lists = "" if wanted else " or lists (query, responses, scores)"
-        raise ValueError(
-            f"row {wrong} has {counts[wrong]} responses and {type(objective).__name__} compares {compares}: give it "
-            f"pairs (prompt, chosen, rejected){lists}"
-        )
+        raise ValueError(f"row {wrong} has {counts[wrong]} responses and {why}")
     return dataset
