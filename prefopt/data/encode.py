@@ -83,7 +83,8 @@ def as_text(dataset: Source, purpose: str = "any") -> "datasets.Dataset":
     """The dataset in the columns of the load functions: itself, or read by the adapter that recognises it."""
     import datasets
 
-    if isinstance(dataset, datasets.Dataset) and _is_loaded(dataset):
+    bad_ones = purpose == "sft" and "label" in getattr(dataset, "column_names", ())  # which `load` drops, and counts
+    if isinstance(dataset, datasets.Dataset) and _is_loaded(dataset) and not bad_ones:
         if purpose == "sft" and "responses" in dataset.column_names and "scores" not in dataset.column_names:
             raise DataError(f"{UNORDERED}: give each a score, or one response in the column `response`")
         return dataset

@@ -156,11 +156,11 @@ def test_rows_that_are_not_unpaired(rows: Dataset, said: str, tmp_path: Path, to
         KTOTrainer(tiny_llama(), args=args, train_dataset=rows, processing_class=tokenizer)
 
 
-def test_labels_in_words_are_no_labels(tmp_path: Path, tokenizer: Any) -> None:
+def test_sft_leaves_out_what_a_label_calls_bad(tmp_path: Path, tokenizer: Any) -> None:
     said = [{"role": "user", "content": "Bread?"}]
-    rows = Dataset.from_list([{"prompt": said, "response": "Flour.", "label": word} for word in ("good", "bad")])
-    with pytest.raises(ValueError):
-        KTOTrainer(tiny_llama(), args=KTOConfig(**quiet(tmp_path)), train_dataset=rows, processing_class=tokenizer)
+    rows = Dataset.from_list([{"prompt": said, "response": "Flour.", "label": good} for good in (True, False, True)])
+    trainer = SFTTrainer(tiny_llama(), SFTConfig(**quiet(tmp_path)), train_dataset=rows, processing_class=tokenizer)
+    assert len(trainer.train_dataset) == 2 and "label" not in trainer.train_dataset.column_names
 
 
 def test_sft_takes_its_arguments_in_order(tmp_path: Path, tokenizer: Any) -> None:

@@ -107,7 +107,20 @@ UNPAIRED = Dataset.from_list(
 )
 
 
-@pytest.mark.parametrize("rows", [UNPAIRED, CONVERSATIONAL], ids=["unpaired", "pairs"])
+UNPAIRED_CONVERSATIONAL = UNPAIRED.map(
+    lambda row: {"completion": [{"role": "assistant", "content": row["response"]}]}, remove_columns=["response"]
+)
+UNPAIRED_STANDARD = UNPAIRED.map(
+    lambda row: {"prompt": row["prompt"][-1]["content"], "completion": " " + row["response"]},
+    remove_columns=["prompt", "response"],
+)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [UNPAIRED, UNPAIRED_CONVERSATIONAL, UNPAIRED_STANDARD, CONVERSATIONAL],
+    ids=["loaded", "conversational", "standard", "pairs"],
+)
 def test_kto_script(rows: Dataset, checkpoint: str, tmp_path: Path) -> None:
     """TRL's trainer takes unpaired rows, and pairs, which it splits."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -128,7 +141,7 @@ def test_kto_script(rows: Dataset, checkpoint: str, tmp_path: Path) -> None:
     margin = metrics["eval_rewards/chosen"] - metrics["eval_rewards/rejected"]
     assert metrics["eval_rewards/margins"] == pytest.approx(margin, rel=1e-9)
     counts = [metrics[f"eval_count/{side}"] for side in ("chosen", "rejected")]
-    assert counts == ([24, 12] if rows is UNPAIRED else [24, 24])
+    assert counts == ([24, 24] if rows is CONVERSATIONAL else [24, 12])
     assert logged[0]["loss"] == pytest.approx(0.5, abs=1e-6)  # 1 - sigmoid(0), since policy and reference are the same
 
 
