@@ -35,7 +35,13 @@ from .opening import opened
 KINDS = ("pair", "list", "unpaired", "sft", "prompt")
 """What a row of a format holds, from what says most about it to what says least."""
 
-EXTRAS = ("margin", "grade", "score_chosen", "score_rejected")
+PAIR_SCORES = tuple(
+    names
+    for word in ("score", "rating", "reward", "upvotes")
+    for names in ((f"{word}_chosen", f"{word}_rejected"), (f"chosen_{word}", f"rejected_{word}"))
+)
+"""What the scores of both sides of a pair are called; the first two that a row has count."""
+EXTRAS = frozenset(("margin", "grade", *(name for names in PAIR_SCORES for name in names)))
 """Columns that a pair may have in any format."""
 
 Read = Callable[[Row], Candidates]
@@ -59,6 +65,7 @@ class Adapter:
         finish_columns: the columns `finished` and `finish_reason` beside the answers say which responses were
             truncated. In formats whose names are not ours to define these columns may mean anything.
         source: where the format is documented or kept.
+        unread: columns that published rows of this format have and that are not read, for people.
     """
 
     name: str
@@ -68,6 +75,7 @@ class Adapter:
     read: Read
     finish_columns: bool = False
     source: str = ""
+    unread: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -96,9 +104,9 @@ class Adapter:
                 "the kind that fits, or raise Drop for this row"
             )
         candidates = check(candidates, self.kind)
-        columns = _extras(row) if self.kind == "pair" and any(name in row for name in EXTRAS) else {}
+        columns = {} if self.kind != "pair" or EXTRAS.isdisjoint(row.keys()) else _extras(row, candidates)
         if self.comes_with_prefopt and (name := unread_and_telling(row, candidates)):
-            raise Drop(f"column {name!r} says something that is not read: map it by `columns`, or leave it out")
+            raise Drop(f"column {name!r} tells what the row means, and is not read: name those to read by `columns`")
         if self.finish_columns and (finished := terminated(row, count)) is not None:
             columns["finished"] = finished
         return replace(candidates, **columns) if columns else candidates
@@ -130,6 +138,7 @@ def register(
     recognises: Callable[[Row], bool] = never,
     finish_columns: bool = False,
     source: str = "",
+    unread: str = "",
 ) -> Callable[[Read], Read]:
     """Make a function the adapter of a format, for the rest of the program; the function stays what it is.
 
@@ -141,7 +150,7 @@ def register(
     """
 
     def enter(read: Read) -> Read:
-        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source)
+        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source, unread)
         if name in REGISTRY and REGISTRY[name].comes_with_prefopt > adapter.comes_with_prefopt:
             raise DataError(f"adapter {name!r} comes with prefopt: register yours under another name")
         REGISTRY[name] = adapter
@@ -283,10 +292,12 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _extras(row: Row) -> dict[str, Any]:
+def _extras(row: Row, candidates: Candidates) -> dict[str, Any]:
     """The optional columns of a pair, as fields of `Candidates`."""
-    scores = [number(row, name) for name in ("score_chosen", "score_rejected") if name in row]
-    columns: dict[str, Any] = {"scores": tuple(scores) if len(scores) == 2 else None}
+    columns: dict[str, Any] = {}
+    names = next((names for names in PAIR_SCORES if names[0] in row and names[1] in row), None)
+    if names is not None and candidates.scores is None:
+        columns["scores"] = tuple(number(row, name) for name in names)
     if "margin" in row:
         columns["margin"] = number(row, "margin")
     if "grade" in row:
