@@ -17,10 +17,6 @@ __version__ = "0.1.0"
 # bitsandbytes warns, each time it is imported, that CPUs like this one could use an optional kernel: nothing is wrong.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-_INSTEAD = {
-    "KTOTrainer": "DPOTrainer with DPOConfig(loss_type='kto'), on pairs",
-    "KTOConfig": "DPOConfig(loss_type='kto')",
-}
 _public, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [*_names, "__version__"]  # noqa: PLE0604
 
@@ -28,8 +24,6 @@ _moved.install()
 
 
 def _public_name(name: str) -> Any:
-    if name in _INSTEAD:
-        raise ImportError(f"prefopt has no {name}: use {_INSTEAD[name]}")
     if name in _names:
         return _public(name)
     if path := public_names().get(name):

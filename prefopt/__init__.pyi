@@ -6,6 +6,7 @@ from .data import load_preferences as load_preferences
 from .data import load_prompts as load_prompts
 from .data import load_sft as load_sft
 from .objectives import DPO as DPO
+from .objectives import KTO as KTO
 from .objectives import PPO as PPO
 from .objectives import RRHF as RRHF
 from .objectives import SFT as SFT
@@ -18,6 +19,8 @@ from .objectives import Term as Term
 from .training import DatasetMixtureConfig as DatasetMixtureConfig
 from .training import DPOConfig as DPOConfig
 from .training import DPOTrainer as DPOTrainer
+from .training import KTOConfig as KTOConfig
+from .training import KTOTrainer as KTOTrainer
 from .training import ModelConfig as ModelConfig
 from .training import PPOConfig as PPOConfig
 from .training import PPOTrainer as PPOTrainer

@@ -33,6 +33,7 @@ class Batch(dict[str, Tensor]):
     score          [G, K]    what a scorer gave each response, if known
     margin         [G]       required gap between the scores of a pair, if known
     grade          [G]       index into GRADES, -1 where unknown, if known
+    label          [G]       bool: the one response of an unpaired row is a good one, if the rows are unpaired
     ref_logps      [G, K, R] response log-probs under the reference, if an objective needs them
     finished       [G, K]    bool: the response ended by itself and was not truncated, if it was sampled
     ============== ========= ==============================================================================

@@ -22,7 +22,7 @@ def collate(rows: Sequence[Row], pad_to_multiple_of: int | None = None) -> Batch
 
     Args:
         rows: each with `prompt_ids`, `response_ids` (K lists) and optionally `loss_mask`, `score`, `margin`, `grade`,
-            `ref_logps`, `index`. Rows may have different K: a missing response is absent.
+            `label`, `ref_logps`, `index`. Rows may have different K: a missing response is absent.
         pad_to_multiple_of: the padded lengths of prompts and of responses are multiples of it.
 
     Returns:
@@ -59,6 +59,7 @@ def _optional(rows: Sequence[Row], k: int, r: int, batch: Batch) -> dict[str, Te
         "score": lambda: torch.tensor([[*row["score"], *[0.0] * (k - len(row["score"]))] for row in rows]),
         "margin": lambda: torch.tensor([float(row["margin"] or 0.0) for row in rows]),
         "grade": lambda: torch.tensor([_grade(row["grade"]) for row in rows]),
+        "label": lambda: torch.tensor([bool(row["label"]) for row in rows]),
     }
     return {name: column() for name, column in make.items() if name in rows[0]}
 
@@ -85,7 +86,7 @@ class Rows(Dataset[Row]):
 
     def __init__(self, rows: Any):
         self.rows = rows
-        nothing: Row = {name: None if name in ("margin", "grade") else [] for name in rows.column_names}
+        nothing: Row = {name: None if name in ("margin", "grade", "label") else [] for name in rows.column_names}
         per_response: list[list[int]] = [[]] * len(rows[0]["response_ids"]) if len(rows) else []
         self.absent: Row = {**nothing, "response_ids": per_response, "index": -1}
 

@@ -28,6 +28,7 @@ KNOWN_COLUMNS = TEXT_COLUMNS | {
     "responses",
     "scores",
     "finished",
+    "label",
     "margin",
     "score_chosen",
     "score_rejected",
@@ -40,11 +41,10 @@ def encode_dataset(
     encoding: Encoding | None = None,
     num_proc: int | None = None,
     generation_config: "GenerationConfig | None" = None,
-    purpose: str = "any",
 ) -> "datasets.Dataset":
     """A dataset as token ids, ready to train on: `prompt_ids` and `response_ids` (K lists) of each row.
 
-    And, where known, `loss_mask`, `score` (K numbers), `margin` and `grade`.
+    And, where known, `loss_mask`, `score` (K numbers), `margin`, `grade` and, of unpaired rows, `label`.
 
     Takes what `load_preferences`, `load_sft` and `load_prompts` return, and any raw dataset that an adapter
     recognises; an encoded dataset is returned untouched. `loss_mask` (1 on answers, 0 on the turns between them) is
@@ -54,7 +54,6 @@ def encode_dataset(
         encoding: how long a row may be; by default `Encoding()`.
         num_proc: processes that encode at the same time.
         generation_config: of the model; it may say which token ends a response.
-        purpose: what raw rows are for, as of `load`: with "sft" only good answers are taken.
 
     Raises:
         DataError: a row that cannot be encoded; the message names it.
@@ -63,7 +62,7 @@ def encode_dataset(
 
     if isinstance(dataset, datasets.Dataset) and {"prompt_ids", "response_ids"} <= set(dataset.column_names):
         return dataset
-    table = as_text(dataset, purpose)
+    table = as_text(dataset)
     encoded = table.map(
         Encoder(tokenizer, encoding or Encoding(), generation_config),
         batched=True,
@@ -82,7 +81,8 @@ def as_text(dataset: Source, purpose: str = "any") -> "datasets.Dataset":
     """The dataset in the columns of the load functions: itself, or read by the adapter that recognises it."""
     import datasets
 
-    if isinstance(dataset, datasets.Dataset) and _is_loaded(dataset):
+    bad_ones = purpose == "sft" and "label" in getattr(dataset, "column_names", ())  # which `load` drops, and counts
+    if isinstance(dataset, datasets.Dataset) and _is_loaded(dataset) and not bad_ones:
         if purpose == "sft" and "responses" in dataset.column_names and "scores" not in dataset.column_names:
             raise DataError(f"{UNORDERED}: give each a score, or one response in the column `response`")
         return dataset
@@ -94,7 +94,9 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
     columns = set(dataset.column_names)
     if "prompt" not in columns or not columns <= KNOWN_COLUMNS:
         return False
-    if any(dataset.data.column(name).null_count for name in columns & {"chosen", "rejected", "response"}):
+    if any(dataset.data.column(name).null_count for name in columns & {"chosen", "rejected", "response", "label"}):
+        return False
+    if "label" in columns and ("response" not in columns or dataset.features["label"].dtype != "bool"):
         return False
     if "finished" in columns and getattr(getattr(dataset.features["finished"], "feature", None), "dtype", "") != "bool":
         return False
@@ -113,7 +115,9 @@ def _features(columns: list[str]) -> "datasets.Features":
     if "scores" in columns or "score_chosen" in columns:
         features["score"] = datasets.List(datasets.Value("float64"))
     features |= {
-        name: datasets.Value(kind) for name, kind in (("margin", "float64"), ("grade", "string")) if name in columns
+        name: datasets.Value(kind)
+        for name, kind in (("margin", "float64"), ("grade", "string"), ("label", "bool"))
+        if name in columns
     }
     return datasets.Features(features | {name: datasets.Value("int32") for name in NOTES})
 
@@ -146,27 +150,59 @@ def decode_response(ids: Iterable[int], tokenizer: "PreTrainedTokenizerBase") ->
     return str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
 
 
-def with_mismatched(dataset: "datasets.Dataset", max_length: int | None = None) -> "datasets.Dataset":
-    """Pairs with one more response each, of another prompt: KTO's mismatched answer, whose KL is its reference point.
+def split_pairs(dataset: "datasets.Dataset") -> "datasets.Dataset":
+    """Encoded pairs as unpaired rows, two of each: the chosen response with the label true, then the rejected one."""
+    by_response = [name for name in ("response_ids", "loss_mask", "ref_logps") if name in dataset.column_names]
 
-    Row i takes the chosen (even i) or rejected (odd i) answer of row i + 1, the last row that of the first. As this
-    depends on the dataset alone, so does the loss, whatever the batch size. With `max_length` that answer is cut to
-    what the prompt leaves. Its score is unknown (NaN).
+    def split(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        prompts = [ids for ids in batch["prompt_ids"] for _ in range(2)]
+        responses = {name: [[response] for pair in batch[name] for response in pair] for name in by_response}
+        return {"prompt_ids": prompts, **responses, "label": [True, False] * len(batch["prompt_ids"])}
+
+    columns = dataset.column_names
+    return dataset.map(split, batched=True, remove_columns=columns, load_from_cache_file=False, desc="Splitting pairs")
+
+
+def with_mismatched(dataset: "datasets.Dataset", max_length: int | None = None) -> "datasets.Dataset":
+    """Rows with one more response each, of another prompt: KTO's mismatched answer, whose KL is its reference point.
+
+    Row i of pairs takes the chosen (even i) or rejected (odd i) answer of row i + 1, the last row that of the first. An
+    unpaired row takes the answer of the next row whose prompt is another one, since the answers to one prompt often
+    follow one another. As this depends on the dataset alone, so does the loss, whatever the batch size. With
+    `max_length` that answer is cut to what the prompt leaves. Its score is unknown (NaN).
     """
     if len(dataset) < 2:
         raise DataError(
             f"a mismatched answer comes from another row, but this dataset has {len(dataset)}; give at least 2"
         )
-    answers = dataset.select_columns([name for name in ("response_ids", "loss_mask") if name in dataset.column_names])
+    if "ref_logps" in dataset.column_names:
+        raise DataError("these rows have ref_logps, but a mismatched answer has none; leave that column out")
+    labelled = "label" in dataset.column_names
+    numbers = _next_of_another_prompt(dataset) if labelled else [(i + 1) % len(dataset) for i in range(len(dataset))]
+    columns = [name for name in ("response_ids", "loss_mask") if name in dataset.column_names]
+    answers = dataset.select_columns(columns).select(numbers)
 
     def add(row: dict[str, Any], index: int) -> dict[str, Any]:
-        if len(row["response_ids"]) != 2:
+        count = len(row["response_ids"])
+        if count != (1 if labelled else 2):
             raise DataError(
-                f"row {index} has {len(row['response_ids'])} responses; a mismatched answer is added to pairs"
+                f"row {index} has {count} responses; a mismatched answer is added to pairs, or to one with a label"
             )
         room = None if max_length is None else max(1, max_length - len(row["prompt_ids"]))
-        other = answers[(index + 1) % len(dataset)]
-        added = {name: [*row[name], values[index % 2][:room]] for name, values in other.items()}
+        added = {name: [*row[name], values[index % count][:room]] for name, values in answers[index].items()}
         return added | ({"score": [*row["score"], float("nan")]} if "score" in row else {})
 
     return dataset.map(add, with_indices=True, load_from_cache_file=False, desc="Adding mismatched answers")
+
+
+def _next_of_another_prompt(dataset: "datasets.Dataset") -> list[int]:
+    """For each row the number of the next one with another prompt, the first row following the last."""
+    prompts = [hash(tuple(row["prompt_ids"])) for row in dataset.select_columns(["prompt_ids"])]
+    count = len(prompts)
+    found: list[int | None] = [None] * count
+    for i in [*range(count)][::-1] * 2:  # the second time round, rows at the end know of those at the start
+        following = (i + 1) % count
+        found[i] = following if prompts[following] != prompts[i] else found[following]
+    if None in found:
+        raise DataError("a mismatched answer is one to another prompt, but all rows have the same; give two prompts")
+    return [number for number in found if number is not None]

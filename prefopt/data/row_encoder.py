@@ -216,7 +216,7 @@ def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that pass through. A score that is not known is NaN, so that every row has K of them."""
-    columns = {name: row[name] for name in ("margin", "grade") if name in row}
+    columns = {name: row[name] for name in ("margin", "grade", "label") if name in row}
     if "scores" in row:
         columns["score"] = row["scores"] or [float("nan")] * len(row["responses"])
     elif "score_chosen" in row:

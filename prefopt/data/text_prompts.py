@@ -6,7 +6,7 @@ prompt is a user's turn, in training, sampling and evaluation alike; `verbatim` 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .records import DataError, Messages
@@ -34,30 +34,56 @@ def with_turns(
 ) -> "datasets.Dataset":
     """Rows of text whose bare prompts are user turns, if the mode and the tokenizer want it; how many is logged.
 
-    The space around such a prompt and its answers goes, as it belongs to no turn. A document (an empty prompt) stays
-    what it is, and so does a text that spells the tokenizer's special tokens, which brings its own template.
+    A text that spells the tokenizer's special tokens brings its own template, and stays what it is.
 
     Args:
         rows: what the load functions return.
         mode: "user", "verbatim", or "auto": user turns where the tokenizer has a chat template.
     """
-    convert = _Conversion(tokenizer, mode)
-    chat = getattr(rows.features.get("prompt"), "feature", None)
-    if not convert.wanted or not isinstance(chat, Mapping) or "text" not in _roles(rows):
+    check_mode(mode)
+    if mode == "user":
+        return users_turns(rows)
+    if mode == "verbatim" or not tokenizer.chat_template:
         return rows
-    count = sum(map(convert.fits, rows["prompt"]))
+    return users_turns(rows, SpecialTokens(tokenizer).spelled_in)
+
+
+def users_turns(
+    rows: "datasets.Dataset", brings_template: Callable[[str], bool] = lambda text: False
+) -> "datasets.Dataset":
+    """Rows of text whose bare prompts are user turns; how many is logged.
+
+    The space around such a prompt and its answers goes, as it belongs to no turn. A document (an empty prompt) stays
+    what it is.
+
+    Args:
+        brings_template: whether a text is already written in the template of a model.
+    """
+    chat = getattr(rows.features.get("prompt"), "feature", None)
+    if not isinstance(chat, Mapping) or "text" not in _roles(rows):
+        return rows
+
+    def is_question(prompt: Messages) -> bool:
+        bare = is_bare(prompt) and prompt and prompt[0]["content"].strip()
+        return bool(bare) and not brings_template(prompt[0]["content"])
+
+    def converted(row: dict[str, Any]) -> dict[str, Any]:
+        if not is_question(row["prompt"]):
+            return row
+        answers = {name: _stripped(row[name]) for name in ANSWERS if row.get(name) is not None}
+        prompt = [{"role": "user", "content": row["prompt"][0]["content"].strip()}]
+        return {**row, **answers, "prompt": prompt}
+
+    count = sum(map(is_question, rows["prompt"]))
     if not count:
         return rows
-    convert.say(count, len(rows))
-    return rows.map(convert.row, load_from_cache_file=False, features=rows.features, desc="Making prompts turns")
-
-
-def prompts_with_turns(
-    prompts: Iterable[Messages], tokenizer: "PreTrainedTokenizerBase", mode: str = "auto"
-) -> list[Messages]:
-    """The same for prompts alone."""
-    convert = _Conversion(tokenizer, mode)
-    return [_as_user(prompt) if convert.wanted and convert.fits(prompt) else prompt for prompt in prompts]
+    log.warning(
+        "%s of %s prompts are plain text: each is a user's turn in the chat template. text_prompts='verbatim' goes on "
+        "with the text as it is, without the template",
+        f"{count:,}",
+        f"{len(rows):,}",
+    )
+    return rows.map(converted, load_from_cache_file=False, features=rows.features, desc="Making prompts turns")
 
 
 def _roles(rows: "datasets.Dataset") -> set[str]:
@@ -69,37 +95,6 @@ def _roles(rows: "datasets.Dataset") -> set[str]:
         turns = pyarrow.compute.list_flatten(chunk["prompt"])
         roles.update(pyarrow.compute.unique(pyarrow.compute.struct_field(turns, "role")).to_pylist())
     return roles
-
-
-class _Conversion:
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", mode: str) -> None:
-        check_mode(mode)
-        self.wanted = mode == "user" or (mode == "auto" and bool(tokenizer.chat_template))
-        self.mode, self.special_tokens = mode, SpecialTokens(tokenizer)
-
-    def fits(self, prompt: Messages) -> bool:
-        """Whether this is a question in bare text."""
-        if not is_bare(prompt) or not prompt or not prompt[0]["content"].strip():
-            return False
-        return self.mode == "user" or not self.special_tokens.spelled_in(prompt[0]["content"])
-
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
-        if not self.fits(row["prompt"]):
-            return row
-        answers = {name: _stripped(row[name]) for name in ANSWERS if row.get(name) is not None}
-        return {**row, **answers, "prompt": _as_user(row["prompt"])}
-
-    def say(self, count: int, of: int) -> None:
-        log.warning(
-            "%s of %s prompts are plain text, and the tokenizer has a chat template: each is given as a user's turn. "
-            "text_prompts='verbatim' glues the answer to the text as it is, without the template",
-            f"{count:,}",
-            f"{of:,}",
-        )
-
-
-def _as_user(prompt: Messages) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt[0]["content"].strip()}]
 
 
 def _stripped(answer: Any) -> Any:

@@ -4,6 +4,7 @@ from .base import Objective as Objective
 from .base import Term as Term
 from .base import load as load
 from .dpo import DPO as DPO
+from .kto import KTO as KTO
 from .ppo import PPO as PPO
 from .rejection_sampling import RejectionSampling as RejectionSampling
 from .reward import BradleyTerry as BradleyTerry

@@ -48,12 +48,14 @@ class Metric:
     Args:
         total: a sum, or an extreme; one number.
         count: how many values the sum has; of an extreme, 0 where there was none.
-        reduce: "mean" divides sums by counts, "min" and "max" take the extreme.
+        reduce: "mean" divides sums by counts, "sum" does not, "min" and "max" take the extreme.
+        minus: the name of a metric whose value is subtracted; where there is none of it, there is none of this one.
     """
 
     total: Tensor
     count: Tensor
-    reduce: Literal["mean", "min", "max"] = "mean"
+    reduce: Literal["mean", "sum", "min", "max"] = "mean"
+    minus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class Objective(ABC):
     """It learns from responses just sampled: a trainer calls `compute_advantages` before `loss`, see `PPO`."""
     needs: frozenset[str] = frozenset()
     """What the trainer must provide: "reference" (adds `ref_logps`), "mismatched" (adds one response to each row: the
-    answer to another row's prompt), "scorer" (scores the responses sampled from the policy)."""
+    answer to another row's prompt), "label" (rows of one response and a label, which pairs are split into), "scorer"
+    (scores the responses sampled from the policy)."""
     wants: frozenset[str] = frozenset()
     """Outputs beyond the log-probs or scores that `trains` implies, by their names in `Outputs`."""
     cross_batch: bool = False
@@ -163,6 +166,18 @@ class Objective(ABC):
     def offline(self) -> Objective:
         """The objective that trains on a dataset's rows: this one, unless it is about how rows are generated."""
         return self
+
+    @property
+    def unpaired(self) -> Objective:
+        """The objective that trains on unpaired rows, which have one response and a label.
+
+        Raises:
+            ValueError: there is none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not learn from labels, and these rows have one response and a label that says "
+            "whether it is a good one: take KTOTrainer, or leave out the bad ones and the column `label`"
+        )
 
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
         """Count the units that `Term.unit` may name.

@@ -16,8 +16,12 @@ from ..utils.names import did_you_mean
 from ..utils.options import option
 from ..utils.tensors import wins
 from .base import Loss, Metric, Objective, Term, mean_of
+from .kto import KTO
 from .pair_losses import DIVERGENCES, LOSSES
 from .pairs import CROSS_BATCH, CrossBatchStatistic, Pairs
+
+UNPAIRED = {"kto": "kto", "bco_pair": "bco", "apo_zero": "apo_zero_unpaired"}
+"""Losses that unpaired rows have too -> what `KTO` calls them."""
 
 
 @dataclass(kw_only=True)
@@ -53,8 +57,8 @@ class DPOArguments:
     discopop_tau: float = option(0.05, "Temperature of `discopop`, in (0, 1].")
     simpo_gamma: float | None = option(None, "Target margin of `simpo`; default beta / 2, as its paper recommends.")
     cpo_alpha: float = option(1.0, "Weight of the chosen response's likelihood in `cpo`.")
-    desirable_weight: float = option(1.0, "Weight of chosen responses in `kto`.")
-    undesirable_weight: float = option(1.0, "Weight of rejected responses in `kto`.")
+    desirable_weight: float = option(1.0, "Weight of chosen responses in `kto`, and of good ones in unpaired rows.")
+    undesirable_weight: float = option(1.0, "Weight of rejected responses in `kto`, and of bad ones in unpaired rows.")
     slic_delta: float = option(1.0, "Margin between the two log-probs in `slic`.")
     slic_lambda: float = option(0.1, "Weight of the chosen response's likelihood in `slic`.")
     bco_momentum: float | None = option(
@@ -70,7 +74,7 @@ class DPO(DPOArguments, Objective):
     Rewards are beta times the log-ratio to the reference; without a reference beta times the log-prob, a mean per token
     where the loss reads means (`simpo`, `orpo`) and a sum where it reads sums (`cpo`, `slic`, `sft`). The likelihood of
     the chosen response, alone (`sft`), in mixtures and in `cpo`, `orpo` and `slic`, is a mean over its tokens; TRL's
-    ORPO includes the prompt's.
+    ORPO includes the prompt's. Batches that have labels in place of pairs are for `unpaired`, and handed over to it.
     """
 
     responses = 2
@@ -116,8 +120,29 @@ class DPO(DPOArguments, Objective):
     def _statistics(self) -> list[CrossBatchStatistic]:
         return list(dict.fromkeys(CROSS_BATCH[name] for name in CROSS_BATCH if name in self.reads))
 
+    @property
+    def unpaired(self) -> KTO:
+        """The same loss on rows of one response and a label.
+
+        Raises:
+            ValueError: it compares two responses, or is set in a way that only pairs can be.
+        """
+        name = self.loss_type[0]
+        plain = self.mixture == {name: 1.0} and self.ld_alpha is None and not self.use_weighting
+        if name not in UNPAIRED or not plain:
+            raise ValueError(
+                f"loss_type {', '.join(self.loss_type)} is set up for pairs, and these rows have one response and a "
+                f"label: of the losses {', '.join(UNPAIRED)} each takes them, alone and without loss_weights, ld_alpha "
+                "and use_weighting"
+            )
+        weights = {"desirable_weight": self.desirable_weight, "undesirable_weight": self.undesirable_weight}
+        momentum = self.bco_momentum if name == "bco_pair" else None
+        return KTO(loss_type=UNPAIRED[name], beta=self.beta, bco_momentum=momentum, **weights)
+
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
         """The usual units, and "labelled": responses with a label, which KTO's mismatched ones have not."""
+        if "label" in batch:
+            return self.unpaired.sizes(batch)
         return {**super().sizes(batch), "labelled": batch.present[:, :2].sum()}
 
     def init_state(self) -> dict[str, Tensor]:
@@ -126,6 +151,8 @@ class DPO(DPOArguments, Objective):
 
     def gather_statistics(self, out: Outputs, batch: Batch) -> dict[str, Tensor]:
         """What `aot`, `kto` and `bco_pair` must know of all pairs of a step: columns [G]."""
+        if "label" in batch:
+            return self.unpaired.gather_statistics(out, batch)
         pairs = self._pairs(out, batch)
         return {name: column for statistic in self._statistics for name, column in statistic.gather(pairs).items()}
 
@@ -133,6 +160,8 @@ class DPO(DPOArguments, Objective):
         self, gathered: dict[str, Tensor], state: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The columns of `CROSS_BATCH` that the losses read, [N], and the next state."""
+        if "label" in gathered:
+            return self.unpaired.apply_statistics(gathered, state)
         columns: dict[str, Tensor] = {}
         for statistic in self._statistics:
             added, state = statistic.apply(gathered, state, self.bco_momentum)
@@ -141,6 +170,8 @@ class DPO(DPOArguments, Objective):
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """A term for each loss of `mixture`, rewards and accuracies of pairs as metrics, and rewards [G, 2]."""
+        if "label" in batch:
+            return self.unpaired.loss(out, batch)
         pairs = self._pairs(out, batch)
         terms = {name: self._term(name, weight, pairs) for name, weight in self.mixture.items()}
         return Loss(terms, self._metrics(pairs), self.beta * self._log_rewards(pairs)[0])

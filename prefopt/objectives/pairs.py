@@ -205,13 +205,24 @@ def apply_bco(gathered: Columns, state: Columns, momentum: float | None) -> tupl
 
     As in TRL's removed BCOTrainer and LLaMA-Factory: updated first, then used. BCO's delta is beta times this.
     """
-    ratios = torch.cat([gathered["a_w"], gathered["a_l"]])
+    mean, state = running_mean(torch.cat([gathered["a_w"], gathered["a_l"]]), state, momentum)
+    return {"bco_shift": mean.expand_as(gathered["a_w"])}, state
+
+
+def running_mean(ratios: Tensor, state: Columns, momentum: float | None) -> tuple[Tensor, Columns]:
+    """The mean of all log-ratios so far, those of this step included, and the next state.
+
+    Args:
+        ratios: [N], of the responses of a step.
+        state: `bco_mean` and `bco_count`, of earlier steps.
+        momentum: of an exponential moving average over steps in place of that mean.
+    """
     mean, count_before = state["bco_mean"].to(ratios), state["bco_count"].to(ratios)
     count = count_before + len(ratios)
     rate = len(ratios) / count.clamp(min=1) if momentum is None or not count_before else 1 - momentum
     mean = mean + rate * (ratios.sum() / max(len(ratios), 1) - mean)
     next_state = {"bco_mean": mean.to(state["bco_mean"]), "bco_count": count.to(state["bco_count"])}
-    return {"bco_shift": mean.expand_as(gathered["a_w"])}, {**state, **next_state}
+    return mean, {**state, **next_state}
 
 
 AOT_UNPAIRED = CrossBatchStatistic(gather_ratios, apply_aot_unpaired)

@@ -8,6 +8,8 @@ from .config import PreferenceConfig as PreferenceConfig
 from .trainer import PreferenceTrainer as PreferenceTrainer
 from .trainers import DPOConfig as DPOConfig
 from .trainers import DPOTrainer as DPOTrainer
+from .trainers import KTOConfig as KTOConfig
+from .trainers import KTOTrainer as KTOTrainer
 from .trainers import PPOConfig as PPOConfig
 from .trainers import PPOTrainer as PPOTrainer
 from .trainers import RejectionSamplingConfig as RejectionSamplingConfig

@@ -91,6 +91,15 @@ declare(
         settings=("loss_type", "beta", "label_smoothing"),
     ),
     Declaration(
+        command="kto",
+        summary="Learn from answers that are each labelled good or bad.",
+        trainer=f"{HERE}:KTOTrainer",
+        config=f"{HERE}:KTOConfig",
+        purpose="unpaired",
+        settings=("loss_type", "beta", "desirable_weight", "undesirable_weight"),
+        data="labelled.jsonl",
+    ),
+    Declaration(
         command="rrhf",
         summary="Rank answers as their scores do, and imitate the best.",
         trainer=f"{HERE}:RRHFTrainer",

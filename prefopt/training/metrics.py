@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..objectives.base import Loss, Metric
 
 _FOLD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": torch.add,
+    "sum": torch.add,
     "min": torch.minimum,
     "max": torch.maximum,
 }
@@ -26,7 +28,7 @@ class MetricsAccumulator:
     def add(self, metrics: Mapping[str, Metric]) -> None:
         """Fold in the metrics of one micro-batch, in float64 so that the order of batches does not matter."""
         for name, metric in metrics.items():
-            new = Metric(exact(metric.total), exact(metric.count), metric.reduce)
+            new = replace(metric, total=exact(metric.total), count=exact(metric.count))
             held = self._held.get(name)
             self._held[name] = new if held is None else _fold(held, new)
 
@@ -34,14 +36,17 @@ class MetricsAccumulator:
         """Every metric over all ranks; one that nothing was counted for is left out. All ranks must call it."""
         from accelerate.utils import gather_object
 
-        parts = gather_object([{name: (m.total.item(), m.count.item(), m.reduce) for name, m in self._held.items()}])
+        held = {name: (m.total.item(), m.count.item(), m.reduce, m.minus) for name, m in self._held.items()}
+        parts = gather_object([held])
         self._held = {}
         whole: dict[str, Metric] = {}
         for part in parts:
-            for name, (total, count, reduce) in part.items():
-                new = Metric(exact(total), exact(count), reduce)
+            for name, (total, count, reduce, minus) in part.items():
+                new = Metric(exact(total), exact(count), reduce, minus)
                 whole[name] = new if name not in whole else _fold(whole[name], new)
-        return {name: _value(metric) for name, metric in whole.items() if metric.count > 0}
+        values = {name: _value(metric) for name, metric in whole.items() if metric.count > 0}
+        subtracted = {name: 0.0 if whole[name].minus is None else values.get(str(whole[name].minus)) for name in values}
+        return {name: value - less for name, value in values.items() if (less := subtracted[name]) is not None}
 
 
 def term_metrics(loss: Loss, units: Mapping[str, Tensor]) -> dict[str, Metric]:
@@ -56,7 +61,7 @@ def exact(x: Any) -> Tensor:
 
 
 def _fold(a: Metric, b: Metric) -> Metric:
-    return Metric(_FOLD[a.reduce](a.total, b.total), a.count + b.count, a.reduce)
+    return replace(a, total=_FOLD[a.reduce](a.total, b.total), count=a.count + b.count)
 
 
 def _value(metric: Metric) -> float:

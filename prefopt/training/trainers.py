@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from ..models.heads import clear_normalization, set_normalization
 from ..objectives.base import Objective
 from ..objectives.dpo import DPO, DPOArguments
+from ..objectives.kto import KTO, KTOArguments
 from ..objectives.ppo import NAMES, PPO
 from ..objectives.ppo_arguments import PPOArguments
 from ..objectives.rejection_sampling import RejectionSampling
@@ -56,6 +57,11 @@ class DPOConfig(DPOArguments, TRLSettings, PreferenceConfig):
             warnings.warn("reference_free=True is now loss_type=['cpo'], cpo_alpha=0", FutureWarning, stacklevel=3)
             self.loss_type, self.cpo_alpha = ["cpo"], 0.0
         super().__post_init__()
+
+
+@dataclass
+class KTOConfig(KTOArguments, TRLSettings, PreferenceConfig):
+    """Arguments of `KTOTrainer`, named as in TRL."""
 
 
 @dataclass
@@ -248,13 +254,29 @@ def _check_kind(trainer: type[NamedTrainer], args: Any) -> None:
         raise TypeError(f"{trainer.__name__} takes args of type {trainer.config.__name__}, not {type(args).__name__}")
 
 
-class DPOTrainer(NamedTrainer):
-    """Direct preference optimization and its family; `DPOConfig.loss_type` chooses."""
+class ReferencedTrainer(NamedTrainer):
+    """What the named trainers share whose second argument is the reference, as in TRL."""
+
+    def __init__(self, model: Any, ref_model: Any = None, args: Any = None, *rest: Any, **kwargs: Any):
+        super().__init__(model, args, *rest, ref_model=ref_model, **kwargs)
+
+
+class DPOTrainer(ReferencedTrainer):
+    """Direct preference optimization and its family; `DPOConfig.loss_type` chooses.
+
+    `kto`, `bco_pair` and `apo_zero` also learn from unpaired rows, as `KTOTrainer` does.
+    """
 
     config, objective_type = DPOConfig, DPO
 
-    def __init__(self, model: Any, ref_model: Any = None, args: DPOConfig | None = None, *rest: Any, **kwargs: Any):
-        super().__init__(model, args, *rest, ref_model=ref_model, **kwargs)
+
+class KTOTrainer(ReferencedTrainer):
+    """KTO and its kin on unpaired rows: a prompt, a response, and a label that says whether it is a good one.
+
+    Pairs are split into two rows each, the chosen response first.
+    """
+
+    config, objective_type = KTOConfig, KTO
 
 
 class RewardTrainer(NamedTrainer):

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,8 @@ from prefopt.data import (
     stop_token_ids,
     with_mismatched,
 )
-from prefopt.data.collate import collate
+from prefopt.data.collate import Rows, collate
+from prefopt.data.encode import split_pairs
 from prefopt.data.truncation import truncate
 from tests.helpers.tokenizers import CHATML, THINKING, make_tokenizer
 
@@ -371,3 +373,53 @@ def test_mismatched_answers_need_pairs_and_another_row(plain: Tokenizer) -> None
         with_mismatched(encode_dataset([PAIR], plain))
     with pytest.raises(DataError, match="row 0 has 1 responses"):
         with_mismatched(encode_dataset([{"text": "x"}] * 2, plain))
+
+
+# Unpaired rows
+
+UNPAIRED = [
+    {"prompt": [{"role": "user", "content": "面包怎么做？"}], "response": "用面粉和水。", "label": True},
+    {"prompt": [{"role": "user", "content": "面包怎么做？"}], "response": "不知道。", "label": False},
+    {"prompt": [{"role": "user", "content": "Bread?"}], "response": "Flour and water.", "label": True},
+    {"prompt": [{"role": "user", "content": "Then?"}], "response": "Wait.", "label": False},
+]
+
+
+def test_a_label_reaches_the_batch_with_its_one_response(plain: Tokenizer, chatml: Tokenizer) -> None:
+    for tokenizer in (plain, chatml):
+        dataset = encode_dataset(Dataset.from_list(UNPAIRED), tokenizer)
+        assert [decode_response(row["response_ids"][0], tokenizer) for row in dataset] == [
+            row["response"] for row in UNPAIRED
+        ]
+        batch = collate([*Rows(dataset), Rows(dataset)[-1]])
+        assert batch.label.tolist() == [True, False, True, False, False] and batch.label.dtype == torch.bool
+        assert batch.present.tolist() == [[True]] * 4 + [[False]]
+    assert "label" not in collate(list(encode_dataset([PAIR], plain)))
+
+
+def test_a_mismatched_answer_to_an_unpaired_row_answers_another_prompt(plain: Tokenizer) -> None:
+    """Also where the answers to one prompt follow one another, across the end of the dataset too."""
+    rows = [UNPAIRED[i] for i in (1, 2, 3, 0)]
+    dataset = with_mismatched(encode_dataset(Dataset.from_list(rows), plain))
+    added = [decode_response(row["response_ids"][1], plain) for row in dataset]
+    assert added == ["Flour and water.", "Wait.", "用面粉和水。", "Flour and water."]
+    alone = encode_dataset(Dataset.from_list(UNPAIRED[:2]), plain)
+    with pytest.raises(DataError, match="all rows have the same; give two prompts"):
+        with_mismatched(alone)
+
+
+def test_pairs_are_split_into_unpaired_rows(plain: Tokenizer) -> None:
+    pairs = encode_dataset([PAIR, {**PAIR, "query": "Bread?", "margin": 0.5}], plain)
+    pairs = pairs.add_column("ref_logps", [[[-1.0], [-2.0]], [[-3.0], [-4.0]]])
+    rows = split_pairs(pairs)
+    assert rows["label"][:] == [True, False, True, False]
+    assert rows["response_ids"][:] == [[ids] for row in pairs for ids in row["response_ids"]]
+    assert rows["prompt_ids"][:] == [row["prompt_ids"] for row in pairs for _ in range(2)]
+    assert rows["ref_logps"][:] == [[[-1.0]], [[-2.0]], [[-3.0]], [[-4.0]]]
+    assert set(rows.column_names) == {"prompt_ids", "response_ids", "ref_logps", "label"}
+
+
+def test_no_mismatched_answer_beside_log_probs_that_lack_it(plain: Tokenizer) -> None:
+    pairs = encode_dataset([PAIR] * 2, plain).add_column("ref_logps", [[[-1.0], [-2.0]]] * 2)
+    with pytest.raises(DataError, match="a mismatched answer has none; leave that column out"):
+        with_mismatched(pairs)

@@ -14,6 +14,7 @@ from prefopt import PreferenceConfig, PreferenceTrainer
 from prefopt.grades import GRADES
 from prefopt.objectives.base import Objective
 from prefopt.objectives.dpo import DPO
+from prefopt.objectives.kto import KTO
 from prefopt.objectives.reward import BradleyTerry
 from prefopt.objectives.rrhf import RRHF
 from prefopt.objectives.sft import SFT
@@ -43,6 +44,11 @@ def ranked(n: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def unpaired(n: int) -> Dataset:
+    """Rows of one response and a label, more of them good than bad."""
+    return ragged_pairs(n, seed=11, k=1, label=lambda rng: rng.random() < 0.6)
+
+
 @dataclass(frozen=True)
 class Case:
     """What is trained: an objective on rows, in full or through an adapter that is fresh or that the model carries."""
@@ -63,6 +69,11 @@ CASES = {
     "aot (cross-batch)": Case(DPO(loss_type=["aot"]), ragged_pairs(13)),
     "kto (cross-batch)": Case(DPO(loss_type=["kto"]), ragged_pairs(13)),
     "bco (cross-batch, with state)": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13)),
+    "kto, unpaired (cross-batch)": Case(KTO(desirable_weight=0.7), unpaired(13)),
+    "bco, unpaired (cross-batch, with state)": Case(DPO(loss_type="bco_pair", undesirable_weight=1.4), unpaired(13)),
+    "kto, unpaired, adapter switched off": Case(KTO(), unpaired(13), "fresh"),
+    "kto, unpaired, precomputed": Case(DPO(loss_type="kto"), unpaired(13), args={"precompute_ref_log_probs": True}),
+    "apo_zero, of pairs split": Case(KTO(loss_type="apo_zero_unpaired"), ragged_pairs(7)),
     "dpo, adapter switched off": Case(DPO(), ragged_pairs(13), "fresh"),
     "bco, adapter copied": Case(DPO(loss_type=["bco_pair"]), ragged_pairs(13), "carried"),
     "dpo, precomputed": Case(DPO(), ragged_pairs(13), args={"precompute_ref_log_probs": True}),

@@ -41,6 +41,8 @@ def make(objective: Objective, *, prompts: int = 6, length: int = 7, seed: int =
         grade=torch.randint(-1, len(GRADES), (prompts,), generator=g),
         ref_logps=_logps(response_mask, g),
     )
+    if "label" in objective.needs:
+        batch = batch.with_columns(label=torch.rand(prompts, generator=g) < 0.5)
     if objective.on_policy:
         batch = batch.with_columns(**{name: _output(name, response_mask, g).detach() for name in sorted(EXPERIENCE)})
     return batch, Outputs(**{name: _output(name, response_mask, g) for name in objective.outputs})

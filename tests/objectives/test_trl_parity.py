@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from prefopt.batch import Batch, Outputs
 from prefopt.models.forward import forward
 from prefopt.objectives.dpo import DPO
+from prefopt.objectives.kto import KTO
+from prefopt.training.metrics import MetricsAccumulator
 from prefopt.utils.tensors import masked_mean, masked_sum
 from tests.helpers.objectives import with_statistics
 
@@ -232,36 +234,103 @@ def assert_same(got: Tensor, want: Tensor, out: Outputs) -> None:
     assert deviation(*gradients) < TOLERANCE
 
 
-def test_kto_is_trl_s(tmp_path, record_property):
-    """Each of TRL's unpaired examples is a row with one response, and its KL completion that row's mismatched one."""
+def unpaired_examples() -> list[tuple[list[int], list[int], bool, list[int]]]:
+    """Prompt, response, label and mismatched response: that of the row before, as TRL rotates them in a batch."""
+    rows = [
+        (e["prompt_ids"], e[f"{side}_ids"], side == "chosen") for e in examples() for side in ("chosen", "rejected")
+    ]
+    rows = rows[1:]  # so that the labels are of unequal number
+    return [(*row, rows[i - 1][1]) for i, row in enumerate(rows)]
+
+
+def trl_kto(model: nn.Module, reference: nn.Module, folder: str, **knobs: object) -> tuple[object, dict[str, Tensor]]:
     from datasets import Dataset
 
-    model, reference = tiny_llama(1), tiny_llama(0)  # this way around z > 0
-    theirs, their_reference = copy.deepcopy(model), copy.deepcopy(reference)
-    rows = [(e["prompt_ids"], e[f"{side}_ids"], side) for e in examples() for side in ("chosen", "rejected")]
-    mismatched = [rows[-1][1], *(response for _, response, _ in rows[:-1])]
-    knobs = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.5}
     trainer = trl.KTOTrainer(
-        model=theirs,
-        ref_model=their_reference,
-        args=trl.KTOConfig(output_dir=str(tmp_path), **COMMON, **knobs),
+        model=model,
+        ref_model=reference,
+        args=trl.KTOConfig(output_dir=folder, **COMMON, **knobs),
         train_dataset=Dataset.from_list(
             [{"prompt": "4", "completion": " 5", "label": label} for label in (True, False)]
-        ),
+        ),  # unused, but required
         processing_class=tokenizer(),
     )
-    theirs.eval()
     inputs = trainer.data_collator([
-        {"prompt_ids": prompt, "completion_ids": response, "KL_completion_ids": other, "label": side == "chosen"}
-        for (prompt, response, side), other in zip(rows, mismatched, strict=True)
+        {"prompt_ids": prompt, "completion_ids": response, "KL_completion_ids": other, "label": label}
+        for prompt, response, label, other in unpaired_examples()
     ])  # fmt: skip
+    return trainer, inputs
+
+
+KTO_KNOBS = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.5}
+
+
+def test_kto_is_trl_s(tmp_path, record_property):
+    """Each of TRL's unpaired examples is a row with one response, and its KL completion that row's mismatched one."""
+    model, reference = tiny_llama(1), tiny_llama(0)  # this way around z > 0
+    theirs, their_reference = copy.deepcopy(model), copy.deepcopy(reference)
+    trainer, inputs = trl_kto(theirs, their_reference, str(tmp_path), **KTO_KNOBS)
+    theirs.eval()
     want = trainer.compute_loss(theirs, inputs)
     batch = batch_of([
-        (prompt, [response, [], other] if side == "chosen" else [[], response, other])
-        for (prompt, response, side), other in zip(rows, mismatched, strict=True)
+        (prompt, [response, [], other] if label else [[], response, other])
+        for prompt, response, label, other in unpaired_examples()
     ])  # fmt: skip
-    got = ours(model, reference, DPO(loss_type="kto", **knobs), batch)
+    got = ours(model, reference, DPO(loss_type="kto", **KTO_KNOBS), batch)
     loss, grad = deviation(got, want), deviation(gradient(got, model), gradient(want, theirs))
     record_property("deviation", f"loss {loss:.1e} gradient {grad:.1e}")
     assert loss < TOLERANCE and grad < TOLERANCE
     assert trainer._metrics["eval"]["kl"][-1] > 0
+
+
+@pytest.mark.parametrize("seeds", [(1, 0), (0, 1)], ids=["z above 0", "z at 0"])
+@pytest.mark.parametrize("loss_type", ["kto", "apo_zero_unpaired"])
+def test_unpaired_losses_and_metrics_are_trl_s(loss_type: str, seeds: tuple[int, int], tmp_path, record_property):
+    """Loss, gradient, and each metric that TRL's KTOTrainer logs of its one batch, in float32 as its kernel has it."""
+    model, reference = map(tiny_llama, seeds)
+    theirs, their_reference = copy.deepcopy(model), copy.deepcopy(reference)
+    trainer, inputs = trl_kto(theirs, their_reference, str(tmp_path), loss_type=loss_type, **KTO_KNOBS)
+    theirs.eval()
+    want = trainer.compute_loss(theirs, inputs)
+    objective = KTO(loss_type=loss_type, **KTO_KNOBS)
+    rows = unpaired_examples()
+    batch = batch_of([(prompt, [response, other][: 1 + objective.cross_batch]) for prompt, response, _, other in rows])
+    batch = batch.with_columns(label=torch.tensor([label for _, _, label, _ in rows]))
+    got = ours(model, reference, objective, batch)
+    loss, grad = deviation(got, want), deviation(gradient(got, model), gradient(want, theirs))
+    record_property("deviation", f"loss {loss:.1e} gradient {grad:.1e}")
+    assert loss < 1e-6 and grad < 1e-6
+    logged = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    assert (logged["kl"] > 0) == (loss_type == "kto" and seeds == (1, 0))
+    with torch.no_grad():
+        batch = batch.with_columns(ref_logps=forward(reference, batch, frozenset({"logps"})).required("logps"))
+        out = forward(model, batch, objective.outputs)
+        accumulator = MetricsAccumulator()
+        accumulator.add(objective.loss(out, with_statistics(objective, batch, out)).metrics)
+    found = accumulator.read()
+    assert (found.pop("count/chosen"), found.pop("count/rejected")) == (4, 5)
+    not_ours = {"entropy", "num_tokens", "logits/chosen", "logits/rejected"} | ({"kl"} - found.keys())
+    assert found == pytest.approx({k: v for k, v in logged.items() if k not in not_ours}, rel=1e-6, abs=1e-6)
+
+
+def test_trl_s_kto_depends_on_the_micro_batch_and_ours_does_not(tmp_path):
+    """TRL takes z and the mean over a micro-batch: two halves of the batch, averaged, are not the whole."""
+    model, reference = tiny_llama(1), tiny_llama(0)
+    theirs = copy.deepcopy(model)
+    trainer, inputs = trl_kto(theirs, copy.deepcopy(reference), str(tmp_path), **KTO_KNOBS)
+    theirs.eval()
+    whole = trainer.compute_loss(theirs, inputs)
+    halves = [trainer.compute_loss(theirs, {k: v[part] for k, v in inputs.items()}) for part in (slice(4), slice(4, 9))]
+    assert deviation(sum(halves) / 2, whole) > 1e-3
+    objective, rows = KTO(**KTO_KNOBS), unpaired_examples()
+    batch = batch_of([(prompt, [response, other]) for prompt, response, _, other in rows])
+    batch = batch.with_columns(label=torch.tensor([label for _, _, label, _ in rows]))
+    with torch.no_grad():
+        batch = batch.with_columns(ref_logps=forward(reference, batch, frozenset({"logps"})).required("logps"))
+        out = forward(model, batch, objective.outputs)
+        batch, sizes = with_statistics(objective, batch, out), objective.sizes(batch)
+        parts = [
+            objective.loss(Outputs(logps=out.required("logps")[part]), batch.rows(part)).reduced(sizes)
+            for part in (slice(4), slice(4, 9))
+        ]
+    assert deviation(sum(parts), whole) < TOLERANCE

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from prefopt import (
     DPOConfig,
     DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
     PreferenceConfig,
     PreferenceTrainer,
     RRHFConfig,
@@ -124,6 +126,41 @@ def test_lists_where_pairs_are_wanted(tmp_path: Path, tokenizer: Any) -> None:
             train_dataset=ragged_pairs(2, k=3),
             processing_class=tokenizer,
         )
+
+
+UNPAIRED = ragged_pairs(6, k=1, label=lambda rng: rng.random() < 0.5)
+
+
+@pytest.mark.parametrize(("objective", "said"), [
+    ("sft", "SFT does not learn from labels, .* take KTOTrainer, or leave out the bad ones and the column `label`"),
+    ("reward", "BradleyTerry does not learn from labels"),
+    ("simpo", "loss_type simpo is set up for pairs"),
+    ("mpo", "loss_type sigmoid, bco_pair, sft is set up for pairs"),
+])  # fmt: skip
+def test_labels_where_nothing_reads_them(objective: str, said: str, tmp_path: Path, tokenizer: Any) -> None:
+    """SFT would imitate the bad answers too."""
+    with pytest.raises(ValueError, match=said):
+        PreferenceTrainer(
+            tiny_llama(), objective, PreferenceConfig(**quiet(tmp_path)), UNPAIRED, processing_class=tokenizer
+        )
+
+
+@pytest.mark.parametrize(("rows", "said"), [
+    (ragged_pairs(4, k=1), r"row 0 has 1 responses and KTO takes one with a label \(prompt, .*\), or pairs without"),
+    (ragged_pairs(4, k=3), "row 0 has 3 responses and KTO takes one with a label"),
+    (ragged_pairs(4, label=lambda rng: True), "row 0 has 2 responses and KTO takes one with a label"),
+])  # fmt: skip
+def test_rows_that_are_not_unpaired(rows: Dataset, said: str, tmp_path: Path, tokenizer: Any) -> None:
+    args = KTOConfig(**quiet(tmp_path))
+    with pytest.raises(ValueError, match=said):
+        KTOTrainer(tiny_llama(), args=args, train_dataset=rows, processing_class=tokenizer)
+
+
+def test_sft_leaves_out_what_a_label_calls_bad(tmp_path: Path, tokenizer: Any) -> None:
+    said = [{"role": "user", "content": "Bread?"}]
+    rows = Dataset.from_list([{"prompt": said, "response": "Flour.", "label": good} for good in (True, False, True)])
+    trainer = SFTTrainer(tiny_llama(), SFTConfig(**quiet(tmp_path)), train_dataset=rows, processing_class=tokenizer)
+    assert len(trainer.train_dataset) == 2 and "label" not in trainer.train_dataset.column_names
 
 
 def test_sft_takes_its_arguments_in_order(tmp_path: Path, tokenizer: Any) -> None:

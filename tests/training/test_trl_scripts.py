@@ -100,6 +100,64 @@ def test_dpo_script_by_name_with_lora_and_metrics(checkpoint: str, tmp_path: Pat
     assert metrics["eval_two_gap"] == pytest.approx(metrics["eval_two_rewards/margins"], rel=1e-5)
 
 
+UNPAIRED = Dataset.from_list(
+    [
+        {"prompt": row["prompt"], "response": row[side], "label": side == "chosen"}
+        for i, row in enumerate(preference_rows(24, 0))
+        for side in (("chosen", "rejected"), ("chosen",))[i % 2]
+    ]
+)
+
+
+UNPAIRED_CONVERSATIONAL = UNPAIRED.map(
+    lambda row: {"completion": [{"role": "assistant", "content": row["response"]}]}, remove_columns=["response"]
+)
+UNPAIRED_STANDARD = UNPAIRED.map(
+    lambda row: {"prompt": row["prompt"][-1]["content"], "completion": " " + row["response"]},
+    remove_columns=["prompt", "response"],
+)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [UNPAIRED, UNPAIRED_CONVERSATIONAL, UNPAIRED_STANDARD, CONVERSATIONAL],
+    ids=["loaded", "conversational", "standard", "pairs"],
+)
+def test_kto_script(rows: Dataset, checkpoint: str, tmp_path: Path) -> None:
+    """TRL's trainer takes unpaired rows, and pairs, which it splits."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    trainer = prefopt.KTOTrainer(
+        model=model,
+        args=prefopt.KTOConfig(str(tmp_path / "KTO"), **small(eval_strategy="steps", eval_steps=2)),
+        processing_class=AutoTokenizer.from_pretrained(checkpoint),
+        train_dataset=rows,
+        eval_dataset=rows,
+    )
+    trainer.train()
+    logged = trainer.state.log_history
+    names = {f"{kind}/{side}" for kind in ("rewards", "logps", "count") for side in ("chosen", "rejected")}
+    names |= {"rewards/margins", "kl"}
+    assert names | {"num_tokens"} <= set(logged[0])
+    metrics = trainer.evaluate()
+    assert {f"eval_{name}" for name in names} | {"eval_loss"} <= set(metrics)
+    margin = metrics["eval_rewards/chosen"] - metrics["eval_rewards/rejected"]
+    assert metrics["eval_rewards/margins"] == pytest.approx(margin, rel=1e-9)
+    counts = [metrics[f"eval_count/{side}"] for side in ("chosen", "rejected")]
+    assert counts == ([24, 24] if rows is CONVERSATIONAL else [24, 12])
+    assert logged[0]["loss"] == pytest.approx(0.5, abs=1e-6)  # 1 - sigmoid(0), since policy and reference are the same
+
+
+def test_the_defaults_of_kto_are_trl_s(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="needs TRL, which the test extra installs")
+    theirs, ours = trl.KTOConfig(str(tmp_path), **small()), prefopt.KTOConfig(str(tmp_path), **small())
+    names = "loss_type beta desirable_weight undesirable_weight learning_rate max_length disable_dropout logging_steps"
+    names += (
+        " gradient_checkpointing precompute_ref_log_probs sync_ref_model ref_model_mixup_alpha ref_model_sync_steps"
+    )
+    for name in names.split():
+        assert getattr(ours, name) == getattr(theirs, name), name
+
+
 def test_reward_script(checkpoint: str, tmp_path: Path) -> None:
     trainer = prefopt.RewardTrainer(
         model=checkpoint,
