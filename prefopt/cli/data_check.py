@@ -111,6 +111,8 @@ def _show_file(file: FileReport, console: Console) -> None:
         _line(table, "yellow", finding.count, WORDS[name], finding.examples)
     console.print(Text(Path(load.source).name, style="bold"), Text(f"read as {load.adapter}"))
     console.print(f"{load.rows:,} rows, {load.kept:,} kept, {load.dropped.total():,} dropped", table, sep="\n")
+    for note in load.notes:
+        console.print(Text(note, style="yellow"))
     if file.length is not None:
         console.print(Text(_length_line(file.length)))
     console.print()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import DataError, LoadReport, load
-from ..data.readers import read_rows
+from ..data.reading import read_rows
 from ..training.arguments import RowsArguments, ScriptArguments
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """From a source of rows to a dataset of text: `load_preferences`, `load_sft`, `load_prompts`, and what they share.
 
-`readers.py` reads the files, an adapter says what each row means, and here the records become a `datasets.Dataset` with
+`reading/` reads the files, an adapter says what each row means, and here the records become a `datasets.Dataset` with
 the same columns for every format.
 """
 
@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside, recognise
-from .readers import Located, Source, read_rows
+from .reading import Located, Source, read_rows
 from .records import Candidates, DataError, Turn
 from .report import LoadReport
 

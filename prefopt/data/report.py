@@ -20,6 +20,8 @@ class LoadReport:
     repaired: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What else there is to know about the source, such as files beside those that were read."""
 
     def drop(self, reason: str, origin: str, detail: str = "") -> None:
         """Count a row (or a part of a file) that cannot be used."""
@@ -33,6 +35,10 @@ class LoadReport:
         """Count a row that is kept, but not as it came."""
         self.repaired[reason] += 1
         self._remember(reason, origin)
+
+    def note(self, what: str) -> None:
+        """Say something that is about no single row."""
+        self.notes.append(what)
 
     def _remember(self, reason: str, place: str) -> None:
         places = self.examples.setdefault(reason, [])
@@ -49,9 +55,10 @@ class LoadReport:
         lines = [f"{self.source}: {self.rows:,} rows read as {self.adapter or 'nothing known'}, {self.kept:,} kept"]
         for word, counter in (("repaired", self.repaired), ("dropped", self.dropped)):
             lines += [f"{word} {n:,}: {why} ({', '.join(self.examples[why])})" for why, n in counter.most_common()]
-        return lines
+        return [*lines, *self.notes]
 
     def to_dict(self) -> dict[str, Any]:
         """The account as plain values, for JSON."""
         counts = {"repaired": dict(self.repaired), "dropped": dict(self.dropped), "examples": self.examples}
-        return {"source": self.source, "adapter": self.adapter, "rows": self.rows, "kept": self.kept, **counts}
+        about = {"source": self.source, "adapter": self.adapter, "rows": self.rows, "kept": self.kept}
+        return {**about, **counts, "notes": self.notes}
