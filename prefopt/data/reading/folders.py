@@ -1,5 +1,6 @@
 """Chooses the files of a folder that make up one split: all of them, each once, and none of another."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -55,7 +56,13 @@ def files_of(folder: Path, split: str, report: LoadReport) -> list[Path]:
 
 def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
     """The data files of a folder, and those of an unknown kind."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir() and not _is_left_out(path.relative_to(folder))]
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}: mend that") from error
+
+    tree = os.walk(folder, onerror=refuse, followlinks=True)
+    found = (Path(inner) / name for inner, _, names in tree for name in names)
+    paths = [path for path in found if not _is_left_out(path.relative_to(folder))]
     paths.sort(key=lambda path: [int(each) if each.isdigit() else each for each in re.split(r"([0-9]+)", str(path))])
     known = [path for path in paths if split_suffix(path.name)[1]]
     return known, [path for path in paths if not split_suffix(path.name)[1]]

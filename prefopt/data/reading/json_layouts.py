@@ -32,10 +32,10 @@ def rows_of(content: Any, place: str, origin: str, split: str, report: LoadRepor
         if split not in content:
             raise DataError(f"{place}: no split {split!r} in this file; it has {', '.join(content)}: name one of them")
         yield from rows_of(content[split], f"{place}[{split}]", origin, split, report)
-    elif (columns := _columns(content, place)) is not None:
-        yield from objects(columns, f"{place}:item", report)
     elif items := _wrapped(content):
         yield from _served(content, place, report) if _is_served(items) else objects(items, f"{place}:item", report)
+    elif (columns := _columns(content, place)) is not None:
+        yield from objects(columns, f"{place}:item", report)
     elif any(content.get(name) == [] for name in WRAPPERS):
         return
     elif content and all(name.isdigit() and isinstance(row, dict) for name, row in content.items()):
@@ -81,8 +81,6 @@ def _columns(content: Mapping[str, Any], place: str) -> list[dict[str, Any]] | N
         if all(key.isdigit() for key in keys) and all(list(column) == keys for column in values):
             return [{name: column[key] for name, column in content.items()} for key in keys]
     if not values or not all(isinstance(column, list) and not _is_chat(column) for column in values):
-        return None
-    if len(content) == 1 and next(iter(content)) in WRAPPERS and all(isinstance(item, dict) for item in values[0]):
         return None
     if len({len(column) for column in values}) > 1:
         lengths = ", ".join(f"{name} has {len(column)}" for name, column in content.items())

@@ -1,5 +1,6 @@
 """Tells what a source is, and reads it: rows in memory, a folder, a file, or a dataset of a hub."""
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +37,7 @@ def read_rows(source: "Source", split: str, report: LoadReport) -> Iterator[Loca
     path = Path(source).expanduser()
     if os.path.isdir(path):
         return _folder(path, split, report)
-    if os.path.lexists(path):
+    if _is_there(path):
         return read_file(path, split, report)
     if HUB_ID.fullmatch(str(source)) and not split_suffix(path.name)[1]:
         return _hub(str(source), split, report)
@@ -48,6 +49,17 @@ def read_rows(source: "Source", split: str, report: LoadReport) -> Iterator[Loca
     raise DataError(
         f"{source}: no such file or folder. Give a path that exists, a hub id such as owner/name, or a Dataset"
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something by this name, which may be a broken link, or what cannot be looked at."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def _in_memory(source: Any, split: str, report: LoadReport, place: str = "row") -> Iterator[Located]:

@@ -21,8 +21,8 @@ Convert: TypeAlias = Callable[[Any], Any]
 BATCH = 1024
 """Rows in memory at a time."""
 
-END = b"\x00\x00\x00\x00"
-"""How a stream ends, https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format"""
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""How a stream ends that has all its batches, https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format"""
 
 TURNS = ({"role", "content"}, {"from", "value"})
 
@@ -50,8 +50,8 @@ def read_arrow(path: Path, split: str, report: LoadReport) -> Iterator[Located]:
                 return
             source.seek(0)
             yield from pyarrow.ipc.open_stream(source)
-            source.seek(source.size() - len(END))
-            if source.read() != END:
+            source.seek(source.tell() - len(END))
+            if source.read(len(END)) != END:
                 report.drop("arrow stream ends without its end mark, rows may be lost", str(path))
 
     return _rows(batches(), path, "arrow")

@@ -71,9 +71,10 @@ def _utf8(file: io.BufferedReader, path: Path) -> Iterable[bytes]:
 
 def _other_encoding(head: bytes) -> str | None:
     """The encoding of a text without a mark, where it is not UTF-8 and another one fits."""
-    for name, units in (("UTF-16LE", head[1:200:2]), ("UTF-16BE", head[0:200:2])):
-        if len(units) > 1 and units.count(0) > 0.9 * len(units) and head[:200].count(0) < 0.6 * len(head[:200]):
-            return name
+    if len(head) >= 4 and [byte > 0 for byte in head[:4]] == [True, False] * 2:  # two characters of ASCII
+        return "UTF-16LE"
+    if len(head) >= 4 and [byte > 0 for byte in head[:4]] == [False, True] * 2:
+        return "UTF-16BE"
     foreign = [line for line in head.split(b"\n")[: -1 if len(head) >= BUFFER else None] if not line.isascii()]
     return "GB18030" if foreign and all(not _decodes(line) for line in foreign) and _is_chinese(foreign) else None
 
