@@ -14,6 +14,8 @@ from rich.text import Text
 
 from ..data.adapters import catalogue
 from ..data.check import UNREADABLE, FileReport, LengthBias, Report, check
+from ..data.loading import Reading
+from ..data.mapping import parsed_columns
 from ..data.records import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     """Check the files that the arguments name; 0 clean, 1 something was dropped, 2 something could not be read."""
     args = _parser().parse_args(list(argv))
     try:
-        report = check(args.files, args.adapter, _tokenizer(args.tokenizer), args.max_length, args.strict)
+        reading = Reading(args.adapter, args.split, args.strict, parsed_columns(args.columns))
+        report = check(args.files, reading, _tokenizer(args.tokenizer), args.max_length)
     except DataError as error:
         _complain(str(error), args.json)
         return UNREADABLE
@@ -69,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
         "--adapter",
         default="auto",
         help="how to read the rows: auto (default) recognises the format; or a name below, or module:name of your own",
+    )
+    parser.add_argument("--split", default="train", help="which split to read, where a file or folder has several")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        help="columns under names of your own: prompt=question chosen=good rejected=bad",
     )
     parser.add_argument("--tokenizer", help="a model path or hub id: also check what happens on the way to token ids")
     parser.add_argument("--max_length", type=int, help="with --tokenizer: the longest sequence in tokens")
@@ -104,15 +114,17 @@ def show(report: Report, console: Console) -> None:
 
 def _show_file(file: FileReport, console: Console) -> None:
     load, table = file.load, _table()
-    for counter, word, colour in ((load.dropped, "dropped", "red"), (load.repaired, "repaired", "yellow")):
+    for counter, word, colour in (
+        (load.dropped, "dropped", "red"),
+        (load.repaired, "repaired", "yellow"),
+        (load.noted, "noted", "yellow"),
+    ):
         for reason, count in counter.most_common():
             _line(table, colour, count, f"{word}: {reason}", load.examples[reason])
     for name, finding in file.findings.items():
         _line(table, "yellow", finding.count, WORDS[name], finding.examples)
     console.print(Text(Path(load.source).name, style="bold"), Text(f"read as {load.adapter}"))
     console.print(f"{load.rows:,} rows, {load.kept:,} kept, {load.dropped.total():,} dropped", table, sep="\n")
-    for note in load.notes:
-        console.print(Text(note, style="yellow"))
     if file.length is not None:
         console.print(Text(_length_line(file.length)))
     console.print()

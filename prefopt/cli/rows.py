@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import DataError, LoadReport, load
+from ..data.mapping import parsed_columns
 from ..data.reading import read_rows
 from ..training.arguments import RowsArguments, ScriptArguments
 
@@ -32,7 +33,7 @@ def load_rows(args: ScriptArguments, training: Any, purpose: str) -> Rows:
 
     def rows(source: str, split: str) -> tuple[datasets.Dataset, LoadReport]:
         column = getattr(training, "dataset_text_field", "text")
-        return load(_source(source, split, args, column), purpose, args.adapter, split)
+        return load(_source(source, split, args, column), purpose, **_reading(args, split))
 
     train, report = rows(str(args.dataset_name), args.dataset_train_split)
     if args.eval_ratio:
@@ -46,7 +47,12 @@ def load_rows(args: ScriptArguments, training: Any, purpose: str) -> Rows:
 def read(args: RowsArguments, purpose: str) -> datasets.Dataset:
     """The rows that the arguments name, for a command that does not train."""
     split = args.dataset_train_split
-    return load(_source(str(args.dataset_name), split, args), purpose, args.adapter, split)[0]
+    return load(_source(str(args.dataset_name), split, args), purpose, **_reading(args, split))[0]
+
+
+def _reading(args: RowsArguments, split: str) -> dict[str, Any]:
+    columns = parsed_columns(args.columns)
+    return {"adapter": args.adapter, "split": split, "columns": columns, "ties": args.ties}
 
 
 def hold_out(rows: datasets.Dataset, ratio: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:

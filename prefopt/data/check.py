@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loading import Record, parse, to_dataset
+from .loading import Reading, Record, parse, to_dataset
 from .records import DataError
 from .report import EXAMPLES_PER_REASON, LoadReport
 from .row_encoder import Encoder
@@ -112,26 +112,24 @@ class Report:
 
 def check(
     files: Sequence[Any],
-    adapter: str = "auto",
+    reading: Reading | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_length: int | None = None,
-    strict: bool = False,
 ) -> Report:
     """Read files as the load functions do and look for what spoils training.
 
     Args:
         files: what the load functions take: files, folders, hub ids, lists of rows.
-        adapter: how to read them; "auto" recognises the format of each.
+        reading: how to read them; by default the format of each is recognised.
         tokenizer: to look at what happens on the way to token ids; None leaves that out.
         max_length: with a tokenizer, the longest sequence in tokens.
-        strict: make the first row that cannot be used an error.
 
     Raises:
         DataError: a file cannot be read.
     """
     reports, prompts = [], []
     for source in files:
-        records, used, load = parse(source, adapter, strict=strict)
+        records, used, load = parse(source, reading)
         findings = {"duplicate_rows": _duplicates(records)}
         if tokenizer is not None:
             findings |= _encoding(records, used.kind, tokenizer, Encoding(max_length))

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .adapters.answers import UNORDERED
 from .loading import Source, load
 from .records import DataError, Turn
 from .row_encoder import NOTES, Encoder
@@ -39,6 +40,7 @@ def encode_dataset(
     encoding: Encoding | None = None,
     num_proc: int | None = None,
     generation_config: "GenerationConfig | None" = None,
+    purpose: str = "any",
 ) -> "datasets.Dataset":
     """A dataset as token ids, ready to train on: `prompt_ids` and `response_ids` (K lists) of each row.
 
@@ -52,6 +54,7 @@ def encode_dataset(
         encoding: how long a row may be; by default `Encoding()`.
         num_proc: processes that encode at the same time.
         generation_config: of the model; it may say which token ends a response.
+        purpose: what raw rows are for, as of `load`: with "sft" only good answers are taken.
 
     Raises:
         DataError: a row that cannot be encoded; the message names it.
@@ -60,7 +63,7 @@ def encode_dataset(
 
     if isinstance(dataset, datasets.Dataset) and {"prompt_ids", "response_ids"} <= set(dataset.column_names):
         return dataset
-    table = as_text(dataset)
+    table = as_text(dataset, purpose)
     encoded = table.map(
         Encoder(tokenizer, encoding or Encoding(), generation_config),
         batched=True,
@@ -75,13 +78,15 @@ def encode_dataset(
     return encoded.remove_columns(list(NOTES))
 
 
-def as_text(dataset: Source) -> "datasets.Dataset":
+def as_text(dataset: Source, purpose: str = "any") -> "datasets.Dataset":
     """The dataset in the columns of the load functions: itself, or read by the adapter that recognises it."""
     import datasets
 
     if isinstance(dataset, datasets.Dataset) and _is_loaded(dataset):
+        if purpose == "sft" and "responses" in dataset.column_names and "scores" not in dataset.column_names:
+            raise DataError(f"{UNORDERED}: give each a score, or one response in the column `response`")
         return dataset
-    return load(dataset, "any")[0]
+    return load(dataset, purpose)[0]
 
 
 def _is_loaded(dataset: "datasets.Dataset") -> bool:

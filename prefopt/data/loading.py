@@ -5,11 +5,15 @@ the same columns for every format.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside, recognise
+from .adapters.answers import UNORDERED, Tie
+from .adapters.columns import Columns
+from .mapping import check_columns, mapped
 from .reading import Located, Source, read_rows
 from .records import Candidates, DataError, Turn
 from .report import LoadReport
@@ -21,9 +25,10 @@ log = logging.getLogger(__name__)
 
 KINDS = {
     "preferences": frozenset({"pair", "list"}),
-    "sft": frozenset({"pair", "list", "sft"}),
-    "prompts": frozenset({"pair", "list", "sft", "prompt"}),
-    "any": frozenset({"pair", "list", "sft", "prompt"}),  # prompts, with whatever answers they have
+    "unpaired": frozenset({"unpaired"}),
+    "sft": frozenset({"pair", "list", "unpaired", "sft"}),
+    "prompts": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),
+    "any": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # prompts, with whatever answers they have
 }
 """Which kinds of row serve a purpose: SFT trains on the best of several responses, and every row has a prompt."""
 
@@ -36,59 +41,108 @@ Record = tuple[str, Candidates]
 """Where a row stands, and what it means."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read, whatever file they come from.
+
+    Args:
+        adapter: "auto" recognises the format; else the name of a known one, or `module:name` of an adapter of your
+            own, see `prefopt.data.adapters.base`.
+        split: which split of a dataset that has several.
+        strict: make the first row that cannot be used an error.
+        columns: what a column is called here -> what it is called in the rows, such as {"prompt": "ask", "chosen":
+            "good", "rejected": "bad"}, with dots for what stands within an object ("input.text"). The other columns
+            are left out, and named in the account.
+        ties: what becomes of pairs whose scores are the same, or the other way round: "keep" or "drop". Either way
+            they are counted.
+
+    Raises:
+        DataError: `columns` has a name that no format knows; `ties` is something else.
+    """
+
+    adapter: str = "auto"
+    split: str = "train"
+    strict: bool = False
+    columns: Mapping[str, str] | None = None
+    ties: str = "keep"
+
+    def __post_init__(self) -> None:
+        check_columns(self.columns)
+        if self.ties not in ("keep", "drop"):
+            raise DataError(f"ties={self.ties!r}: expected 'keep' or 'drop'")
+
+
 def load_preferences(
-    source: Source, adapter: str = "auto", split: str = "train", strict: bool = False
+    source: Source,
+    adapter: str = "auto",
+    split: str = "train",
+    strict: bool = False,
+    columns: Mapping[str, str] | None = None,
+    ties: str = "keep",
 ) -> "datasets.Dataset":
     """Preference rows of any known format: `prompt` (list of {role, content}), `chosen`, `rejected` (text).
 
     Also `margin`, `grade`, `score_chosen`, `score_rejected` where known. K-lists have `responses` (best first where
     scores say so) and `scores` instead of a pair. `finished`, where the rows say it, has for each response whether it
     is terminated: the model ended it by itself; one that was truncated gets no stop token. What was repaired and
-    dropped is logged; `load` returns it as well.
+    dropped, and which columns nobody read, is logged; `load` returns it as well.
 
     Args:
         source: a file, a folder, a hub id, a `datasets.Dataset` or a list of dicts.
-        adapter: how to read the rows: "auto" recognises the format; else the name of a known format, or `module:name`
-            of an adapter of your own, see `prefopt.data.adapters.base`.
-        split: which split of a dataset that has several.
-        strict: make the first row that cannot be used an error.
+        adapter, split, strict, columns, ties: how to read it, see `Reading`.
 
     Raises:
         DataError: no row can be read, or no adapter knows them; a row that contradicts itself.
     """
-    return load(source, "preferences", adapter, split, strict)[0]
+    return load(source, "preferences", adapter, split, strict, columns, ties)[0]
 
 
-def load_sft(source: Source, adapter: str = "auto", split: str = "train", strict: bool = False) -> "datasets.Dataset":
+def load_sft(
+    source: Source,
+    adapter: str = "auto",
+    split: str = "train",
+    strict: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> "datasets.Dataset":
     """Demonstrations of any known format: `prompt` (list of {role, content}) and `response`, the first answer's text.
 
     A dataset with conversations of several answers has one more column, `later_turns`: the turns after that answer
-    (empty in a row with one answer). Of a preference row the best response is taken. `finished`, where the rows say it,
-    has whether the (last) answer is terminated. The arguments are those of `load_preferences`.
+    (empty in a row with one answer). Of a preference row the best response is taken, and a row whose label calls its
+    answer a bad one is dropped. `finished`, where the rows say it, has whether the (last) answer is terminated. The
+    arguments are those of `load_preferences`.
     """
-    return load(source, "sft", adapter, split, strict)[0]
+    return load(source, "sft", adapter, split, strict, columns)[0]
 
 
 def load_prompts(
-    source: Source, adapter: str = "auto", split: str = "train", strict: bool = False
+    source: Source,
+    adapter: str = "auto",
+    split: str = "train",
+    strict: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> "datasets.Dataset":
     """The prompts of rows of any known format: `prompt` (list of {role, content}); see `load_preferences`."""
-    return load(source, "prompts", adapter, split, strict)[0]
+    return load(source, "prompts", adapter, split, strict, columns)[0]
 
 
 def load(
-    source: Source, purpose: str = "preferences", adapter: str = "auto", split: str = "train", strict: bool = False
+    source: Source,
+    purpose: str = "preferences",
+    adapter: str = "auto",
+    split: str = "train",
+    strict: bool = False,
+    columns: Mapping[str, str] | None = None,
+    ties: str = "keep",
 ) -> tuple["datasets.Dataset", LoadReport]:
     """The dataset and the account of what was kept, repaired and dropped, which is also logged, a line each.
 
     Args:
-        purpose: what the rows are for: "preferences", "sft", "prompts", or "any" for prompts with whatever answers
-            there are.
+        purpose: what the rows are for: "preferences", "unpaired" (`response` and its `label`), "sft", "prompts", or
+            "any" for prompts with whatever answers there are.
+        source, adapter, split, strict, columns, ties: as of `load_preferences`.
     """
-    if purpose not in KINDS:
-        raise DataError(f"unknown purpose {purpose!r}; known are {', '.join(KINDS)}")
-    records, used, report = parse(source, adapter, split, strict, KINDS[purpose])
-    level = logging.WARNING if report.dropped or report.repaired else logging.INFO
+    records, used, report = parse(source, Reading(adapter, split, strict, columns, ties), purpose)
+    level = logging.WARNING if report.needs_attention else logging.INFO
     for line in report.lines():
         log.log(level, "%s", line)
     if not records:
@@ -98,17 +152,26 @@ def load(
 
 
 def parse(
-    source: Source, adapter: str = "auto", split: str = "train", strict: bool = False, kinds: frozenset[str] = ANY
+    source: Source, reading: Reading | None = None, purpose: str = "any"
 ) -> tuple[list[Record], Adapter, LoadReport]:
     """The records of a source with the place of each, the adapter that read them, and the account."""
-    report = LoadReport(_name(source), strict)
-    rows = read_rows(source, split, report)
+    if purpose not in KINDS:
+        raise DataError(f"unknown purpose {purpose!r}; known are {', '.join(KINDS)}")
+    reading, kinds = reading or Reading(), KINDS[purpose]
+    report = LoadReport(_name(source), reading.strict)
+    rows: Iterator[Located] = (
+        (origin, _without_nulls(row)) for origin, row in read_rows(source, reading.split, report)
+    )
+    if reading.columns:
+        rows = mapped(rows, reading.columns, report)
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))
-    used = _recognised(sample, kinds) if adapter == "auto" else _allowed(_named(adapter, sample), kinds)
+    known = reading.adapter == "auto"
+    used = _recognised(sample, kinds) if known else _allowed(_named(reading.adapter, sample), kinds)
     report.adapter = used.name
-    return list(_adapted(chain(sample, rows), used, report)), used, report
+    drop_ties = reading.ties == "drop"
+    return list(_adapted(chain(sample, rows), used, report, purpose, drop_ties)), used, report
 
 
 def _name(source: Any) -> str:
@@ -119,23 +182,56 @@ def _name(source: Any) -> str:
 def _named(name: str, sample: list[Located]) -> Adapter:
     """The adapter of this name, ours or a user's own."""
     if ":" in name and name not in REGISTRY:
-        return from_outside(name, ((origin, _without_nulls(row)) for origin, row in sample))
+        return from_outside(name, sample)
     return by_name(name)
 
 
-def _adapted(rows: Iterable[Located], adapter: Adapter, report: LoadReport) -> Iterator[Record]:
-    for origin, row in rows:
+def _adapted(
+    rows: Iterable[Located], adapter: Adapter, report: LoadReport, purpose: str, drop_ties: bool
+) -> Iterator[Record]:
+    for origin, columns in rows:
+        row = Columns(columns)
         try:
-            candidates = adapter(_without_nulls(row))
+            candidates = adapter(row)
+            _check_purpose(candidates, purpose)
+        except Tie as tie:
+            if purpose not in ("prompts", "any"):
+                report.drop(str(tie), origin)
+                continue
+            candidates = tie.candidates
         except Drop as reason:
             report.drop(str(reason), origin)
             continue
         except DataError as error:
             raise DataError(f"{origin}: {error}") from error
+        report.unread.update(row.unread())
+        if (note := _odd_scores(candidates, adapter.kind)) is not None:
+            if drop_ties:
+                report.drop(note, origin)
+                continue
+            report.note(note, origin)
         for repair in candidates.repairs:
             report.repair(repair, origin)
         report.kept += 1
         yield origin, candidates
+
+
+def _check_purpose(candidates: Candidates, purpose: str) -> None:
+    """Drop what is no demonstration: an answer that is called bad, or the first of several in no order."""
+    if purpose != "sft":
+        return
+    if candidates.label is False:
+        raise Drop("the answer is labelled as a bad one")
+    if len(candidates.responses) > 2 and candidates.scores is None:
+        raise Drop(UNORDERED)
+
+
+def _odd_scores(candidates: Candidates, kind: str) -> str | None:
+    """What is odd about the scores of a pair."""
+    if kind != "pair" or candidates.scores is None or candidates.scores[0] > candidates.scores[1]:
+        return None
+    same = candidates.scores[0] == candidates.scores[1]
+    return "chosen and rejected have the same score" if same else "rejected has a higher score than chosen"
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +241,7 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
 
 def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
     """The adapter that knows these rows, or an error that says which formats there are."""
-    rows = [_without_nulls(row) for _, row in sample]
+    rows = [row for _, row in sample]
     adapter = recognise(rows, kinds)
     if adapter is not None:
         return adapter
@@ -155,7 +251,8 @@ def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
     )
     keys = ", ".join(f"{name} ({type(value).__name__})" for name, value in rows[0].items())
     raise DataError(
-        f"{sample[0][0]}: no adapter knows rows with the fields {keys}; known are\n{catalogue(kinds)}{hint}"
+        f"{sample[0][0]}: no adapter knows rows with the fields {keys}. Say what they are by `columns`, such as "
+        f"prompt=NAME chosen=NAME rejected=NAME, or use one of the formats\n{catalogue(kinds)}{hint}"
     )
 
 
@@ -179,6 +276,7 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     types = {"prompt": chat, "later_turns": chat}
     types |= {name: datasets.Value("float64") for name in ("margin", "score_chosen", "score_rejected")}
     types |= {name: datasets.Value("string") for name in ("chosen", "rejected", "response", "grade")}
+    types["label"] = datasets.Value("bool")
     lists = {"responses": "string", "scores": "float64", "finished": "bool"}
     types |= {name: datasets.List(datasets.Value(kind)) for name, kind in lists.items()}
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
@@ -221,4 +319,14 @@ def _sft_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     }
 
 
-_COLUMNS = {"pair": _pair_columns, "list": _list_columns, "sft": _sft_columns, "prompt": lambda records: {}}
+def _unpaired_columns(records: list[Candidates]) -> dict[str, list[Any]]:
+    return {**_sft_columns(records), "label": [record.label for record in records]}
+
+
+_COLUMNS = {
+    "pair": _pair_columns,
+    "unpaired": _unpaired_columns,
+    "list": _list_columns,
+    "sft": _sft_columns,
+    "prompt": lambda records: {},
+}

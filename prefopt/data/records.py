@@ -49,6 +49,7 @@ class Candidates:
         grade: the same as one of `prefopt.grades.GRADES`.
         finished: for each response, whether it is terminated: the model ended it by itself, with a stop token. One that
             was truncated gets no stop token in training. None means that all are terminated.
+        label: whether a single response is a good one, where a row says it: what KTO and BCO learn from.
         repairs: what the adapter had to mend in the raw row, in words that are the same for rows alike.
     """
 
@@ -58,6 +59,7 @@ class Candidates:
     margin: float | None = None
     grade: str | None = None
     finished: tuple[bool, ...] | None = None
+    label: bool | None = None
     repairs: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""The account of a load: how many rows were kept, repaired and dropped, for which reasons, and where they stand."""
+"""The account of a load: how many rows were kept, repaired and dropped, why and where, and which columns are unread."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ class LoadReport:
     kept: int = 0
     repaired: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    """What else there is to know about the source, such as files beside those that were read."""
 
     def drop(self, reason: str, origin: str, detail: str = "") -> None:
         """Count a row (or a part of a file) that cannot be used."""
@@ -36,14 +36,20 @@ class LoadReport:
         self.repaired[reason] += 1
         self._remember(reason, origin)
 
-    def note(self, what: str) -> None:
-        """Say something that is about no single row."""
-        self.notes.append(what)
+    def note(self, what: str, origin: str) -> None:
+        """Count a row that is kept as it came, though something about it is odd."""
+        self.noted[what] += 1
+        self._remember(what, origin)
 
     def _remember(self, reason: str, place: str) -> None:
         places = self.examples.setdefault(reason, [])
         if len(places) < EXAMPLES_PER_REASON:
             places.append(place)
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether a person should look at the account: a row was dropped, mended or odd."""
+        return bool(self.dropped or self.repaired or self.noted)
 
     @property
     def rows(self) -> int:
@@ -53,12 +59,26 @@ class LoadReport:
     def lines(self) -> list[str]:
         """The account, one readable line per reason."""
         lines = [f"{self.source}: {self.rows:,} rows read as {self.adapter or 'nothing known'}, {self.kept:,} kept"]
-        for word, counter in (("repaired", self.repaired), ("dropped", self.dropped)):
+        for word, counter in (("repaired", self.repaired), ("dropped", self.dropped), ("noted", self.noted)):
             lines += [f"{word} {n:,}: {why} ({', '.join(self.examples[why])})" for why, n in counter.most_common()]
-        return [*lines, *self.notes]
+        if self.unread:
+            names = ", ".join(f"{name} ({count:,})" for name, count in self.unread.most_common())
+            lines.append(f"columns that are not read: {names}")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """The account as plain values, for JSON."""
-        counts = {"repaired": dict(self.repaired), "dropped": dict(self.dropped), "examples": self.examples}
-        about = {"source": self.source, "adapter": self.adapter, "rows": self.rows, "kept": self.kept}
-        return {**about, **counts, "notes": self.notes}
+        counts = {
+            "repaired": self.repaired,
+            "dropped": self.dropped,
+            "noted": self.noted,
+            "unread_columns": self.unread,
+        }
+        return {
+            "source": self.source,
+            "adapter": self.adapter,
+            "rows": self.rows,
+            "kept": self.kept,
+            **{name: dict(counter) for name, counter in counts.items()},
+            "examples": self.examples,
+        }

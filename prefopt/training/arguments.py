@@ -92,6 +92,12 @@ class RowsArguments:
         "auto",
         "Format of the rows; by default recognised. A name that is known, or module:name of your own.",
     )
+    columns: list[str] | None = option(
+        None,
+        "Columns under names of your own, as NAME=COLUMN: prompt=question chosen=good rejected=bad. The others are "
+        "left out.",
+    )
+    ties: str = option("keep", "What becomes of pairs whose scores are the same or reversed: keep, or drop.")
 
 
 @dataclass

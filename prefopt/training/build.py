@@ -190,7 +190,8 @@ def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
     if isinstance(dataset, dict):
         return {name: prepare_dataset(part, built, args) for name, part in dataset.items()}
     generation = _generation_config(built.model)
-    encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation)
+    purpose = "sft" if built.objective.responses == 1 and not built.objective.needs & {"scorer"} else "any"
+    encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation, purpose)
     encoded = _with_responses(encoded, built.objective)
     return with_mismatched(encoded, args.max_length) if "mismatched" in built.objective.needs else encoded
 

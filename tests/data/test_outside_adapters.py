@@ -125,7 +125,9 @@ def test_a_registered_format_may_say_what_was_truncated(registered: None) -> Non
 
 
 def test_registering_is_checked(registered: None) -> None:
-    with pytest.raises(DataError, match="adapter 'x' is of the kind 'triple'; known are pair, list, sft, prompt"):
+    with pytest.raises(
+        DataError, match="adapter 'x' is of the kind 'triple'; known are pair, list, unpaired, sft, prompt"
+    ):
         register("x", kind="triple", fields="")(lambda row: Candidates(()))
     with pytest.raises(DataError, match="adapter 'trl' comes with prefopt: register yours under another name"):
         register("trl", kind="pair", fields="")(lambda row: Candidates(()))

@@ -162,7 +162,7 @@ class FileSource:
         return HeldOutData(self._pairs(test), _distinct(test["prompt"], self.evaluation.prompts), notes)
 
     def _read(self, source: str, split: str) -> Dataset:
-        return load(source, "any", self.data.adapter, split)[0]
+        return load(source, "any", self.data.adapter, split, columns=self.data.columns)[0]
 
     def _validation(self, train: Dataset) -> tuple[list[Messages], Dataset]:
         """Prompts for validation during training, and the rows to learn from, which contain none of them."""

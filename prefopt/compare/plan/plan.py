@@ -39,6 +39,7 @@ class Data:
         validation: pairs for learning curves and for choosing hyperparameters; None sets prompts of `train` aside.
         demonstrations: good answers, for the SFT stage and for objectives that mix them in.
         adapter: the format of the rows; "auto" recognises it.
+        columns: what a column is called here -> what it is called in the rows, as of `load_preferences`.
         choices: files of multiple-choice questions.
         train_rows: how many pairs are used at most, the first ones.
     """
@@ -48,6 +49,7 @@ class Data:
     validation: str | None = None
     demonstrations: str | None = None
     adapter: str = "auto"
+    columns: Mapping[str, str] | None = None
     choices: tuple[str, ...] = ()
     train_rows: int | None = None
 

@@ -1,8 +1,10 @@
 """The formats of raw rows that are known, and how to add one: see `base.py`. Importing this registers ours."""
 
-from . import pairs as pairs
-from . import sft as sft
-from . import transcripts as transcripts
+# The particular before the general: in this order formats are tried.
+from . import transcripts as transcripts  # isort: skip
+from . import pairs as pairs  # isort: skip
+from . import formats as formats  # isort: skip
+from . import sft as sft  # isort: skip
 from .base import REGISTRY as REGISTRY
 from .base import Adapter as Adapter
 from .base import by_name as by_name

@@ -23,13 +23,16 @@ functions. A function without `register` serves there too, see `outside.py`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ...utils.names import did_you_mean
 from ..records import Candidates, DataError, Response, Turn, kind_of, texts
+from .columns import Columns, unread_and_telling
 from .fields import Drop, Row, grade, number, terminated
+from .opening import opened
 
-KINDS = ("pair", "list", "sft", "prompt")
+KINDS = ("pair", "list", "unpaired", "sft", "prompt")
 """What a row of a format holds, from what says most about it to what says least."""
 
 EXTRAS = ("margin", "grade", "score_chosen", "score_rejected")
@@ -49,12 +52,13 @@ class Adapter:
 
     Args:
         name: what people call the format.
-        kind: "pair", "list" (K responses), "sft" (one good response) or "prompt".
+        kind: "pair", "list" (K responses), "unpaired" (one response and its label), "sft" (one good one) or "prompt".
         fields: describes a row to people, in lists of formats.
         recognises: whether a row is of this format.
         read: what a row means; it raises `Drop` for a row that cannot be used.
         finish_columns: the columns `finished` and `finish_reason` beside the answers say which responses were
             truncated. In formats whose names are not ours to define these columns may mean anything.
+        source: where the format is documented or kept.
     """
 
     name: str
@@ -63,12 +67,13 @@ class Adapter:
     recognises: Callable[[Row], bool]
     read: Read
     finish_columns: bool = False
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise DataError(f"adapter {self.name!r} is of the kind {self.kind!r}; known are {', '.join(KINDS)}")
 
-    @property
+    @cached_property
     def comes_with_prefopt(self) -> bool:
         """Whether it is one of ours, rather than a user's."""
         return str(getattr(self.read, "__module__", "")).startswith(f"{__package__}.")
@@ -80,7 +85,10 @@ class Adapter:
             Drop: the row has no meaning; the message says why.
             DataError: the adapter is wrong, or the row contradicts itself.
         """
+        row = row if isinstance(row, Columns) else Columns(row)
         candidates = called(self.name, self.read, row)
+        if self.comes_with_prefopt:
+            candidates = opened(row, candidates)
         count = len(candidates.responses)
         if not holds(self.kind, count):
             raise DataError(
@@ -89,6 +97,8 @@ class Adapter:
             )
         candidates = check(candidates, self.kind)
         columns = _extras(row) if self.kind == "pair" and any(name in row for name in EXTRAS) else {}
+        if self.comes_with_prefopt and (name := unread_and_telling(row, candidates)):
+            raise Drop(f"column {name!r} says something that is not read: map it by `columns`, or leave it out")
         if self.finish_columns and (finished := terminated(row, count)) is not None:
             columns["finished"] = finished
         return replace(candidates, **columns) if columns else candidates
@@ -119,6 +129,7 @@ def register(
     fields: str,
     recognises: Callable[[Row], bool] = never,
     finish_columns: bool = False,
+    source: str = "",
 ) -> Callable[[Read], Read]:
     """Make a function the adapter of a format, for the rest of the program; the function stays what it is.
 
@@ -130,7 +141,7 @@ def register(
     """
 
     def enter(read: Read) -> Read:
-        adapter = Adapter(name, kind, fields, recognises, read, finish_columns)
+        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source)
         if name in REGISTRY and REGISTRY[name].comes_with_prefopt > adapter.comes_with_prefopt:
             raise DataError(f"adapter {name!r} comes with prefopt: register yours under another name")
         REGISTRY[name] = adapter
@@ -251,7 +262,7 @@ def check(candidates: Candidates, kind: str) -> Candidates:
 
 def holds(kind: str, count: int) -> bool:
     """Whether a row of this kind may have so many responses."""
-    return count >= 2 if kind == "list" else count == {"prompt": 0, "sft": 1, "pair": 2}[kind]
+    return count >= 2 if kind == "list" else count == {"prompt": 0, "sft": 1, "unpaired": 1, "pair": 2}[kind]
 
 
 def _a_turn(turn: Turn) -> str:

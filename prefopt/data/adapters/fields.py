@@ -12,18 +12,21 @@ from typing import Any
 
 from ...grades import GRADES
 from ..records import FINISH_REASONS, DataError, Turn, kind_of
+from .columns import decoded, exchange_of, holds_turns, is_chat_turn
 
 Row = dict[str, Any]
 
 ROLES = {
-    **dict.fromkeys(("user", "human", "prompter", "人类", "用户", "问"), "user"),
-    **dict.fromkeys(
-        ("assistant", "gpt", "chatgpt", "bot", "model", "ai", "moss", "助手", "助理", "机器人"), "assistant"
-    ),
-    **dict.fromkeys(("system", "developer", "系统"), "system"),
-    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
+    **dict.fromkeys(("user", "human", "prompter", "人类", "人類", "用户", "用戶", "使用者", "问", "問"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "moss", "claude", "bard"), "assistant"),
+    **dict.fromkeys(("助手", "助理", "机器人", "機器人", "function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("system", "developer", "系统", "系統"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
     "text": "text",
 }
+
+
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 class Drop(Exception):
@@ -47,8 +50,10 @@ def text(row: Row, name: str) -> str:
 
 
 def number(row: Row, name: str) -> float:
-    """A field that is a finite number."""
+    """A field that is a finite number, or text that spells one."""
     value = row[name]
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Drop(f"field {name!r}: is {kind_of(value)}, expected a number")
     if not math.isfinite(value):
@@ -115,14 +120,9 @@ def first_key(row: Row, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in row), None)
 
 
-def is_chat_turn(value: object) -> bool:
-    """Whether this is an object with a role: {role, content}, {from, value} or {role, text}."""
-    return isinstance(value, Mapping) and ("role" in value or "from" in value)
-
-
 def is_chat(value: object) -> bool:
-    """Whether this is a list of chat turns with at least one."""
-    return isinstance(value, list | tuple) and bool(value) and all(map(is_chat_turn, value))
+    """Whether this is a list of chat turns or exchanges with at least one, or JSON text of such a list."""
+    return holds_turns(value)
 
 
 def chat_turn(value: object, name: str) -> Turn:
@@ -132,22 +132,35 @@ def chat_turn(value: object, name: str) -> Turn:
     role = str(value.get("role") or value.get("from"))
     if role.lower() not in ROLES:
         raise Drop(f"field {name!r}: unknown role {role!r}")
-    content = next((value[key] for key in ("content", "value", "text") if value.get(key) is not None), "")
-    return Turn(ROLES[role.lower()], _content(content, name))
+    content = next((value[key] for key in ("content", "value", "text") if value.get(key) is not None), None)
+    if value.get("tool_calls") or value.get("function_call"):
+        raise Drop(f"field {name!r}: a turn has tool_calls, which are not read; write each call as the turn's content")
+    return Turn(ROLES[role.lower()], "" if content is None else _content(content, name))
 
 
 def _content(content: object, name: str) -> str:
     """What a turn says: text, or a list of text blocks, joined."""
     if isinstance(content, str):
         return content
-    if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
-        return "".join(str(part["text"]) for part in content)
+    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+        blocks = [part.get("text", part.get("value")) for part in content if part.get("type", "text") == "text"]
+        if len(blocks) == len(content) and all(isinstance(block, str) for block in blocks):
+            return "".join(blocks)
+        other = next((part["type"] for part in content if part.get("type", "text") != "text"), "no text")
+        raise Drop(f"field {name!r}: a turn's content holds {other}, expected text alone")
     raise Drop(f"field {name!r}: a turn's content is {kind_of(content)}, expected text")
 
 
 def chat_turns(row: Row, name: str) -> list[Turn]:
-    """A field that is a list of chat turns."""
-    return [chat_turn(value, name) for value in items(row, name)]
+    """A field that is a list of chat turns, of exchanges such as {human, assistant}, or JSON text of such a list."""
+    turns: list[Turn] = []
+    for value in items({name: decoded(row.get(name))} if name in row else row, name):
+        names = None if is_chat_turn(value) else exchange_of(value)
+        if names is None:
+            turns.append(chat_turn(value, name))
+        else:
+            turns += [Turn("user", value[names[0]]), Turn("assistant", value[names[1]])]
+    return turns
 
 
 def merge_speakers(conversation: list[Turn]) -> tuple[list[Turn], tuple[str, ...]]:

@@ -1,31 +1,28 @@
-"""Preference formats with separate columns: query/chosen/rejected, TRL, LLaMA-Factory, RRHF, MOSS, hh-rlhf-cn.
+"""Preference formats that need code of their own: query/chosen/rejected, TRL, LLaMA-Factory, MOSS, hh-rlhf-cn.
 
 Each `@register(...)` is one format: how a row of it is recognised, and the function below, which says what it means.
+Formats that only call their columns something else stand in `formats.py`.
 """
 
-from collections.abc import Mapping
-from itertools import takewhile
+import re
 from typing import Any
 
 from ..records import Candidates, Turn
+from .answers import pair
 from .base import register
-from .fields import (
-    Drop,
-    Row,
-    chat_turn,
-    chat_turns,
-    first_key,
-    is_chat,
-    is_chat_turn,
-    is_text,
-    items,
-    merge_speakers,
-    numbers,
-    terminated,
-    text,
-)
-from .questions import QUESTIONS, instruction_prompt, question_prompt
-from .transcripts import common_turns, pair_of
+from .columns import CONVERSATIONS, QUESTIONS, Columns
+from .fields import Drop, Row, chat_turn, chat_turns, first_key, is_chat, is_chat_turn, is_text, items, merge_speakers
+from .questions import Prompt, answer_turn, prompt_of
+from .transcripts import pair_of
+
+HUB = "https://huggingface.co/datasets/"
+
+
+def _sides(row: Row) -> tuple[Any, Any]:
+    for name in ("chosen", "rejected"):
+        if name not in row:
+            raise Drop(f"field {name!r}: missing")
+    return answer_turn(row["chosen"], "chosen"), answer_turn(row["rejected"], "rejected")
 
 
 @register(
@@ -33,56 +30,81 @@ from .transcripts import common_turns, pair_of
     kind="pair",
     fields="context: [{role, text}], chosen: {role, text}, rejected: {role, text}",
     recognises=lambda row: isinstance(row.get("context"), list) and is_chat_turn(row.get("chosen")),
+    source=HUB + "dikw/hh_rlhf_cn",
 )
 def read_hh_cn(row: Row) -> Candidates:
     prompt, repairs = merge_speakers(chat_turns(row, "context"))
-    sides = [chat_turn(row.get(side), side).content.strip() for side in ("chosen", "rejected")]
-    return Candidates(tuple(Turn(t.role, t.content.strip()) for t in prompt), tuple(sides), repairs=repairs)
+    turns = tuple(Turn(turn.role, turn.content.strip()) for turn in prompt)
+    sides = [chat_turn(row.get(side), side).content for side in ("chosen", "rejected")]
+    return pair(Prompt(turns, repairs), *sides)
 
 
 def _is_ranking(row: Row) -> bool:
     if "instruction" in row:
         return is_text(row, "chosen", "rejected") or isinstance(row.get("output"), list)
-    return is_chat(row.get("conversations")) and is_chat_turn(row.get("chosen")) and is_chat_turn(row.get("rejected"))
+    return is_chat(row.get("conversations")) and "chosen" in row and "rejected" in row
 
 
 @register(
     "llamafactory",
     kind="pair",
-    fields="instruction, input, chosen, rejected (or output: [two]); conversations, chosen, rejected: {from, value}",
+    fields="instruction, input, chosen, rejected (or output: [two]); conversations, chosen, rejected",
     recognises=_is_ranking,
+    source="https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md",
 )
 def read_llamafactory(row: Row) -> Candidates:
     """LLaMA-Factory's two ranking forms, and its form of 2023 whose `output` is [chosen, rejected]."""
-    if "conversations" in row:
-        prompt, repairs = merge_speakers(chat_turns(row, "conversations"))
-        if isinstance(row.get("system"), str) and row["system"]:
-            prompt = [Turn("system", row["system"]), *prompt]
-        return Candidates(
-            tuple(prompt), _answers(chat_turn(row.get(s), s).content for s in ("chosen", "rejected")), repairs=repairs
-        )
-    if "output" not in row:
-        return Candidates(instruction_prompt(row), _answers(text(row, side) for side in ("chosen", "rejected")))
+    prompt = prompt_of(row, ("instruction",))
+    if "instruction" not in row or "output" not in row:
+        return pair(prompt, *_sides(row))
     ranked = items(row, "output")
     if len(ranked) != 2 or not all(isinstance(answer, str) for answer in ranked):
         raise Drop("field 'output': expected two texts, chosen and rejected")
-    return Candidates(instruction_prompt(row), _answers(ranked))
+    return pair(prompt, *ranked)
 
 
-def _answers(answers: Any) -> tuple[str, ...]:
-    return tuple(answer.strip() for answer in answers)
+@register(
+    "chosen-role",
+    kind="pair",
+    fields="conversations whose last turns are from chosen_gpt and rejected_gpt",
+    recognises=lambda row: any(_has_both_roles(row.get(name)) for name in CONVERSATIONS),
+    source="https://github.com/wjmZZZ/LLM-zero2hero",
+)
+def read_chosen_role(row: Row) -> Candidates:
+    name = next(name for name in CONVERSATIONS if _has_both_roles(row.get(name)))
+    *before, one, other = items(row, name)
+    sides = {_role(turn).lower(): {**turn, "from": "assistant", "role": "assistant"} for turn in (one, other)}
+    if not {"chosen_gpt", "rejected_gpt"} <= sides.keys():
+        raise Drop(f"field {name!r}: expected chosen_gpt and rejected_gpt as its last two turns")
+    prompt = Prompt(tuple(chat_turns({name: before}, name)))
+    return pair(prompt, *(chat_turn(sides[role], name).content for role in ("chosen_gpt", "rejected_gpt")))
+
+
+def _role(turn: Any) -> str:
+    return str(turn.get("from") or turn.get("role"))
+
+
+def _has_both_roles(value: Any) -> bool:
+    roles = {_role(turn).lower() for turn in value if is_chat_turn(turn)} if isinstance(value, list) else set()
+    return {"chosen_gpt", "rejected_gpt"} <= roles
 
 
 @register(
     "query-chosen-rejected",
     kind="pair",
-    fields="query (or question; by name also prompt), chosen, rejected: texts; the query is a user's turn",
-    recognises=lambda row: is_text(row, "chosen", "rejected") and ("query" in row or "question" in row),
+    fields="query, question or input (by name also prompt), chosen, rejected; a text query is a user's turn",
+    recognises=lambda row: (
+        is_text(row, "chosen", "rejected") and "prompt" not in row and first_key(row, QUESTIONS) is not None
+    ),
     finish_columns=True,
 )
 def read_query(row: Row) -> Candidates:
-    prompt, repairs = question_prompt(row)
-    return Candidates(prompt, _answers(text(row, side) for side in ("chosen", "rejected")), repairs=repairs)
+    prompt = prompt_of(row, ("query", "question", *QUESTIONS))
+    if prompt is None:
+        raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
+    if prompt.turns[0].role == "text":  # asked for by name
+        prompt = Prompt((Turn("user", prompt.turns[0].content.strip()),))
+    return pair(Prompt(prompt.turns, prompt.repairs), *_sides(row))
 
 
 @register(
@@ -90,6 +112,7 @@ def read_query(row: Row) -> Candidates:
     kind="pair",
     fields="chosen: [texts], rejected: [texts], the user's and the assistant's in turn",
     recognises=lambda row: "prompt" not in row and all(_is_texts(row.get(side)) for side in ("chosen", "rejected")),
+    source="https://github.com/OpenLMLab/MOSS-RLHF",
 )
 def read_moss(row: Row) -> Candidates:
     """Texts that alternate, the user first; all but the last are the context (MOSS-RLHF's reward model data)."""
@@ -106,95 +129,35 @@ def _alternating(said: list[Any], name: str) -> list[Turn]:
     return [Turn(("user", "assistant")[number % 2], part.strip()) for number, part in enumerate(said)]
 
 
-@register(
-    "rrhf",
-    kind="list",
-    fields="query, responses: [K texts], scores: [K numbers] (or responses: [{text, score}])",
-    recognises=lambda row: isinstance(row.get("responses"), list) and first_key(row, QUESTIONS) is not None,
-)
-def read_rrhf(row: Row) -> Candidates:
-    """K responses with their scores, put best first; without scores their order is kept as it came.
-
-    Which responses are terminated is read here and not by `Adapter`, as it moves with the responses.
-    """
-    prompt, repairs = question_prompt(row)
-    responses, scores = _scored(row)
-    finished = terminated(row, len(responses))
-    if len(responses) != len(scores or responses):
-        raise Drop("responses and scores differ in number")
-    best_first = sorted(range(len(responses)), key=lambda k: -scores[k]) if scores else range(len(responses))
-    kept = [k for k in best_first if responses[k].strip()]
-    if len(kept) < 2:
-        raise Drop("fewer than two responses")
-    repairs += ("empty response removed from the list",) if len(kept) < len(responses) else ()
-    ordered = tuple(scores[k] for k in kept) if scores else None
-    kept_finished = tuple(finished[k] for k in kept) if finished else None
-    return Candidates(prompt, _answers(responses[k] for k in kept), ordered, finished=kept_finished, repairs=repairs)
-
-
-def _scored(row: Row) -> tuple[list[str], tuple[float, ...] | None]:
-    """Responses as texts beside a list of scores, or as objects that hold one text and one number each."""
-    responses = items(row, "responses")
-    scores = numbers(row, "scores") if row.get("scores") else None
-    if responses and all(isinstance(response, Mapping) for response in responses):
-        scores = numbers({"scores": [_only(response, int | float) for response in responses]}, "scores")
-        responses = [_only(response, str) for response in responses]
-    if not all(isinstance(response, str) for response in responses):
-        raise Drop("field 'responses': expected texts")
-    return responses, scores
-
-
-def _only(response: Mapping[str, Any], kind: Any) -> Any:
-    """The one value of this kind in an object, whatever its name."""
-    values = [value for value in response.values() if isinstance(value, kind)]
-    if len(values) != 1:
-        raise Drop("field 'responses': expected one text and one number in each object")
-    return values[0]
+def _is_answer(value: object) -> bool:
+    return isinstance(value, str) or is_chat(value) or is_chat_turn(value)
 
 
 @register(
     "trl",
     kind="pair",
     fields="chosen, rejected: texts or [{role, content}], with or without prompt",
-    recognises=lambda row: all(isinstance(row.get(s), str) or is_chat(row.get(s)) for s in ("chosen", "rejected")),
+    recognises=lambda row: _is_answer(row.get("chosen")) and _is_answer(row.get("rejected")),
     finish_columns=True,
+    source="https://huggingface.co/docs/trl/dataset_formats",
 )
 def read_trl(row: Row) -> Candidates:
     """TRL's standard and conversational formats. Bare text stays verbatim: no speaker, no template, no strip."""
-    if is_chat(row.get("chosen")):
-        return _conversational(row)
-    answers = text(row, "chosen"), text(row, "rejected")
-    if is_chat(row.get("prompt")):
-        return Candidates(tuple(chat_turns(row, "prompt")), answers)
-    if "prompt" in row:
-        return Candidates((Turn("text", text(row, "prompt")),), answers)
-    cut = shared_start(*answers)
-    return Candidates((Turn("text", answers[0][:cut]),), (answers[0][cut:], answers[1][cut:]))
+    sides = _sides(row)
+    whole = all(isinstance(side, list) and any(turn.role == "user" for turn in side) for side in sides)
+    prompt = prompt_of(row, ("prompt",), alone=True) if whole else prompt_of(row)
+    if prompt is None and isinstance(sides[0], str) and (name := _may_be_prompt(row)):
+        raise Drop(f"no prompt; column {name!r} may hold it: say so by `columns`, such as prompt={name}")
+    return pair(prompt, *sides)
 
 
-def _conversational(row: Row) -> Candidates:
-    """Both sides are lists of turns, after an explicit prompt or with the prompt inside; a text `prompt` repeats it."""
-    prompt = chat_turns(row, "prompt") if is_chat(row.get("prompt")) else []
-    sides = [chat_turns(row, side) for side in ("chosen", "rejected")]
-    if not all(common_turns(prompt, side) == len(prompt) for side in sides):
-        sides = [prompt + side for side in sides]
-    return pair_of(sides)
+def _may_be_prompt(row: Row) -> str | None:
+    """A column beside the answers with a text of several words, which may be what they answer."""
+    for name in row:
+        value = row.peek(name) if isinstance(row, Columns) else row[name]
+        if name not in ("chosen", "rejected") and isinstance(value, str) and _SEVERAL.search(value):
+            return name
+    return None
 
 
-def shared_start(chosen: str, rejected: str) -> int:
-    """Where two texts part, taken back to the start of the word and of the space before it."""
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected)))  # noqa: B905
-    cut = same
-    if any(_in_word(side, same) for side in (chosen, rejected)):
-        while cut and _is_letter(chosen[cut - 1]):
-            cut -= 1
-    return cut - 1 if cut and chosen[cut - 1] == " " else cut
-
-
-def _in_word(side: str, position: int) -> bool:
-    """Whether a cut here would leave nothing, or half a word of a script that writes spaces."""
-    return position == len(side) or (position > 0 and _is_letter(side[position - 1]) and _is_letter(side[position]))
-
-
-def _is_letter(character: str) -> bool:
-    return character.isascii() and character.isalnum()
+_SEVERAL = re.compile(r"\S\s+\S|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{4}")

@@ -1,33 +1,139 @@
-"""The prompt of formats with separate columns: a question, an instruction with its input, or chat turns.
+"""The prompt of formats with separate columns: what the user said as text, as turns, as a tagged or ChatML transcript.
 
 Adapters of several families read their prompts with these functions; no format is registered here.
 """
 
-from ..records import Turn
-from .fields import Drop, Row, chat_turns, first_key, is_chat, text
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..records import Turn, kind_of
+from .columns import CONVERSATIONS, HISTORY, QUESTIONS, decoded
+from .fields import ROLES, Drop, Row, chat_turn, chat_turns, first_key, is_chat, is_chat_turn, merge_speakers, text
+from .opening import earlier_turns
 from .transcripts import tagged_prompt
 
-QUESTIONS = ("query", "question", "prompt")
-"""The fields that may hold a question; the first that a row has counts."""
+_CHATML = re.compile(r"<\|im_start\|>([^\n<]+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
+_CHATML_END = "<|im_end|>"
+_WHOLE_TEXT = ("full_text", "text", "content")
+"""Keys that hold the question where the column is an object."""
 
 
-def question_prompt(row: Row) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    """The prompt of a row whose question is a user's turn, a tagged transcript or a list of turns, and its repairs."""
-    name = first_key(row, QUESTIONS)
+@dataclass(frozen=True)
+class Prompt:
+    """What a row asks.
+
+    Args:
+        turns: as in `Candidates`.
+        repairs: what had to be mended.
+        verbatim: whether the answers belong to it as they came, with the space around them.
+        closing: what its transcript writes after an answer, which is no part of it.
+    """
+
+    turns: tuple[Turn, ...]
+    repairs: tuple[str, ...] = ()
+    verbatim: bool = False
+    closing: str = ""
+
+    def answer(self, text: str) -> str:
+        """An answer in this transcript less the space around it and what closes it."""
+        return text.strip().removesuffix(self.closing).strip()
+
+
+def prompt_of(row: Row, names: Sequence[str] = QUESTIONS, *, alone: bool = False) -> Prompt | None:
+    """The prompt of a row: a question, else the turns of a conversation, else an earlier text; None if it has none.
+
+    A plain text is a user's turn, but for the column `prompt`, whose text stays verbatim as in TRL.
+
+    Args:
+        names: of the columns that may hold a question, the first first.
+        alone: look for a question only.
+
+    Raises:
+        Drop: the column has another form; the message names it.
+    """
+    there = [name for name in names if name in row]
+    name = next((name for name in there if row[name] not in ("", [], {})), None)
+    if name is not None:
+        return asked(row, name)
+    if alone:
+        return None
+    name = next((name for name in (*CONVERSATIONS, *HISTORY) if name in row and row[name]), None)
     if name is None:
-        raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
-    if is_chat(row[name]):
-        return tuple(chat_turns(row, name)), ()
-    question = text(row, name)
-    return tagged_prompt(question) or ((Turn("user", question.strip()),), ())
+        return Prompt((Turn("text", ""),), verbatim=True) if there else None
+    value = decoded(row[name])
+    if isinstance(value, str):
+        return _of_text(value, verbatim=False)
+    turns = earlier_turns(row, name) if name in HISTORY else chat_turns(row, name)  # type: ignore[arg-type]
+    merged, repairs = merge_speakers(turns)
+    return Prompt(tuple(merged), repairs)
 
 
-def instruction_prompt(row: Row) -> tuple[Turn, ...]:
-    """Alpaca's prompt: system and history where given, then the instruction with its input on the next line."""
-    opening = [Turn("system", row["system"])] if isinstance(row.get("system"), str) and row["system"] else []
-    for exchange in row.get("history") or []:
-        if not (isinstance(exchange, list) and len(exchange) == 2 and all(isinstance(part, str) for part in exchange)):
-            raise Drop("field 'history': expected [question, answer] pairs")
-        opening += [Turn("user", exchange[0]), Turn("assistant", exchange[1])]
-    parts = (text(row, name).strip() for name in ("instruction", "input") if name in row)
-    return *opening, Turn("user", "\n".join(part for part in parts if part))
+def asked(row: Row, name: str) -> Prompt:
+    """The prompt in one column, see `prompt_of`; an instruction has its input on the next line."""
+    value = decoded(row[name])
+    if name == "instruction":
+        return Prompt((Turn("user", _instruction(row)),))
+    if isinstance(value, Mapping) and not is_chat_turn(value):
+        value = _of_object(value, name)
+    if is_chat_turn(value):
+        value = [value]
+    if is_chat(value):
+        return Prompt(tuple(chat_turns({name: value}, name)), verbatim=True)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return Prompt((Turn("user", value[0].strip()),))
+    return _of_text(text({name: value}, name), verbatim=name == "prompt")
+
+
+def _of_object(value: Mapping[str, Any], name: str) -> Any:
+    if is_chat(value.get("messages")):
+        if value.get("tools"):
+            raise Drop(
+                f"field {name!r}: holds tools, which are not given to the chat template; write them as a system turn"
+            )
+        return value["messages"]
+    key = first_key(dict(value), _WHOLE_TEXT)
+    if key is None:
+        raise Drop(f"field {name!r}: is an object with the fields {', '.join(value)}, expected text or turns")
+    return value[key]
+
+
+def _of_text(value: str, *, verbatim: bool) -> Prompt:
+    if turns := chatml_turns(value):
+        return Prompt(tuple(turns), closing=_CHATML_END)
+    if (tagged := tagged_prompt(value)) is not None:
+        return Prompt(*tagged)
+    return Prompt((Turn("text", value),), verbatim=True) if verbatim else Prompt((Turn("user", value.strip()),))
+
+
+def _instruction(row: Row) -> str:
+    """Alpaca's instruction with its input on the next line; Dolly calls the input `context`."""
+    names = [name for name in ("instruction", "input", "context") if isinstance(row.get(name), str)]
+    return "\n".join(part for part in (text(row, name).strip() for name in names) if part)
+
+
+def chatml_turns(value: str) -> list[Turn]:
+    """The turns of a text in ChatML, less an empty assistant turn at its end; none if it is something else."""
+    if not value.lstrip().startswith("<|im_start|>") or _CHATML.sub("", value).strip():
+        return []
+    said = [(role.strip().lower(), content.strip()) for role, content in _CHATML.findall(value)]
+    if any(role not in ROLES for role, _ in said):
+        return []
+    turns = [Turn(ROLES[role], content) for role, content in said]
+    return turns[:-1] if turns[-1] == Turn("assistant", "") else turns
+
+
+def answer_turn(value: Any, name: str) -> list[Turn] | str:
+    """An answer as text, or as the turns that hold it, whichever way the column `name` has it."""
+    value = decoded(value)
+    if isinstance(value, str):
+        return value
+    if is_chat_turn(value):
+        return [chat_turn(value, name)]
+    if is_chat(value):
+        return chat_turns({name: value}, name)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return value[0]
+    expected = "one answer as text or as turns" if isinstance(value, list | dict) else "text"
+    raise Drop(f"field {name!r}: is {kind_of(value)}, expected {expected}")

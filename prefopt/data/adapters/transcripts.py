@@ -4,6 +4,7 @@ Where the prompt of such a pair ends and its answers begin is decided here, in `
 """
 
 import re
+from collections.abc import Sequence
 
 from ..records import Candidates, Turn
 from .base import register
@@ -11,7 +12,7 @@ from .fields import ROLES, Drop, Row, is_text, merge_speakers, text
 
 HH_TAG = re.compile(r"\n\n(Human|Assistant):")
 HH_START = re.compile(r"\s*(Human|Assistant):")
-WORDS = "Human|Assistant|User|人类|用户|助手|助理|机器人|问|答"
+WORDS = "Human|Assistant|User|人类|人類|用户|用戶|使用者|助手|助理|机器人|機器人|问|問|答"
 SPEAKERS = {**ROLES, "答": "assistant"}
 # From the published form to what translation leaves of it: a tag after a blank line, on its own line, after any space.
 # A looser form is tried only where a stricter one does not explain the whole prompt, as answers may quote tags.
@@ -39,6 +40,7 @@ def _is_hh(row: Row) -> bool:
 @register(
     "hh-rlhf",
     kind="pair",
+    source="https://huggingface.co/datasets/Anthropic/hh-rlhf",
     fields=r'chosen, rejected: "\n\nHuman: ...\n\nAssistant: ..." transcripts',
     recognises=_is_hh,
 )
@@ -90,8 +92,19 @@ def tagged_prompt(transcript: str) -> tuple[tuple[Turn, ...], tuple[str, ...]] |
     return tuple(conversation), (*repairs, "final assistant tag was missing")
 
 
-def untagged(answer: str) -> tuple[str, tuple[str, ...]]:
-    """An answer less the assistant tag that some copies repeat before it."""
+def transcript_turns(value: str) -> list[Turn]:
+    """The turns of a text that is a transcript from its first character on, the user's first; else none."""
+    if not TAGS[0].match(value):
+        return []
+    turns = split_turns(value, TAGS[0])
+    return turns if turns[0].role == "user" else []
+
+
+def untagged(answer: str, prompt: Sequence[Turn] = ()) -> tuple[str, tuple[str, ...]]:
+    """An answer less the transcript of its prompt, or the assistant tag, that some copies repeat before it."""
+    whole = transcript_turns(answer)
+    if whole and whole[:-1] == list(prompt) and whole[-1].role == "assistant":
+        return whole[-1].content, ("prompt removed from the beginning of an answer",)
     tag = TAGS[0].match(answer)
     if tag and SPEAKERS[tag[1].lower()] == "assistant":
         return answer[tag.end() :].strip(), ("assistant tag removed from an answer",)
@@ -112,8 +125,8 @@ def read_rm_static(row: Row) -> Candidates:
     if tagged is None:
         raise Drop("prompt does not start with a speaker tag")
     prompt, repairs = tagged
-    chosen, chosen_repairs = untagged(text(row, "chosen"))
-    rejected, rejected_repairs = untagged(text(row, "rejected"))
+    chosen, chosen_repairs = untagged(text(row, "chosen"), prompt)
+    rejected, rejected_repairs = untagged(text(row, "rejected"), prompt)
     return Candidates(prompt, (chosen, rejected), repairs=tuple({*repairs, *chosen_repairs, *rejected_repairs}))
 
 

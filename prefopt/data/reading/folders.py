@@ -50,7 +50,7 @@ def files_of(folder: Path, split: str, report: LoadReport) -> list[Path]:
     _check_shards(folder, chosen)
     beside = [path for path, label in labels.items() if path not in chosen and has_word(label or split, split)]
     if beside or others:
-        report.note(f"not read in {folder}: {_names(folder, [*beside, *others])}")
+        report.note("files beside these are not read", f"{folder}: {_names(folder, [*beside, *others])}")
     return chosen
 
 

@@ -63,7 +63,7 @@ def _served(content: Mapping[str, Any], place: str, report: LoadReport) -> Itera
     items = content["rows"]
     total = content.get("num_rows_total")
     if isinstance(total, int) and total > len(items):
-        report.note(f"{place} is a page of {len(items):,} of the {total:,} rows of a dataset")
+        report.note("the file is one page of a dataset", f"{place}, {len(items):,} of {total:,} rows")
     for number, item in enumerate(items, 1):
         if cut := item.get("truncated_cells"):
             report.drop("cells are truncated by the datasets-server", f"{place}:item {number}", ", ".join(cut))

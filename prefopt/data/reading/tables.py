@@ -43,7 +43,7 @@ def read_arrow(path: Path, split: str, report: LoadReport) -> Iterator[Located]:
     import pyarrow
 
     def batches() -> Iterator["pyarrow.RecordBatch"]:
-        with pyarrow.memory_map(str(path)) as source:
+        with pyarrow.OSFile(str(path)) as source:
             if source.read(6) == b"ARROW1":
                 file = pyarrow.ipc.open_file(source)
                 yield from map(file.get_batch, range(file.num_record_batches))

@@ -1,0 +1,79 @@
+"""Columns under names of a user's own: which of them is the prompt, which the answers, and so on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..utils.names import hint
+from .adapters.answers import RANK_LISTS, SCORE_LISTS
+from .adapters.columns import CONVERSATIONS, HISTORY, LABELS, QUESTIONS, SYSTEM
+from .reading import Located
+from .records import DataError
+from .report import LoadReport
+
+TARGETS = tuple(
+    dict.fromkeys(
+        (
+            *("prompt", "chosen", "rejected", "response", "responses", "completion", "output", "answer"),
+            *("margin", "grade", "score_chosen", "score_rejected", "finished", "finish_reason", "text", "tools"),
+            *(*QUESTIONS, *CONVERSATIONS, *SYSTEM, *HISTORY, *LABELS, *SCORE_LISTS, *RANK_LISTS),
+        )
+    )
+)
+"""What a column may be mapped to: the names by which the known formats know it."""
+
+
+def check_columns(columns: Mapping[str, str] | None) -> None:
+    """Raise DataError for a mapping with a name that no format knows, or of something else than names."""
+    if columns is not None and not isinstance(columns, Mapping):
+        raise DataError(f"columns is {columns!r}: expected a mapping such as {{'prompt': 'question'}}")
+    for target, name in (columns or {}).items():
+        if target not in TARGETS:
+            raise DataError(f"columns: no format reads {target!r}{hint(target, TARGETS)}")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"columns: {target!r} is {name!r}, expected the name of a column of the rows")
+
+
+def mapped(rows: Iterator[Located], columns: Mapping[str, str], report: LoadReport) -> Iterator[Located]:
+    """The rows with their columns under the names that formats know; the others are counted as unread.
+
+    A row that lacks one of the columns goes on without it.
+
+    Raises:
+        DataError: the first row has a column of none of these names.
+    """
+    used = {name.partition(".")[0] for name in columns.values()}
+    for number, (origin, row) in enumerate(rows):
+        if number == 0 and (missing := [name for name in columns.values() if _value(row, name) is None]):
+            raise DataError(f"{origin}: columns names {missing[0]!r}, which the row has not{hint(missing[0], row)}")
+        report.unread.update(name for name in row if name not in used)
+        values = ((target, _value(row, name)) for target, name in columns.items())
+        yield origin, {target: value for target, value in values if value is not None}
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """What stands under a name, or under a path through objects and lists such as `input.messages` or `info.0.text`."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def parsed_columns(words: Sequence[str] | None) -> dict[str, str] | None:
+    """The mapping that a command line gives as `prompt=question chosen=good`.
+
+    Raises:
+        DataError: a word that is no NAME=COLUMN.
+    """
+    if not words:
+        return None
+    wrong = next((word for word in words if "=" not in word), None)
+    if wrong is not None:
+        raise DataError(f"--columns {wrong}: expected NAME=COLUMN, such as prompt=question")
+    return dict(word.split("=", 1) for word in words)  # type: ignore[misc]
