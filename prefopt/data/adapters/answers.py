@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from ..records import Candidates, Turn, kind_of
-from .columns import decoded
+from .columns import decoded, peek
 from .fields import Drop, Row, is_chat_turn, items, merge_speakers, number, numbers, terminated
 from .questions import Prompt, answer_turn, prompt_of
 from .transcripts import common_turns, pair_of, untagged
@@ -201,9 +201,8 @@ def _answer(row: Row, name: str) -> Answer:
     if name not in row:
         raise Drop(f"field {name!r}: missing")
     answer = answer_turn(row[name], name)
-    turns = row.get("turn")
-    if isinstance(turns, int) and isinstance(answer, list):
-        answer = answer[: _end_of_exchange(answer, turns)]  # a conversation that was judged after this exchange
+    if isinstance(answer, list) and isinstance(peek(row, "turn"), int):
+        answer = answer[: _end_of_exchange(answer, row["turn"])]  # a conversation that was judged after this exchange
     return answer
 
 

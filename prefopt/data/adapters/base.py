@@ -35,7 +35,13 @@ from .opening import opened
 KINDS = ("pair", "list", "unpaired", "sft", "prompt")
 """What a row of a format holds, from what says most about it to what says least."""
 
-EXTRAS = ("margin", "grade", "score_chosen", "score_rejected")
+PAIR_SCORES = tuple(
+    names
+    for word in ("score", "rating", "reward", "upvotes")
+    for names in ((f"{word}_chosen", f"{word}_rejected"), (f"chosen_{word}", f"rejected_{word}"))
+)
+"""What the scores of both sides of a pair are called; the first two that a row has count."""
+EXTRAS = frozenset(("margin", "grade", *(name for names in PAIR_SCORES for name in names)))
 """Columns that a pair may have in any format."""
 
 Read = Callable[[Row], Candidates]
@@ -96,9 +102,9 @@ class Adapter:
                 "the kind that fits, or raise Drop for this row"
             )
         candidates = check(candidates, self.kind)
-        columns = _extras(row) if self.kind == "pair" and any(name in row for name in EXTRAS) else {}
+        columns = {} if self.kind != "pair" or EXTRAS.isdisjoint(row.keys()) else _extras(row, candidates)
         if self.comes_with_prefopt and (name := unread_and_telling(row, candidates)):
-            raise Drop(f"column {name!r} says something that is not read: map it by `columns`, or leave it out")
+            raise Drop(f"column {name!r} tells what the row means, and is not read: name those to read by `columns`")
         if self.finish_columns and (finished := terminated(row, count)) is not None:
             columns["finished"] = finished
         return replace(candidates, **columns) if columns else candidates
@@ -283,10 +289,12 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _extras(row: Row) -> dict[str, Any]:
+def _extras(row: Row, candidates: Candidates) -> dict[str, Any]:
     """The optional columns of a pair, as fields of `Candidates`."""
-    scores = [number(row, name) for name in ("score_chosen", "score_rejected") if name in row]
-    columns: dict[str, Any] = {"scores": tuple(scores) if len(scores) == 2 else None}
+    columns: dict[str, Any] = {}
+    names = next((names for names in PAIR_SCORES if names[0] in row and names[1] in row), None)
+    if names is not None and candidates.scores is None:
+        columns["scores"] = tuple(number(row, name) for name in names)
     if "margin" in row:
         columns["margin"] = number(row, "margin")
     if "grade" in row:

@@ -61,9 +61,14 @@ class Columns(dict[str, Any]):
         """The columns that nobody asked for, in their order."""
         return [name for name in self if name not in self.read]
 
-    def peek(self, name: str) -> Any:
-        """A value that does not count as read thereby."""
-        return super().get(name)
+    def plain(self) -> dict[str, Any]:
+        """The row as a plain dict, in which nothing counts as read."""
+        return dict(super().items())  # and not `copy`, which asks this class for each value
+
+
+def peek(row: Mapping[str, Any], name: str) -> Any:
+    """A value that does not count as read thereby; None where the row has no such column."""
+    return dict.get(row, name) if isinstance(row, dict) else row.get(name)
 
 
 def decoded(value: Any) -> Any:
@@ -81,7 +86,7 @@ def unread_and_telling(row: Columns, candidates: Candidates) -> str | None:
     """The first column that was not read, says what a row means, and does not merely repeat what was read."""
     said: set[str] | None = None
     for name in row.unread():
-        value = row.peek(name)
+        value = peek(row, name)
         if not (name in TELLING or holds_turns(value)):
             continue
         said = {text.strip() for text in texts(candidates)} if said is None else said

@@ -10,7 +10,7 @@ from typing import Any
 from ..records import Candidates, Turn
 from .answers import pair
 from .base import register
-from .columns import CONVERSATIONS, QUESTIONS, Columns
+from .columns import CONVERSATIONS, QUESTIONS, peek
 from .fields import Drop, Row, chat_turn, chat_turns, first_key, is_chat, is_chat_turn, is_text, items, merge_speakers
 from .questions import Prompt, answer_turn, prompt_of
 from .transcripts import pair_of
@@ -71,7 +71,9 @@ def read_llamafactory(row: Row) -> Candidates:
     source="https://github.com/wjmZZZ/LLM-zero2hero",
 )
 def read_chosen_role(row: Row) -> Candidates:
-    name = next(name for name in CONVERSATIONS if _has_both_roles(row.get(name)))
+    name = next((name for name in CONVERSATIONS if _has_both_roles(peek(row, name))), None)
+    if name is None:
+        raise Drop(f"none of the fields {', '.join(CONVERSATIONS)} has turns of chosen_gpt and rejected_gpt")
     *before, one, other = items(row, name)
     sides = {_role(turn).lower(): {**turn, "from": "assistant", "role": "assistant"} for turn in (one, other)}
     if not {"chosen_gpt", "rejected_gpt"} <= sides.keys():
@@ -154,7 +156,7 @@ def read_trl(row: Row) -> Candidates:
 def _may_be_prompt(row: Row) -> str | None:
     """A column beside the answers with a text of several words, which may be what they answer."""
     for name in row:
-        value = row.peek(name) if isinstance(row, Columns) else row[name]
+        value = peek(row, name)
         if name not in ("chosen", "rejected") and isinstance(value, str) and _SEVERAL.search(value):
             return name
     return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import Turn, kind_of
-from .columns import CONVERSATIONS, HISTORY, QUESTIONS, decoded
+from .columns import CONVERSATIONS, HISTORY, QUESTIONS, decoded, peek
 from .fields import ROLES, Drop, Row, chat_turn, chat_turns, first_key, is_chat, is_chat_turn, merge_speakers, text
 from .opening import earlier_turns
 from .transcripts import tagged_prompt
@@ -109,7 +109,7 @@ def _of_text(value: str, *, verbatim: bool) -> Prompt:
 
 def _instruction(row: Row) -> str:
     """Alpaca's instruction with its input on the next line; Dolly calls the input `context`."""
-    names = [name for name in ("instruction", "input", "context") if isinstance(row.get(name), str)]
+    names = [name for name in ("instruction", "input", "context") if isinstance(peek(row, name), str)]
     return "\n".join(part for part in (text(row, name).strip() for name in names) if part)
 
 

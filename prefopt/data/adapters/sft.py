@@ -9,7 +9,7 @@ from typing import Any
 from ..records import Candidates, Response, Turn
 from .answers import is_good
 from .base import REGISTRY, register
-from .columns import CONVERSATIONS, LABELS, QUESTIONS, decoded
+from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, decoded, peek
 from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, number, text
 from .questions import Prompt, asked, prompt_of
 from .transcripts import transcript_turns
@@ -203,7 +203,8 @@ def read_labelled(row: Row) -> Candidates:
     name = first_key(row, LABELS)
     if name is None:
         raise Drop(f"none of the fields {', '.join(LABELS)}")
-    form = next((REGISTRY[form] for form in DEMONSTRATIONS if REGISTRY[form].knows(row)), None)
+    plain = row.plain() if isinstance(row, Columns) else row
+    form = next((REGISTRY[form] for form in DEMONSTRATIONS if REGISTRY[form].knows(plain)), None)
     if form is None:
         raise Drop("no answer in a known form beside the label")
     return replace(form.read(row), label=is_good(row, name))
@@ -255,7 +256,7 @@ def read_query_prompt(row: Row) -> Candidates:
 )
 def read_messages_prompt(row: Row) -> Candidates:
     """The conversation up to its last user turn; what the assistant says after it is not needed."""
-    name = next((name for name in CONVERSATIONS if is_chat(row.get(name))), CONVERSATIONS[0])
+    name = next((name for name in CONVERSATIONS if is_chat(peek(row, name))), CONVERSATIONS[0])
     return _prompt_alone(Prompt(tuple(chat_turns(row, name))), name)
 
 

@@ -1,0 +1,83 @@
+"""Shapes of rows that people publish and keep: each is read as its documentation says, or refused with its column named."""
+
+from typing import Any
+
+import pytest
+
+from prefopt.data import DataError, load
+from tests.helpers.shapes import BETTER, HUB, MULTI, READ, SYSTEM, WORSE, Q, bot, user
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "purpose", "row", "meaning"), READ, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(READ)]
+)
+def test_a_published_shape_is_read(
+    name: str, source: str, purpose: str, row: dict[str, Any], meaning: dict[str, Any]
+) -> None:
+    dataset, report = load([row, row], purpose)
+    assert report.adapter == name and len(dataset) == 2
+    assert {column: dataset[0][column] for column in meaning} == meaning
+    assert set(dataset.column_names) - set(meaning) <= {"prompt"}
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], str]] = [  # whose, purpose, a row, which column the message names
+    (HUB + "OpenAssistant/oasst1", "sft", {"text": BETTER, "role": "assistant", "parent_id": "a"}, "role"),
+    (
+        "OpenAI tools",
+        "sft",
+        {"messages": [user(Q), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
+        "messages",
+    ),
+    ("tools in use", "sft", {"messages": [user(Q), bot(BETTER)], "tools": [{"name": "clock"}]}, "tools"),
+    ("samples in no order", "sft", {"prompt": Q, "responses": [WORSE, BETTER, "?"]}, "score or rank"),
+    ("images", "sft", {"messages": [{"role": "user", "content": [{"type": "image"}]}, bot(BETTER)]}, "image"),
+    ("a bad answer", "sft", {"prompt": Q, "completion": WORSE, "label": "false"}, "labelled as a bad one"),
+    ("a category", "sft", {"prompt": Q, "completion": BETTER, "label": "cooking"}, "label"),
+    ("a weight", "sft", {"prompt": Q, "completion": BETTER, "weight": 0.5}, "weight"),
+    ("a tie", "preferences", {"prompt": Q, "response_a": BETTER, "response_b": WORSE, "winner": "tie"}, "tie"),
+    (
+        "an unknown verdict",
+        "preferences",
+        {"prompt": Q, "response_1": BETTER, "response_2": WORSE, "label": 0},
+        "label",
+    ),
+    ("a prompt of another name", "preferences", {"ask": "What is it?", "chosen": BETTER, "rejected": "No."}, "ask"),
+    ("no prompt", "preferences", {"id": 3, "chosen": BETTER, "rejected": "No."}, "no prompt"),
+    (
+        "turns under another name",
+        "preferences",
+        {"before": MULTI, "prompt": "More?", "chosen": BETTER, "rejected": WORSE},
+        "before",
+    ),
+    (
+        "two systems",
+        "preferences",
+        {"system": "Be long.", "prompt": [SYSTEM, user(Q)], "chosen": BETTER, "rejected": WORSE},
+        "system",
+    ),
+    (
+        "context in text",
+        "preferences",
+        {"context": "A text.", "question": Q, "chosen": BETTER, "rejected": WORSE},
+        "context",
+    ),
+    ("a label on a pair", "preferences", {"prompt": Q, "chosen": BETTER, "rejected": WORSE, "label": 0}, "label"),
+    (
+        "ranks of some",
+        "preferences",
+        {"prompt": Q, "answers": [{"answer": BETTER, "rank": 1}, {"answer": WORSE}]},
+        "rank",
+    ),
+    (
+        "numbers that are no scores",
+        "preferences",
+        {"prompt": Q, "answers": [{"answer": BETTER, "tokens": 3}, {"label": 1}]},
+        "answers",
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "purpose", "row", "named"), REFUSED, ids=[what for what, *_ in REFUSED])
+def test_what_cannot_be_read_is_refused_and_named(what: str, purpose: str, row: dict[str, Any], named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        load([row, row], purpose)
