@@ -20,7 +20,8 @@ OTHERS: dict[str, Command] = {
     ),
     "compare": Command("Compare methods side by side, with error bars.", "prefopt.cli.compare", goes_on=True),
     "data": Command(
-        "Find what is wrong with a dataset: prefopt data check FILE.", tools={"check": "prefopt.cli.data_check"}
+        "Find what is wrong with a dataset: prefopt data check FILE.",
+        tools={"check": "prefopt.cli.data_check", "formats": "prefopt.cli.data_formats"},
     ),
 }
 

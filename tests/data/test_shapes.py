@@ -1,4 +1,4 @@
-"""Shapes of rows that people publish and keep: each is read as its documentation says, or refused with its column named."""
+"""Shapes of rows that people publish and keep: each is read as documented, or refused with its column named."""
 
 from typing import Any
 

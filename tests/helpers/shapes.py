@@ -362,7 +362,8 @@ READ: list[Shape] = [  # name, source, purpose, a row, what it means
         HUB + "mlabonne/chatml_dpo_pairs",
         "preferences",
         {
-            "prompt": f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n",
+            "prompt": "<|im_start|>system\nBe brief.<|im_end|>\n"
+            f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n",
             "chosen": BETTER + "<|im_end|>\n",
             "rejected": WORSE + "<|im_end|>",
         },

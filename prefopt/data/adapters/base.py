@@ -65,6 +65,7 @@ class Adapter:
         finish_columns: the columns `finished` and `finish_reason` beside the answers say which responses were
             truncated. In formats whose names are not ours to define these columns may mean anything.
         source: where the format is documented or kept.
+        unread: columns that published rows of this format have and that are not read, for people.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Adapter:
     read: Read
     finish_columns: bool = False
     source: str = ""
+    unread: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -136,6 +138,7 @@ def register(
     recognises: Callable[[Row], bool] = never,
     finish_columns: bool = False,
     source: str = "",
+    unread: str = "",
 ) -> Callable[[Read], Read]:
     """Make a function the adapter of a format, for the rest of the program; the function stays what it is.
 
@@ -147,7 +150,7 @@ def register(
     """
 
     def enter(read: Read) -> Read:
-        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source)
+        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source, unread)
         if name in REGISTRY and REGISTRY[name].comes_with_prefopt > adapter.comes_with_prefopt:
             raise DataError(f"adapter {name!r} comes with prefopt: register yours under another name")
         REGISTRY[name] = adapter

@@ -27,10 +27,17 @@ class PairFormat(NamedTuple):
     rejected: str
     source: str
     prompt: bool = True
+    unread: str = ""
 
 
 PAIRS = (
-    PairFormat("cvalues", "pos_resp", "neg_resp", "https://modelscope.cn/datasets/damo/CValues-Comparison"),
+    PairFormat(
+        "cvalues",
+        "pos_resp",
+        "neg_resp",
+        "https://modelscope.cn/datasets/damo/CValues-Comparison",
+        unread="pos_type, neg_type",
+    ),
     PairFormat(
         "openai-preference",
         "preferred_output",
@@ -43,7 +50,13 @@ PAIRS = (
     PairFormat("ms-swift-messages", "messages", "rejected_messages", GITHUB + "modelscope/ms-swift", prompt=False),
     PairFormat("ms-swift-conversation", "messages", "rejected_response", GITHUB + "modelscope/ms-swift", prompt=False),
     PairFormat("ms-swift", "response", "rejected_response", GITHUB + "modelscope/ms-swift"),
-    PairFormat("stack-exchange-paired", "response_j", "response_k", HUB + "lvwerra/stack-exchange-paired"),
+    PairFormat(
+        "stack-exchange-paired",
+        "response_j",
+        "response_k",
+        HUB + "lvwerra/stack-exchange-paired",
+        unread="qid, date, metadata",
+    ),
     PairFormat("response-chosen", "response_chosen", "response_rejected", GITHUB + "shibing624/MedicalGPT"),
     PairFormat("chosen-response", "chosen_response", "rejected_response", HUB + "argilla"),
 )
@@ -58,6 +71,7 @@ class JudgedFormat(NamedTuple):
     columns: tuple[str, ...]
     source: str
     prompt: str | None = None
+    unread: str = ""
 
 
 JUDGED = (
@@ -67,8 +81,17 @@ JUDGED = (
         by_name,
         ("better_response_id",),
         HUB + "PKU-Alignment/PKU-SafeRLHF",
+        unread="safer_response_id, is_response_0_safe, is_response_1_safe",
     ),
-    JudgedFormat("shp", ("human_ref_A", "human_ref_B"), first_if_true, ("labels",), HUB + "stanfordnlp/SHP", "history"),
+    JudgedFormat(
+        "shp",
+        ("human_ref_A", "human_ref_B"),
+        first_if_true,
+        ("labels",),
+        HUB + "stanfordnlp/SHP",
+        "history",
+        "score_A, score_B, score_ratio, ...",
+    ),
     JudgedFormat(
         "webgpt", ("answer_0", "answer_1"), by_score, ("score_0", "score_1"), HUB + "openai/webgpt_comparisons"
     ),
@@ -117,12 +140,18 @@ class ListFormat(NamedTuple):
     name: str
     column: str
     source: str
+    unread: str = ""
 
 
 LISTS = (
     ListFormat("rrhf", "responses", GITHUB + "GanjinZero/RRHF"),
-    ListFormat("nectar", "answers", HUB + "berkeley-nest/Nectar"),
-    ListFormat("ultrafeedback", "completions", HUB + "openbmb/UltraFeedback"),
+    ListFormat("nectar", "answers", HUB + "berkeley-nest/Nectar", "turns, num_responses, source, good_natured"),
+    ListFormat(
+        "ultrafeedback",
+        "completions",
+        HUB + "openbmb/UltraFeedback",
+        "models, correct_answers, annotations of a completion, ...",
+    ),
     ListFormat("gpt4-comparisons", "responses_and_scores", GITHUB + "Instruction-Tuning-with-GPT-4/GPT-4-LLM"),
     ListFormat("candidates", "candidates", ""),
     ListFormat("outputs", "outputs", ""),
@@ -149,7 +178,9 @@ def _enter_pair(entry: PairFormat) -> None:
         return pair(prompt, answer_turn(row[chosen], chosen), answer_turn(row[rejected], rejected))
 
     fields = f"{'prompt (or question, messages, ...), ' if entry.prompt else ''}{chosen}, {rejected}"
-    register(entry.name, kind="pair", fields=fields, recognises=recognises, source=entry.source)(read)
+    register(entry.name, kind="pair", fields=fields, recognises=recognises, source=entry.source, unread=entry.unread)(
+        read
+    )
 
 
 def _enter_judged(entry: JudgedFormat) -> None:
@@ -165,7 +196,14 @@ def _enter_judged(entry: JudgedFormat) -> None:
         return judged(row, entry.answers, entry.verdict, entry.columns, prompt)
 
     fields = f"{entry.prompt if entry.prompt is not None else 'prompt'}, {first}, {second}, {', '.join(entry.columns)}"
-    register(entry.name, kind="pair", fields=fields.lstrip(", "), recognises=recognises, source=entry.source)(read)
+    register(
+        entry.name,
+        kind="pair",
+        fields=fields.lstrip(", "),
+        recognises=recognises,
+        source=entry.source,
+        unread=entry.unread,
+    )(read)
 
 
 def _twins(row: Row) -> tuple[tuple[str, str], str] | None:
@@ -194,7 +232,9 @@ def _enter_list(entry: ListFormat) -> None:
         return several(row, entry.column, prompt_or_drop(row))
 
     fields = f"prompt (or query, ...), {entry.column}: [K texts] with scores or ranks, or [{{text, score or rank}}]"
-    register(entry.name, kind="list", fields=fields, recognises=recognises, source=entry.source)(read)
+    register(entry.name, kind="list", fields=fields, recognises=recognises, source=entry.source, unread=entry.unread)(
+        read
+    )
 
 
 def enter_all() -> None:
