@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ..data.records import FINISH_REASONS, Messages
+from ..data.records import FINISH_REASONS, Messages, plain_turn
 from ..generation.stopping import Sample
 
 Key = tuple[int, int, str, int]
@@ -19,7 +19,7 @@ Key = tuple[int, int, str, int]
 
 def prompt_key(prompt: Messages) -> str:
     """A hash of what a prompt says: the same prompt has the same key in every round."""
-    turns = [[turn["role"], turn["content"]] for turn in prompt]
+    turns = [list(plain_turn(turn).values()) for turn in prompt]
     return hashlib.blake2b(json.dumps(turns).encode(), digest_size=8).hexdigest()
 
 
@@ -86,7 +86,7 @@ class Candidate:
 
     def record(self) -> dict[str, Any]:
         """The candidate as a line of a file has it."""
-        prompt = [{"role": turn["role"], "content": turn["content"]} for turn in self.prompt]
+        prompt = [plain_turn(turn) for turn in self.prompt]
         temperature = float(self.temperature)  # 1 and 1.0 are the same bytes
         return {**asdict(self), "prompt": prompt, "prompt_key": self.prompt_key, "temperature": temperature}
 

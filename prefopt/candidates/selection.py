@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.records import plain_turn
 from ..generation.stopping import PARTIAL_CHARACTER
 from ..utils import jsonl
 from ..utils.renamed import renamed_arguments
@@ -158,7 +159,7 @@ def _worse(group: Group, margin: float) -> Group:
 
 
 def _prompt(row: Scored) -> list[dict[str, str]]:
-    return [{"role": turn["role"], "content": turn["content"]} for turn in row.candidate.prompt]
+    return [plain_turn(turn) for turn in row.candidate.prompt]
 
 
 def _text(candidate: Candidate) -> str:
@@ -197,7 +198,8 @@ def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candid
     """Pairs without a scorer: a dataset's answers, chosen, against a policy's own responses (SPIN, arXiv:2401.01335).
 
     Every distinct answer to a prompt makes a pair with every distinct response to it. Left out, and counted, are
-    responses that the length limit truncated, empty ones, and those that say what another or an answer says.
+    responses that the length limit truncated, empty ones, those that say what another or an answer says, and answers
+    that call tools, whose text is the chat template's.
 
     Args:
         rows: what `load_sft` returns: `prompt`, `response` and, where known, `finished`.
@@ -206,10 +208,13 @@ def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candid
         The pairs, and how many responses were left out for which reason.
     """
     answers: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        answers.setdefault(prompt_key(row["prompt"]), {}).setdefault(row["response"].strip(), row)
-    rejected: dict[str, dict[str, Candidate]] = {key: {} for key in answers}
     left_out: Counter[str] = Counter()
+    for row in rows:
+        if any(row.get("tool_calls") or ()):
+            left_out["answers that call tools, which have no text"] += 1
+        else:
+            answers.setdefault(prompt_key(row["prompt"]), {}).setdefault(row["response"].strip(), row)
+    rejected: dict[str, dict[str, Candidate]] = {key: {} for key in answers}
     for candidate in candidates:
         if reason := _unfit(candidate, answers, rejected):
             left_out[reason] += 1
@@ -240,7 +245,7 @@ def _unfit(candidate: Candidate, answers: Mapping[str, Any], rejected: Mapping[s
 
 def _against(row: Mapping[str, Any], candidate: Candidate) -> Row:
     """An answer, which ended with a stop token unless its row says otherwise, and a response."""
-    prompt = [{"role": turn["role"], "content": turn["content"]} for turn in row["prompt"]]
+    prompt = [plain_turn(turn) for turn in row["prompt"]]
     ended = (row.get("finished") or [True])[0]
     sides = {"chosen": row["response"], "rejected": candidate.response}
     return {"prompt": prompt, **sides, "finished": [ended, candidate.finish_reason == "stop"]}

@@ -17,6 +17,7 @@ from ..data.check import UNREADABLE, FileReport, LengthBias, Report, check
 from ..data.loading import Reading
 from ..data.mapping import parsed_columns
 from ..data.records import DataError
+from ..data.template_variables import set_template_defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,8 @@ WORDS = {
     "boundary_merges": "answers whose first token would merge with the prompt's last",
     "template_mismatches": "answers the chat template renders otherwise in the whole conversation",
     "answers_dropped": "later answers dropped, as the chat template rewrites an earlier one",
+    "tool_calls_unwritten": "rows lost, as the chat template does not write their tool calls after the prompt",
+    "template_inputs_unread": "rows with tools or chat_template_kwargs the chat template does not read",
     "special_tokens_kept": "rows whose prompt (or bare text) spells a special token, and so gets a real one",
     "special_tokens_split": "rows whose answer (or plain prompt) spells a special token, kept as text",
     "doubled_bos": "prompts that bring their own BOS",
@@ -40,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(list(argv))
     try:
         reading = Reading(args.adapter, args.split, args.strict, parsed_columns(args.columns))
-        report = check(args.files, reading, _tokenizer(args.tokenizer), args.max_length)
+        report = check(args.files, reading, _tokenizer(args), args.max_length)
     except DataError as error:
         _complain(str(error), args.json)
         return UNREADABLE
@@ -81,21 +84,31 @@ def _parser() -> argparse.ArgumentParser:
         help="columns under names of your own: prompt=question chosen=good rejected=bad",
     )
     parser.add_argument("--tokenizer", help="a model path or hub id: also check what happens on the way to token ids")
+    parser.add_argument(
+        "--chat_template_kwargs",
+        metavar="JSON",
+        help="with --tokenizer: values of variables that its chat template reads, as in training",
+    )
     parser.add_argument("--max_length", type=int, help="with --tokenizer: the longest sequence in tokens")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used (exit code 2)")
     return parser
 
 
-def _tokenizer(name: str | None) -> "PreTrainedTokenizerBase | None":
+def _tokenizer(args: argparse.Namespace) -> "PreTrainedTokenizerBase | None":
+    name: str | None = args.tokenizer
     if name is None:
+        if args.chat_template_kwargs:
+            raise DataError("--chat_template_kwargs means nothing without --tokenizer, whose template reads them")
         return None
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(f"--tokenizer {name}: no tokenizer can be loaded from there: {error}") from error
+    set_template_defaults(tokenizer, args.chat_template_kwargs)
+    return tokenizer
 
 
 def show(report: Report, console: Console) -> None:

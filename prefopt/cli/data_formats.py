@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ..data.adapters import REGISTRY, Adapter
 from ..data.adapters.base import EXTRAS, KINDS
-from ..data.adapters.columns import HISTORY, LABELS, QUESTIONS, SYSTEM
+from ..data.adapters.columns import HISTORY, LABELS, QUESTIONS, SYSTEM, TEMPLATE_INPUTS
 
 TITLES = {
     "pair": "Pairs: a chosen and a rejected answer",
@@ -20,6 +20,7 @@ TITLES = {
 NOTES = (
     f"A prompt is the first of {', '.join(QUESTIONS)}, or a conversation.",
     f"Before it come, in any format, {', '.join(SYSTEM)} and {', '.join(HISTORY)}.",
+    f"For the chat template, in any format, {' and '.join(TEMPLATE_INPUTS)}; an assistant's turn may have tool_calls.",
     f"A pair may also have {', '.join(sorted(EXTRAS))}.",
     f"A demonstration may also have {', '.join(LABELS)}: one that they call bad is not learnt.",
     "A column that is not read is named with its count; one that holds turns, or has one of the names above, drops "

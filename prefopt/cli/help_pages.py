@@ -22,7 +22,14 @@ from .options import Option
 
 NEEDED = ("model_name_or_path", "dataset_name")
 OUTPUT = ("output_dir", "resume_from_checkpoint")
-MODEL = ("trust_remote_code", "model_init_kwargs", "chat_template_path", "eos_token", "pad_token")
+MODEL = (
+    "trust_remote_code",
+    "model_init_kwargs",
+    "chat_template_path",
+    "chat_template_kwargs",
+    "eos_token",
+    "pad_token",
+)
 DATA = ("max_length", "max_prompt_length", "truncation_mode", "dataset_num_proc")
 TRAINING = (
     "learning_rate",

@@ -17,6 +17,7 @@ from ..candidates.candidate import Candidate
 from ..candidates.dataset_answers import DatasetAnswers
 from ..candidates.generate import Origin, generate_into
 from ..candidates.pool import Pool
+from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import check_mode, with_turns
 from ..objectives.sampling_arguments import SamplingArguments
 from ..training.arguments import LoadingArguments, RowsArguments
@@ -52,6 +53,11 @@ class SamplingCommandArguments(SamplingArguments):
     seed: int = option(0, "Decides what is sampled: the same seed samples the same.")
     text_prompts: str = option(
         "auto", "What a prompt in plain text is: user, verbatim, or auto: user where there is a chat template."
+    )
+    chat_template_kwargs: dict[str, Any] | None = option(
+        None,
+        'Values of variables that the chat template reads, such as {"enable_thinking": false}. A policy that was '
+        "trained with some has them as its defaults.",
     )
 
 
@@ -139,6 +145,7 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
 
     processes, folder = PartialState(), Path(args.output_dir).expanduser()
     policy, tokenizer = load_for_sampling(model_args, processes.device)
+    set_template_defaults(tokenizer, args.chat_template_kwargs)
     rows = with_turns(rows, tokenizer, args.text_prompts)
     dataset = DatasetAnswers(rows)
     version = policy_fingerprint(policy, tokenizer)

@@ -15,4 +15,5 @@ from .records import Messages as Messages
 from .records import Turn as Turn
 from .report import LoadReport as LoadReport
 from .template import stop_token_ids as stop_token_ids
+from .template_variables import set_template_defaults as set_template_defaults
 from .truncation import Encoding as Encoding

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .loading import Reading, Record, parse, to_dataset
-from .records import DataError
+from .records import DataError, Response
 from .report import EXAMPLES_PER_REASON, LoadReport
 from .row_encoder import Encoder
 from .truncation import Encoding
@@ -33,6 +33,8 @@ _NOTED = {
     "eos_lost": "_stops_lost",
     "template_mismatches": "_mismatches",
     "answers_dropped": "_answers_dropped",
+    "tool_calls_unwritten": "_unwritten",
+    "template_inputs_unread": "_inputs_unread",
     "special_tokens_kept": "_special_tokens_kept",
     "special_tokens_split": "_special_tokens_split",
 }
@@ -167,11 +169,16 @@ def _duplicates(records: Iterable[Record]) -> Finding:
     return finding
 
 
+def _length(response: Response) -> int:
+    """The characters of a response, those of its tool calls among them."""
+    return len(response) if isinstance(response, str) else sum(len(t.content) + len(t.tool_calls) for t in response)
+
+
 def _length_bias(records: Iterable[Record]) -> LengthBias | None:
     """Length in characters: a reward model that only counts them is right as often as `share` says."""
     from scipy.stats import binomtest, pointbiserialr
 
-    lengths = [[len(str(response)) for response in candidates.responses] for _, candidates in records]
+    lengths = [[_length(response) for response in candidates.responses] for _, candidates in records]
     unequal = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
     if not unequal:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .adapters.answers import UNORDERED
 from .loading import Source, load
-from .records import DataError, Turn
+from .records import TURN_EXTRAS, DataError, Turn
 from .row_encoder import NOTES, Encoder
 from .template import stop_token_ids as stop_token_ids
 from .truncation import Encoding as Encoding
@@ -27,6 +27,7 @@ KNOWN_COLUMNS = TEXT_COLUMNS | {
     "later_turns",
     "responses",
     "scores",
+    "tool_calls",
     "finished",
     "label",
     "margin",
@@ -74,7 +75,20 @@ def encode_dataset(
         desc="Encoding",
     )
     _log_notes(encoded, encoding or Encoding())
-    return encoded.remove_columns(list(NOTES))
+    return _written(encoded).remove_columns(list(NOTES))
+
+
+def _written(encoded: "datasets.Dataset") -> "datasets.Dataset":
+    """Encoded rows without those whose tool calls the chat template does not write."""
+    unwritten = encoded.with_format("numpy")["_unwritten"][:]
+    if not unwritten.any():
+        return encoded
+    if unwritten.all():
+        raise DataError(
+            f"all {len(encoded):,} rows answer by tool calls that the chat template does not write after the prompt: "
+            "give a template for tools by chat_template_path, or write each call as the text of its turn"
+        )
+    return encoded.select((unwritten == 0).nonzero()[0])
 
 
 def as_text(dataset: Source, purpose: str = "any") -> "datasets.Dataset":
@@ -98,11 +112,19 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
         return False
     if "label" in columns and ("response" not in columns or dataset.features["label"].dtype != "bool"):
         return False
-    if "finished" in columns and getattr(getattr(dataset.features["finished"], "feature", None), "dtype", "") != "bool":
-        return False
+    for name, kind in (("finished", "bool"), ("tool_calls", "string")):
+        if name in columns and getattr(getattr(dataset.features[name], "feature", None), "dtype", "") != kind:
+            return False
     chat = getattr(dataset.features["prompt"], "feature", None)
-    texts = (getattr(dataset.features[name], "dtype", None) for name in columns & TEXT_COLUMNS)
-    return isinstance(chat, Mapping) and set(chat) == {"role", "content"} and set(texts) <= {"string"}
+    texts = {getattr(dataset.features[name], "dtype", None) for name in columns & TEXT_COLUMNS}
+    return _is_chat(chat) and texts <= {"string"}
+
+
+def _is_chat(turn: Any) -> bool:
+    """Whether this is the type of turns that the load functions give: texts, the extras among them."""
+    if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn) <= {"role", "content", *TURN_EXTRAS}:
+        return False
+    return {getattr(turn[name], "dtype", None) for name in turn.keys() & {*TURN_EXTRAS}} <= {"string"}
 
 
 def _features(columns: list[str]) -> "datasets.Features":
@@ -136,7 +158,7 @@ def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
 
 def encode_prompt(turns: Iterable[Turn | Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The ids after which the model is to answer, for sampling: the very ids that training has before a response."""
-    messages = [{"role": t.role, "content": t.content} if isinstance(t, Turn) else dict(t) for t in turns]
+    messages = [t.message if isinstance(t, Turn) else dict(t) for t in turns]
     return Encoder(tokenizer, Encoding()).encode_prompt(messages)
 
 

@@ -15,7 +15,7 @@ from .adapters.answers import UNORDERED, Tie
 from .adapters.columns import Columns
 from .mapping import check_columns, mapped
 from .reading import Located, Source, read_rows
-from .records import Candidates, DataError, Turn
+from .records import TURN_EXTRAS, Candidates, DataError, Response, Turn
 from .report import LoadReport
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ def load_preferences(
 ) -> "datasets.Dataset":
     """Preference rows of any known format: `prompt` (list of {role, content}), `chosen`, `rejected` (text).
 
-    Also `margin`, `grade`, `score_chosen`, `score_rejected` where known. K-lists have `responses` (best first where
-    scores say so) and `scores` instead of a pair. `finished`, where the rows say it, has for each response whether it
-    is terminated: the model ended it by itself; one that was truncated gets no stop token. What was repaired and
-    dropped, and which columns nobody read, is logged; `load` returns it as well.
+    Turns have more where rows have it, see `TURN_EXTRAS`, and `tool_calls` has for each response the tools that it
+    calls. Also `margin`, `grade`, `score_chosen`, `score_rejected` where known. K-lists have `responses` (best first
+    where scores say so) and `scores` instead of a pair. `finished`, where the rows say it, has for each response
+    whether it is terminated: the model ended it by itself; one that was truncated gets no stop token. What was repaired
+    and dropped, and which columns nobody read, is logged; `load` returns it as well.
 
     Args:
         source: a file, a folder, a hub id, a `datasets.Dataset` or a list of dicts.
@@ -272,26 +273,45 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     """Records of one kind ("pair", "list", "sft", "prompt") as a table; columns nobody filled are left out."""
     import datasets
 
-    chat = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
-    types = {"prompt": chat, "later_turns": chat}
-    types |= {name: datasets.Value("float64") for name in ("margin", "score_chosen", "score_rejected")}
+    types: dict[str, Any] = {name: datasets.Value("float64") for name in ("margin", "score_chosen", "score_rejected")}
     types |= {name: datasets.Value("string") for name in ("chosen", "rejected", "response", "grade")}
     types["label"] = datasets.Value("bool")
-    lists = {"responses": "string", "scores": "float64", "finished": "bool"}
+    lists = {"responses": "string", "scores": "float64", "finished": "bool", "tool_calls": "string"}
     types |= {name: datasets.List(datasets.Value(kind)) for name, kind in lists.items()}
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    types |= {name: _chat_type(columns[name]) for name in ("prompt", "later_turns") if name in columns}
     return datasets.Dataset.from_dict(columns, features=datasets.Features({name: types[name] for name in columns}))
 
 
+def _chat_type(chats: Iterable[list[dict[str, str]]]) -> Any:
+    """The type of conversations: of the extras, those that some turn has."""
+    import datasets
+
+    some = {name for chat in chats for turn in chat for name in turn}
+    return datasets.List({n: datasets.Value("string") for n in ("role", "content", *TURN_EXTRAS) if n in some})
+
+
 def _plain(chat: Iterable[Turn]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in chat]
+    return [turn.message for turn in chat]
+
+
+def _text(response: Response) -> str:
+    """What a response says; of several turns, what the first of them says."""
+    return response if isinstance(response, str) else response[0].content
+
+
+def _calls(responses: Iterable[Response]) -> list[str | None] | None:
+    """The tools that each response calls, None where none does."""
+    calls = [None if isinstance(response, str) else response[0].tool_calls or None for response in responses]
+    return calls if any(calls) else None
 
 
 def _pair_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     return {
-        "chosen": [record.responses[0] for record in records],
-        "rejected": [record.responses[1] for record in records],
+        "chosen": [_text(record.responses[0]) for record in records],
+        "rejected": [_text(record.responses[1]) for record in records],
+        "tool_calls": [_calls(record.responses) for record in records],
         "margin": [record.margin for record in records],
         "grade": [record.grade for record in records],
         "score_chosen": [record.scores and record.scores[0] for record in records],
@@ -302,7 +322,8 @@ def _pair_columns(records: list[Candidates]) -> dict[str, list[Any]]:
 
 def _list_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     return {
-        "responses": [list(record.responses) for record in records],
+        "responses": [list(map(_text, record.responses)) for record in records],
+        "tool_calls": [_calls(record.responses) for record in records],
         "scores": [record.scores and list(record.scores) for record in records],
         "finished": [record.finished and list(record.finished) for record in records],
     }
@@ -310,10 +331,10 @@ def _list_columns(records: list[Candidates]) -> dict[str, list[Any]]:
 
 def _sft_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     whole = [record.responses[0] for record in records]
-    first = [response if isinstance(response, str) else response[0].content for response in whole]
     later = [[] if isinstance(response, str) else _plain(response[1:]) for response in whole]
     return {
-        "response": first,
+        "response": list(map(_text, whole)),
+        "tool_calls": [_calls(record.responses[:1]) for record in records],
         "later_turns": later if any(later) else [None] * len(later),
         "finished": [record.finished and list(record.finished[:1]) for record in records],
     }

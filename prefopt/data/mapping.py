@@ -5,7 +5,7 @@ from typing import Any
 
 from ..utils.names import hint
 from .adapters.answers import RANK_LISTS, SCORE_LISTS
-from .adapters.columns import CONVERSATIONS, HISTORY, LABELS, QUESTIONS, SYSTEM
+from .adapters.columns import CONVERSATIONS, HISTORY, LABELS, QUESTIONS, SYSTEM, TEMPLATE_INPUTS
 from .reading import Located
 from .records import DataError
 from .report import LoadReport
@@ -14,8 +14,8 @@ TARGETS = tuple(
     dict.fromkeys(
         (
             *("prompt", "chosen", "rejected", "response", "responses", "completion", "output", "answer"),
-            *("margin", "grade", "score_chosen", "score_rejected", "finished", "finish_reason", "text", "tools"),
-            *(*QUESTIONS, *CONVERSATIONS, *SYSTEM, *HISTORY, *LABELS, *SCORE_LISTS, *RANK_LISTS),
+            *("margin", "grade", "score_chosen", "score_rejected", "finished", "finish_reason", "text"),
+            *(*QUESTIONS, *CONVERSATIONS, *SYSTEM, *HISTORY, *LABELS, *SCORE_LISTS, *RANK_LISTS, *TEMPLATE_INPUTS),
         )
     )
 )

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
-"""A conversation, or a prompt: each turn has a `role` and a `content`."""
+"""A conversation, or a prompt: each turn has a `role` and a `content`, and some of `TURN_EXTRAS`."""
+
+TURN_EXTRAS = ("tool_calls", "tools", "chat_template_kwargs")
+"""What turns may have for the chat template, as JSON text: what an assistant calls, and, in the first turn of a prompt,
+the tools that it may call and the values of the template's own variables."""
 
 
 class DataError(ValueError):
@@ -20,15 +24,24 @@ class Turn:
     """One turn of a conversation.
 
     Roles are "system", "user", "assistant", "tool", and "text" for a prompt that came as bare text: it has no speaker
-    and is encoded verbatim, without a template.
+    and is encoded verbatim, without a template. The others are as in `TURN_EXTRAS`.
     """
 
     role: str
     content: str
+    tool_calls: str = ""
+    tools: str = ""
+    chat_template_kwargs: str = ""
+
+    @property
+    def message(self) -> dict[str, str]:
+        """The turn as a row of text has it, without the extras that it does not have."""
+        extras = {name: value for name in TURN_EXTRAS if (value := getattr(self, name))}
+        return {"role": self.role, "content": self.content, **extras}
 
 
 Response = str | tuple[Turn, ...]
-"""The answer's text, or, for a conversation with several answers, every turn after the prompt."""
+"""The answer's text; or every turn after the prompt, if the answer calls tools, or there are several answers."""
 
 FINISH_REASONS = ("stop", "other_stop", "stop_string", "length")
 """What ended a response: the stop token that ends responses in training; another stop token; a text that the caller
@@ -73,12 +86,25 @@ def responses_of(row: Mapping[str, Any]) -> list[str]:
 def texts(candidates: Candidates) -> Iterator[str]:
     """Every text in a record: what the prompt's turns say, and the responses."""
     for turn in candidates.prompt:
-        yield turn.content
+        yield from turn.message.values()
     for response in candidates.responses:
         if isinstance(response, str):
             yield response
         else:
-            yield from (turn.content for turn in response)
+            yield from (text for turn in response for text in turn.message.values())
+
+
+def plain_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn with what is known of turns and not null: a table has a field for every extra that any turn has."""
+    extras = {name: turn[name] for name in TURN_EXTRAS if turn.get(name)}
+    return {"role": turn["role"], "content": turn["content"], **extras}
+
+
+def name_of_call(call: Any) -> str | None:
+    """The function that a call calls, None if it names none."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) and name else None
 
 
 def kind_of(value: object) -> str:

@@ -9,10 +9,10 @@ encoded as ordinary text. Two texts are not: a templated prompt, as template and
 has no template at all, bare prompts and documents, as they may bring their author's own. Both are counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .records import DataError, responses_of
+from .records import TURN_EXTRAS, DataError, responses_of
 from .special_tokens import Piece, SpecialTokens
 from .template import Message, Renderer, Rendering, Segment, is_bare
 from .truncation import Encoding, truncate
@@ -26,6 +26,8 @@ NOTES = {
     "_stops_lost": "stop tokens lost",
     "_mismatches": "responses that the chat template renders otherwise within the whole conversation",
     "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
+    "_unwritten": "rows dropped, as the chat template does not write their tool calls after the prompt",
+    "_inputs_unread": "rows with tools, tool calls or chat_template_kwargs that the chat template does not read",
     "_special_tokens_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
 }
@@ -39,6 +41,8 @@ class RowTexts(NamedTuple):
     responses: list[list[Segment]]
     mismatches: int  # responses that the template renders otherwise in the whole conversation
     dropped: int  # later answers that the template leaves no way to train on
+    unwritten: bool  # whether a response calls tools in a way that the template does not write
+    inputs_unread: bool  # whether the prompt brings something for the template that nothing reads
 
 
 class Encoder:
@@ -95,7 +99,9 @@ class Encoder:
         except DataError as error:
             raise DataError(f"row {number}: {error}") from error
         mismatches = sum(not response.agrees for response in responses)
-        return RowTexts(opening, segments, mismatches, sum(response.dropped for response in responses))
+        unwritten = any(response.unwritten for response in responses)
+        dropped = sum(response.dropped for response in responses)
+        return RowTexts(opening, segments, mismatches, dropped, unwritten, self.renderer.leaves_out(prompt))
 
     def _ending(self, response: Rendering, finished: bool, prompt: list[Message]) -> list[Segment]:
         """A response's segments, the last without its stop token if the row says that it was truncated.
@@ -103,7 +109,7 @@ class Encoder:
         Of several answers that is the last alone. Where it was dropped, all that stayed are terminated.
         """
         *before, last = response.segments
-        if finished or response.dropped:
+        if finished or response.dropped or response.unwritten:
             return response.segments
         stop = self.end_texts[self.renderer.end(prompt)]
         if not self.allow_empty and not last.text.replace(stop, "").strip():
@@ -124,7 +130,8 @@ class Encoder:
         pieces = [Piece(texts.prompt, parses_special)]
         for segment in (segment for segments in texts.responses for segment in segments):
             text = self._unstopped(segment.text, prompt) if segment.trained else segment.text
-            pieces.append(Piece(text, is_document if segment.trained else parses_special))
+            means_special = is_document or segment.templated if segment.trained else parses_special
+            pieces.append(Piece(text, means_special))
         return pieces
 
     def _unstopped(self, answer: str, prompt: list[Message]) -> str:
@@ -145,16 +152,21 @@ class Encoder:
         if "later_turns" in row:
             encoded["loss_mask"] = [mask[part] for _, mask in whole]
         truncated = (len(kept) < len(prompt), sum(cut), lost if part.start is None else 0)
-        counts = (*truncated, texts.mismatches, texts.dropped, *self._spelled(row, texts, pieces))
+        templated = (texts.mismatches, texts.dropped, texts.unwritten, texts.inputs_unread)
+        counts = (*truncated, *templated, *self._spelled(row, texts, pieces))
         return encoded | dict(zip(NOTES, counts, strict=True))
 
     def _spelled(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece]) -> tuple[bool, bool]:
         """Whether a special token's text became that token somewhere in a row's contents, and whether it did not."""
         segments = (segment for segments in texts.responses for segment in segments)
-        said = [piece for piece, segment in zip(pieces[1:], segments, strict=True) if segment.trained]
-        others = [turn for turn in row.get("later_turns", ()) if turn["role"] != "assistant"]
+        both = zip(pieces[1:], segments, strict=True)
+        said = [piece for piece, segment in both if segment.trained and not segment.templated]
+        said += [Piece(calls, True) for calls in row.get("tool_calls") or () if calls]
+        later = row.get("later_turns", ())
+        said += [Piece(turn["tool_calls"], True) for turn in later if turn.get("tool_calls")]
+        others = [turn for turn in later if turn["role"] != "assistant"]
         parses_special = pieces[0].parse_special
-        said += [Piece(turn["content"], parses_special) for turn in (*row["prompt"], *others)]
+        said += [Piece(str(text), parses_special) for turn in (*row["prompt"], *others) for text in _said(turn)]
         became = {piece.parse_special for piece in said if self.special_tokens.spelled_in(piece.text)}
         return True in became, False in became
 
@@ -210,8 +222,18 @@ def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
 
 def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
     """Each response of a row as turns: an answer, and the later turns where there are any."""
-    later = row.get("later_turns", [])
-    return [[{"role": "assistant", "content": response}, *later] for response in responses_of(row)]
+    later, responses = row.get("later_turns", []), responses_of(row)
+    answers = [{"role": "assistant", "content": response} for response in responses]
+    for answer, calls in zip(answers, row.get("tool_calls") or [], strict=False):
+        if calls:
+            answer["tool_calls"] = calls
+    return [[answer, *later] for answer in answers]
+
+
+def _said(turn: Message) -> Iterator[str]:
+    """What a turn says, and what it brings for the template."""
+    yield turn["content"]
+    yield from (turn[name] for name in TURN_EXTRAS if turn.get(name))
 
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .records import DataError
+from .records import TURN_EXTRAS, DataError
+from .template_variables import inputs_of, names_of_calls, turn_for_template, unread_inputs
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -21,20 +22,29 @@ PROBE = "an answer"
 class Segment(NamedTuple):
     """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers.
 
-    An answer that was truncated is not `finished`: it is trained on without a stop token.
+    An answer that was truncated is not `finished`: it is trained on without a stop token. One that calls tools is
+    `templated`: the template wrote it, and meant the special tokens in it.
     """
 
     text: str
     trained: bool
     finished: bool = True
+    templated: bool = False
 
 
 class Rendering(NamedTuple):
-    """A response as segments, whether the template agrees with them, and how many later answers it leaves out."""
+    """A response as segments, whether the template agrees with them, and how many later answers it leaves out.
+
+    One is `unwritten` that calls tools in a way that the template does not write after the prompt.
+    """
 
     segments: list[Segment]
     agrees: bool = True
     dropped: int = 0
+    unwritten: bool = False
+
+
+UNWRITTEN = Rendering([Segment("", True)], unwritten=True)
 
 
 def stop_token_ids(
@@ -65,17 +75,29 @@ def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The special token that the chat template writes after an answer, if it has a template and writes one."""
     if not tokenizer.chat_template:
         return None
-    rendered = render(tokenizer, [{"role": "user", "content": "a question"}, {"role": "assistant", "content": PROBE}])
-    after = rendered.rpartition(PROBE)[2]
+    after = _after_answers(tokenizer)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     return next((i for i in ids if i in special), None)  # type: ignore[union-attr]
 
 
+def _after_answers(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """What the chat template writes after the last answer."""
+    rendered = render(tokenizer, [{"role": "user", "content": "a question"}, {"role": "assistant", "content": PROBE}])
+    return rendered.rpartition(PROBE)[2]
+
+
 def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], prompt: bool = False) -> str:
-    """The chat template's text of a conversation; of a prompt, up to where the model is to answer."""
+    """The chat template's text of a conversation; of a prompt, up to where the model is to answer.
+
+    Tools and variables are what its first turn brings, see `template_variables`.
+    """
+    tools, kwargs = inputs_of(tokenizer, messages)
+    turns = [turn_for_template(message) for message in messages]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)  # type: ignore
+        return tokenizer.apply_chat_template(  # type: ignore[return-value]
+            turns, tools=tools, tokenize=False, add_generation_prompt=prompt, **kwargs
+        )
     except Exception as error:  # templates raise errors of their own, without saying for which conversation
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
@@ -114,11 +136,19 @@ class Renderer:
         the segments are still what sampling would see. An earlier answer that the template trims is trained trimmed;
         one that it rewrites ends the response, as nothing tells where the next answer would begin.
         """
+        if not self.templated(prompt) and any(map(_calls, tail)):
+            return UNWRITTEN
         if is_bare(prompt):
             return Rendering([Segment(tail[0]["content"], True)])
         if not self.tokenizer.chat_template:
             return Rendering(self._plain(tail))
         return self._templated(prompt, opening, tail)
+
+    def leaves_out(self, prompt: list[Message]) -> bool:
+        """Whether a prompt brings something for a template that is written nowhere."""
+        if is_bare(prompt):
+            return any(turn.get(name) for turn in prompt for name in TURN_EXTRAS)
+        return unread_inputs(self.tokenizer, prompt)
 
     def _plain(self, tail: list[Message]) -> list[Segment]:
         """The segments in the form that has no template."""
@@ -139,19 +169,39 @@ class Renderer:
         segments: list[Segment] = []
         agrees = True
         for done, (number, next_number) in enumerate(pairwise(answers), 1):
-            said = tail[number]["content"]
+            said = self._answer(prompt + tail[: number + 1], opening)
+            if said is None:
+                return UNWRITTEN
             following = render(self.tokenizer, prompt + tail[:next_number], prompt=True)
-            split = self._within(said, following, opening)
+            split = self._within(said.text, following, opening)
             if split is None:
-                return Rendering([*segments, Segment(said, True)], False, len(answers) - done)
+                return Rendering([*segments, said], False, len(answers) - done)
             answer, between = split
             agrees &= following.startswith(opening + answer + self.stop_text)
-            segments += [Segment(answer, True), Segment(between, False)]
+            segments += [said._replace(text=answer), Segment(between, False)]
             opening = following
-        answer = tail[answers[-1]]["content"]
+        last = self._answer(prompt + tail, opening)
+        if last is None:
+            return UNWRITTEN
         whole = render(self.tokenizer, prompt + tail)
-        agrees &= whole.startswith(opening + answer + self.stop_text)
-        return Rendering([*segments, Segment(answer, True)], agrees)
+        agrees &= whole.startswith(opening + last.text + self.stop_text)
+        return Rendering([*segments, last], agrees)
+
+    def _answer(self, conversation: list[Message], opening: str) -> Segment | None:
+        """The answer that ends a conversation: its text, or what the template writes for it if it calls tools.
+
+        None if the template does not write such an answer, with every call by name, after the opening, or ends it
+        otherwise than others.
+        """
+        turn = conversation[-1]
+        if not _calls(turn):
+            return Segment(turn["content"], True)
+        whole = render(self.tokenizer, conversation)
+        written, end = whole.removeprefix(opening).rstrip(), _after_answers(self.tokenizer).strip()
+        if not whole.startswith(opening) or not written.endswith(end):
+            return None
+        text = written.removesuffix(end)
+        return Segment(text, True, templated=True) if all(name in text for name in names_of_calls(turn)) else None
 
     def _within(self, answer: str, following: str, opening: str) -> tuple[str, str] | None:
         """An answer as the template writes it, verbatim or trimmed, and what follows its stop token; None if rewritten.
@@ -174,6 +224,11 @@ def _spoken(turn: Message) -> str:
     if turn["role"] not in SPEAKERS:
         raise DataError(f"unknown role {turn['role']!r}; without a chat template there are {', '.join(SPEAKERS)}")
     return SPEAKERS[turn["role"]] + turn["content"]
+
+
+def _calls(turn: Message) -> bool:
+    """Whether a turn calls tools."""
+    return bool(turn.get("tool_calls"))
 
 
 def is_bare(prompt: Sequence[Mapping[str, str]]) -> bool:

@@ -13,6 +13,7 @@ from peft import PeftConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, set_seed
 
 from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
+from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import with_turns
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
 from ..models.layout_selection import request_layout
@@ -269,6 +270,7 @@ def tokenizer_for(
     if args.chat_template_path:
         path = Path(args.chat_template_path)
         tokenizer.chat_template = path.read_text() if path.is_file() else load_tokenizer(str(path)).chat_template
+    set_template_defaults(tokenizer, args.chat_template_kwargs)
     for kind in ("eos_token", "pad_token"):
         _set_token(tokenizer, kind, getattr(args, kind))
     if tokenizer.pad_token is None:

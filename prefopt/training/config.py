@@ -22,7 +22,7 @@ from .trl_settings import check_settings, not_here
 class PreferenceConfig(TrainingArguments):
     """transformers' `TrainingArguments` with the defaults of preference optimization, and what it lacks for it."""
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "chat_template_kwargs"]
 
     # transformers' settings whose help texts are said shorter here; their defaults are transformers'.
     num_train_epochs: float = worded(TrainingArguments, "num_train_epochs", "How often each row is trained on.")
@@ -71,6 +71,12 @@ class PreferenceConfig(TrainingArguments):
     )
     trust_remote_code: bool = option(False, "Run code that comes with the model.")
     chat_template_path: str | None = option(None, "A Jinja chat template file, or a model whose template to use.")
+    chat_template_kwargs: dict[str, Any] | str | None = option(
+        None,
+        'Values of variables that the chat template reads, such as {"enable_thinking": false}, in training, sampling '
+        "and evaluation. They become defaults in the template that is saved with the model. A column of this name wins "
+        "over them in its row.",
+    )
     eos_token: str | None = option(None, "Use this token as the end of a response.")
     pad_token: str | None = option(None, "Use this token as padding.")
     text_prompts: str = option(

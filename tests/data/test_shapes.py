@@ -28,7 +28,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [  # whose, purpose, a row
         {"messages": [user(Q), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
         "messages",
     ),
-    ("tools in use", "sft", {"messages": [user(Q), bot(BETTER)], "tools": [{"name": "clock"}]}, "tools"),
+    ("tools in use", "sft", {"messages": [user(Q), bot(BETTER)], "tools": ["clock"]}, "tools"),
     ("samples in no order", "sft", {"prompt": Q, "responses": [WORSE, BETTER, "?"]}, "score or rank"),
     ("images", "sft", {"messages": [{"role": "user", "content": [{"type": "image"}]}, bot(BETTER)]}, "image"),
     ("a bad answer", "sft", {"prompt": Q, "completion": WORSE, "label": "false"}, "labelled as a bad one"),

@@ -15,7 +15,20 @@ from tests.helpers.shapes import BETTER, MULTI, READ, WORSE, Q, bot, user
 ZEBRA = "zebra"
 NAMES = [
     *("id", "source", "note", "system", "history", "context", "messages", "query", "prompt", "label", "score", "input"),
-    *("instruction", "rejected", "rating", "turn", "weight", "responses", "margin", "tools", "answer", "text", "题"),
+    *(
+        "instruction",
+        "rejected",
+        "rating",
+        "turn",
+        "weight",
+        "responses",
+        "margin",
+        "tools",
+        "chat_template_kwargs",
+        "answer",
+        "text",
+        "题",
+    ),
 ]
 VALUES = st.sampled_from(
     [
@@ -31,6 +44,7 @@ VALUES = st.sampled_from(
             [user("Hm?")],
             [["Hm?", "Ha."]],
             {"text": "word"},
+            [{"name": "clock"}],
         ),
         *([user(Q), bot(BETTER)], '[{"role": "user", "content": "Hm?"}]', "true", ["a", "b"]),
     ]

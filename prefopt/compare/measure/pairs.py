@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from ...data.batching import split_by_tokens, token_counts
+from ...data.records import DataError
 from ...scoring.scorer import Scorer
 from ...utils.tensors import masked_sum
 from ..records import PAIRS, table
@@ -38,7 +39,12 @@ def scored_pairs(scorer: Scorer, pairs: Dataset) -> pd.DataFrame:
 
     Args:
         pairs: rows of text, as `load_preferences` returns them.
+
+    Raises:
+        DataError: an answer calls tools, so that it is no text.
     """
+    if "tool_calls" in pairs.column_names:
+        raise DataError("pairs whose answers call tools have no text to score: leave them out of the held-out rows")
     finished = pairs["finished"] if "finished" in pairs.column_names else [None] * len(pairs)
     ended = [both or [True, True] for both in finished]
     prompts = list(pairs["prompt"])

@@ -42,7 +42,7 @@ ORDER_ONLY = {"reference"}
 NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 ENCODING = (
     *("max_length", "max_prompt_length", "truncation_mode"),
-    *("chat_template_path", "eos_token", "pad_token"),
+    *("chat_template_path", "chat_template_kwargs", "eos_token", "pad_token"),
 )
 LATER = {"columns": None, "text_prompts": "verbatim"}
 """Settings of the data that came later -> their defaults, which are left out of what a task is known by."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..records import Candidates, Turn, kind_of
 from .columns import decoded, peek
-from .fields import Drop, Row, is_chat_turn, items, merge_speakers, number, numbers, terminated
+from .fields import Drop, Row, is_chat_turn, items, merge_speakers, number, numbers, said, terminated
 from .questions import Prompt, answer_turn, prompt_of
 from .transcripts import common_turns, pair_of, untagged
 
@@ -57,10 +57,10 @@ def _as_user(turn: Turn) -> Turn:
 
 
 def _alone(side: Answer) -> str | None:
-    """The text of an answer that is nothing but an assistant turn."""
+    """The text of an answer that is nothing but what an assistant turn says."""
     if isinstance(side, str):
         return side
-    return side[0].content if len(side) == 1 and side[0].role == "assistant" else None
+    return side[0].content if len(side) == 1 and side[0].role == "assistant" and not side[0].tool_calls else None
 
 
 def _repeats(question: Sequence[Turn], sides: Sequence[Sequence[Turn]]) -> bool:
@@ -289,7 +289,7 @@ def _text_of(entry: Any, column: str) -> str:
     turns, _ = merge_speakers(answer)
     if len(turns) != 1 or turns[0].role != "assistant":
         raise Drop(f"field {column!r}: expected each response to be one assistant turn, not {len(turns)} turns")
-    return turns[0].content
+    return said(turns[0], column)
 
 
 # ---- whether a single answer is good ---------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from functools import cached_property
 from typing import Any
 
 from ...utils.names import did_you_mean
-from ..records import Candidates, DataError, Response, Turn, kind_of, texts
+from ..records import Candidates, DataError, Response, Turn, kind_of, plain_turn, texts
 from .columns import Columns, unread_and_telling
 from .fields import Drop, Row, grade, number, terminated
 from .opening import opened
@@ -239,7 +239,7 @@ def _turn(value: Any) -> Turn:
     if isinstance(value, Turn):
         return value
     if isinstance(value, Mapping) and {"role", "content"} <= value.keys():
-        return Turn(str(value["role"]), str(value["content"]))
+        return Turn(**{name: str(text) for name, text in plain_turn(value).items()})
     raise TypeError(f"{kind_of(value)} where a turn belongs")
 
 
@@ -262,6 +262,8 @@ def check(candidates: Candidates, kind: str) -> Candidates:
     for place, response in enumerate(responses):
         if isinstance(response, str) and not response.strip():
             raise Drop(f"empty {('chosen', 'rejected')[place] if kind == 'pair' else 'response'}")
+        if not isinstance(response, str) and kind in ("pair", "list") and len(response) != 1:
+            raise Drop(f"an answer is {len(response)} turns, expected one")
     if kind == "pair" and _same(*responses):
         raise Drop("identical answers")
     if not all(text.isascii() or _is_unicode(text) for text in texts(candidates)):

@@ -19,7 +19,11 @@ HISTORY = ("history", "context")
 """Columns that may hold earlier turns."""
 LABELS = ("label", "labels", "kto_tag", "is_safe", "desirable", "accepted", "is_good", "weight", "loss_weight")
 """Columns that may say whether a single answer is a good one."""
-TELLING = frozenset((*QUESTIONS, *SYSTEM, *HISTORY, *LABELS, "tools", "role", "rejected", "chosen"))
+TEMPLATE_INPUTS = ("tools", "chat_template_kwargs")
+"""Columns that are for the chat template, in any format."""
+TELLING = frozenset(
+    (*QUESTIONS, *SYSTEM, *HISTORY, *LABELS, *TEMPLATE_INPUTS, "tool_calls", "role", "rejected", "chosen")
+)
 """Columns that change what a row means, as does any that holds turns: no row is read without one of them."""
 
 

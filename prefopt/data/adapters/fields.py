@@ -8,11 +8,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...grades import GRADES
-from ..records import FINISH_REASONS, DataError, Turn, kind_of
-from .columns import decoded, exchange_of, holds_turns, is_chat_turn
+from ..records import FINISH_REASONS, DataError, Response, Turn, kind_of, name_of_call
+from .columns import TEMPLATE_INPUTS, decoded, exchange_of, holds_turns, is_chat_turn
 
 Row = dict[str, Any]
 
@@ -133,9 +134,81 @@ def chat_turn(value: object, name: str) -> Turn:
     if role.lower() not in ROLES:
         raise Drop(f"field {name!r}: unknown role {role!r}")
     content = next((value[key] for key in ("content", "value", "text") if value.get(key) is not None), None)
-    if value.get("tool_calls") or value.get("function_call"):
-        raise Drop(f"field {name!r}: a turn has tool_calls, which are not read; write each call as the turn's content")
-    return Turn(ROLES[role.lower()], "" if content is None else _content(content, name))
+    inputs = {key: template_input(value, key) for key in TEMPLATE_INPUTS if key in value}
+    calls = _tool_calls(value, name) if value.get("tool_calls") or value.get("function_call") else ""
+    if calls and ROLES[role.lower()] != "assistant":
+        raise Drop(f"field {name!r}: a turn of {role!r} has tool_calls, which only the assistant's may have")
+    return Turn(ROLES[role.lower()], "" if content is None else _content(content, name), calls, **inputs)
+
+
+def template_input(row: Mapping[str, Any], name: str) -> str:
+    """What a row or a turn has under one of `TEMPLATE_INPUTS`, as JSON text; "" where it says nothing.
+
+    JSON text is taken to the letter. Of objects the entries that are null go: tables fill them in.
+    """
+    value = row.get(name)
+    found = decoded(value.strip()) if isinstance(value, str) else _without_nulls(value)
+    if found in (None, "", [], {}):
+        return ""
+    if name == "tools" and not (isinstance(found, list) and all(map(_is_tool, found))):
+        what = "a list of something else" if isinstance(found, list) else kind_of(found)
+        raise Drop(f"field 'tools': is {what}, expected a list of JSON schemas with a name each, or JSON text of one")
+    if name != "tools" and not isinstance(found, dict):
+        raise Drop(f"field {name!r}: is {kind_of(found)}, expected an object, or JSON text of one")
+    return _json(found, name)
+
+
+def _is_tool(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(name_of_call(value) or name_of_call({"function": value}))
+
+
+def _tool_calls(turn: Mapping[str, Any], name: str) -> str:
+    """The calls of a turn in OpenAI's form, as JSON text; arguments that came as JSON text are an object in it.
+
+    Templates want objects: https://huggingface.co/docs/transformers/chat_extras
+    """
+    given = turn.get("tool_calls") or [turn["function_call"]]
+    calls = decoded(given) if isinstance(given, str) else _without_nulls(given)
+    if isinstance(calls, list):
+        calls = [{"type": "function", "function": call} if _is_bare_call(call) else call for call in calls]
+    if not isinstance(calls, list) or not all(map(name_of_call, calls)):
+        raise Drop(f"field {name!r}: a turn's tool_calls are not a list of {{type, function: {{name, arguments}}}}")
+    return _json([{**call, "function": _with_object(call["function"])} for call in calls], name)
+
+
+def _is_bare_call(call: Any) -> bool:
+    return isinstance(call, Mapping) and "function" not in call and name_of_call({"function": call}) is not None
+
+
+def _with_object(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments")
+    return {**function, "arguments": decoded(arguments)} if isinstance(arguments, str) else dict(function)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value less the entries of its objects that are null."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _json(value: Any, name: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise Drop(f"field {name!r}: holds what JSON has no form for: {error}") from error
+
+
+def response_of(turn: Turn) -> Response:
+    """What an assistant's turn answers: its text, or the turn itself if it calls tools."""
+    return (turn,) if turn.tool_calls else turn.content
+
+
+def said(turn: Turn, name: str) -> str:
+    """The text of a turn where a call of tools has no place."""
+    if turn.tool_calls:
+        raise Drop(f"field {name!r}: a turn has tool_calls, which are not read in this format")
+    return turn.content
 
 
 def _content(content: object, name: str) -> str:
@@ -160,6 +233,8 @@ def chat_turns(row: Row, name: str) -> list[Turn]:
             turns.append(chat_turn(value, name))
         else:
             turns += [Turn("user", value[names[0]]), Turn("assistant", value[names[1]])]
+    if any(turn.tools or turn.chat_template_kwargs for turn in turns[1:]):
+        raise Drop(f"field {name!r}: a later turn has {' or '.join(TEMPLATE_INPUTS)}, which the first may have")
     return turns
 
 
@@ -172,7 +247,8 @@ def merge_speakers(conversation: list[Turn]) -> tuple[list[Turn], tuple[str, ...
     for turn in conversation:
         if result and turn.role == result[-1].role and turn.role in ("user", "assistant"):
             joined = "\n\n".join(part for part in (result[-1].content, turn.content) if part)
-            result[-1] = Turn(turn.role, joined)
+            calls = [call for each in (result[-1], turn) if each.tool_calls for call in json.loads(each.tool_calls)]
+            result[-1] = replace(result[-1], content=joined, tool_calls=_json(calls, "tool_calls") if calls else "")
         else:
             result.append(turn)
     return result, ("consecutive turns of one speaker merged",) if len(result) < len(conversation) else ()

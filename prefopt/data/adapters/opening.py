@@ -1,16 +1,16 @@
-"""What stands before a prompt in any format: the system turn, and earlier turns of the conversation."""
+"""What stands before a prompt in any format: system turn, earlier turns, and what is for the chat template."""
 
 from dataclasses import replace
 
 from ..records import Candidates, Turn, kind_of
-from .columns import HISTORY, SYSTEM, Columns, decoded, holds_turns
-from .fields import Drop, chat_turns, items
+from .columns import HISTORY, SYSTEM, TEMPLATE_INPUTS, Columns, decoded, holds_turns
+from .fields import Drop, chat_turns, items, template_input
 
-_OPENING = frozenset((*SYSTEM, *HISTORY, "tools"))
+_OPENING = frozenset((*SYSTEM, *HISTORY, *TEMPLATE_INPUTS))
 
 
 def opened(row: Columns, candidates: Candidates) -> Candidates:
-    """The record with the system turn and the history that stand in columns of their own, unless they were read.
+    """The record with the system turn, the history and the tools that stand in columns of their own, unless read.
 
     Raises:
         Drop: such a column that cannot stand before the prompt; the message names it.
@@ -19,8 +19,8 @@ def opened(row: Columns, candidates: Candidates) -> Candidates:
         return candidates
     unread = [name for name in row.unread() if name in _OPENING]
     system, history = _system(row, unread), _history(row, unread)
-    _refuse_tools(row, unread)
-    if not (system or history):
+    inputs = {name: found for name in TEMPLATE_INPUTS if name in unread and (found := template_input(row, name))}
+    if not (system or history or inputs):
         return candidates
     prompt = candidates.prompt
     if prompt and prompt[0].role == "system" and system:
@@ -31,7 +31,20 @@ def opened(row: Columns, candidates: Candidates) -> Candidates:
         if not prompt[0].content.strip():
             raise Drop(f"field {unread[0]!r}: cannot stand before a text without a prompt")
         prompt = (Turn("user", prompt[0].content.strip()),)
-    return replace(candidates, prompt=(*system, *history, *prompt))
+    return replace(candidates, prompt=_with_inputs((*system, *history), prompt, inputs))
+
+
+def _with_inputs(before: tuple[Turn, ...], prompt: tuple[Turn, ...], inputs: dict[str, str]) -> tuple[Turn, ...]:
+    """A whole prompt, of which the first turn has what is for the template: from columns, or from its own turns."""
+    own = {name: found for name in TEMPLATE_INPUTS if prompt and (found := getattr(prompt[0], name))}
+    differ = next((name for name in own if inputs.get(name, own[name]) != own[name]), None)
+    if differ is not None:
+        raise Drop(f"two different values of {differ!r}, one in a column and one in the conversation")
+    turns = (*before, *prompt)
+    if not turns or not (own or inputs):
+        return turns
+    turns = (*before, *(replace(turn, **dict.fromkeys(own, "")) for turn in prompt[:1]), *prompt[1:])
+    return (replace(turns[0], **own | inputs), *turns[1:])
 
 
 def _system(row: Columns, unread: list[str]) -> list[Turn]:
@@ -68,8 +81,3 @@ def earlier_turns(row: Columns, name: str) -> list[Turn]:
             raise Drop(f"field {name!r}: expected [question, answer] pairs")
         turns += [Turn("user", exchange[0]), Turn("assistant", exchange[1])]
     return turns
-
-
-def _refuse_tools(row: Columns, unread: list[str]) -> None:
-    if "tools" in unread and decoded(row["tools"]) not in ("", [], {}):
-        raise Drop("field 'tools': holds tools, which are not given to the chat template; write them into `system`")

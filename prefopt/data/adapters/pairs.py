@@ -5,13 +5,26 @@ Formats that only call their columns something else stand in `formats.py`.
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from ..records import Candidates, Turn
 from .answers import pair
 from .base import register
 from .columns import CONVERSATIONS, QUESTIONS, peek
-from .fields import Drop, Row, chat_turn, chat_turns, first_key, is_chat, is_chat_turn, is_text, items, merge_speakers
+from .fields import (
+    Drop,
+    Row,
+    chat_turn,
+    chat_turns,
+    first_key,
+    is_chat,
+    is_chat_turn,
+    is_text,
+    items,
+    merge_speakers,
+    said,
+)
 from .questions import Prompt, answer_turn, prompt_of
 from .transcripts import pair_of
 
@@ -34,8 +47,8 @@ def _sides(row: Row) -> tuple[Any, Any]:
 )
 def read_hh_cn(row: Row) -> Candidates:
     prompt, repairs = merge_speakers(chat_turns(row, "context"))
-    turns = tuple(Turn(turn.role, turn.content.strip()) for turn in prompt)
-    sides = [chat_turn(row.get(side), side).content for side in ("chosen", "rejected")]
+    turns = tuple(replace(turn, content=turn.content.strip()) for turn in prompt)
+    sides = [said(chat_turn(row.get(side), side), side) for side in ("chosen", "rejected")]
     return pair(Prompt(turns, repairs), *sides)
 
 
@@ -79,7 +92,7 @@ def read_chosen_role(row: Row) -> Candidates:
     if not {"chosen_gpt", "rejected_gpt"} <= sides.keys():
         raise Drop(f"field {name!r}: expected chosen_gpt and rejected_gpt as its last two turns")
     prompt = Prompt(tuple(chat_turns({name: before}, name)))
-    return pair(prompt, *(chat_turn(sides[role], name).content for role in ("chosen_gpt", "rejected_gpt")))
+    return pair(prompt, *(said(chat_turn(sides[role], name), name) for role in ("chosen_gpt", "rejected_gpt")))
 
 
 def _role(turn: Any) -> str:

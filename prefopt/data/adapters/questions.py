@@ -88,11 +88,8 @@ def asked(row: Row, name: str) -> Prompt:
 
 def _of_object(value: Mapping[str, Any], name: str) -> Any:
     if is_chat(value.get("messages")):
-        if value.get("tools"):
-            raise Drop(
-                f"field {name!r}: holds tools, which are not given to the chat template; write them as a system turn"
-            )
-        return value["messages"]
+        first, *others = decoded(value["messages"])
+        return [{**first, "tools": value["tools"]}, *others] if value.get("tools") else value["messages"]
     key = first_key(dict(value), _WHOLE_TEXT)
     if key is None:
         raise Drop(f"field {name!r}: is an object with the fields {', '.join(value)}, expected text or turns")

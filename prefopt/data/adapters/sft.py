@@ -10,7 +10,7 @@ from ..records import Candidates, Response, Turn
 from .answers import is_good
 from .base import REGISTRY, register
 from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, decoded, peek
-from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, number, text
+from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, number, response_of, text
 from .questions import Prompt, asked, prompt_of
 from .transcripts import transcript_turns
 
@@ -63,10 +63,10 @@ def answered(tail: list[Turn]) -> tuple[Response, tuple[str, ...]]:
     last = max((number for number, turn in enumerate(tail) if turn.role == "assistant"), default=-1)
     if last < 0 or tail[0].role != "assistant":
         raise Drop("response does not start with an assistant turn")
-    if not all(turn.content.strip() for turn in tail if turn.role == "assistant"):
+    if not all(turn.content.strip() or turn.tool_calls for turn in tail if turn.role == "assistant"):
         raise Drop("empty response")
     repairs = ("turns after the last answer removed",) if last + 1 < len(tail) else ()
-    return (tail[0].content if last == 0 else tuple(tail[: last + 1])), repairs
+    return (response_of(tail[0]) if last == 0 else tuple(tail[: last + 1])), repairs
 
 
 @register(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..records import Candidates, Turn
 from .base import register
-from .fields import ROLES, Drop, Row, is_text, merge_speakers, text
+from .fields import ROLES, Drop, Row, is_text, merge_speakers, response_of, text
 
 HH_TAG = re.compile(r"\n\n(Human|Assistant):")
 HH_START = re.compile(r"\s*(Human|Assistant):")
@@ -69,7 +69,7 @@ def pair_of(sides: list[list[Turn]], repairs: tuple[str, ...] = ()) -> Candidate
     shared = common_turns(chosen, rejected)
     if not len(chosen) == len(rejected) == shared + 1:
         raise Drop("context mismatch")
-    return Candidates(tuple(chosen[:shared]), (chosen[-1].content, rejected[-1].content), repairs=repairs)
+    return Candidates(tuple(chosen[:shared]), (response_of(chosen[-1]), response_of(rejected[-1])), repairs=repairs)
 
 
 def common_turns(chosen: list[Turn], rejected: list[Turn]) -> int:
