@@ -4,6 +4,7 @@ Later answers of a conversation are looked for here in what the template makes o
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -93,11 +94,14 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], prompt
     Tools and variables are what its first turn brings, see `template_variables`.
     """
     tools, kwargs = inputs_of(tokenizer, messages)
-    turns = [turn_for_template(message) for message in messages]
+    rest: Any = {"tools": tools, "tokenize": False, "add_generation_prompt": prompt, **kwargs}
     try:
-        return tokenizer.apply_chat_template(  # type: ignore[return-value]
-            turns, tools=tools, tokenize=False, add_generation_prompt=prompt, **kwargs
-        )
+        try:
+            return str(tokenizer.apply_chat_template([turn_for_template(turn) for turn in messages], **rest))
+        except TypeError:  # DeepSeek-V3's takes the arguments of calls as text, most take objects
+            return str(tokenizer.apply_chat_template([turn_for_template(turn, text=True) for turn in messages], **rest))
+    except DataError:
+        raise
     except Exception as error:  # templates raise errors of their own, without saying for which conversation
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
@@ -111,6 +115,11 @@ class Renderer:
         self.stop = stop_token_ids(tokenizer, generation_config)[0]
         self.stop_text = str(tokenizer.decode([self.stop], skip_special_tokens=False))
         self.eos = self.stop if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+    @cached_property
+    def closing(self) -> str:
+        """What the template writes after an answer, less the space around it."""
+        return _after_answers(self.tokenizer).strip()
 
     def templated(self, prompt: list[Message]) -> bool:
         """Bare text has no speaker, hence no template."""
@@ -173,6 +182,7 @@ class Renderer:
             if said is None:
                 return UNWRITTEN
             following = render(self.tokenizer, prompt + tail[:next_number], prompt=True)
+            said = _as_kept(said, following, opening, self.closing) if said.templated else said
             split = self._within(said.text, following, opening)
             if split is None:
                 return Rendering([*segments, said], False, len(answers) - done)
@@ -197,10 +207,10 @@ class Renderer:
         if not _calls(turn):
             return Segment(turn["content"], True)
         whole = render(self.tokenizer, conversation)
-        written, end = whole.removeprefix(opening).rstrip(), _after_answers(self.tokenizer).strip()
-        if not whole.startswith(opening) or not written.endswith(end):
+        written = whole.removeprefix(opening).rstrip()
+        if not whole.startswith(opening) or not written.endswith(self.closing):
             return None
-        text = written.removesuffix(end)
+        text = written.removesuffix(self.closing)
         return Segment(text, True, templated=True) if all(name in text for name in names_of_calls(turn)) else None
 
     def _within(self, answer: str, following: str, opening: str) -> tuple[str, str] | None:
@@ -224,6 +234,12 @@ def _spoken(turn: Message) -> str:
     if turn["role"] not in SPEAKERS:
         raise DataError(f"unknown role {turn['role']!r}; without a chat template there are {', '.join(SPEAKERS)}")
     return SPEAKERS[turn["role"]] + turn["content"]
+
+
+def _as_kept(call: Segment, following: str, opening: str, closing: str) -> Segment:
+    """A call as it stands in what follows: Qwen3's template writes an empty thought before it only while it is last."""
+    kept = following.removeprefix(opening).partition(closing)[0] if closing else call.text
+    return call._replace(text=kept) if following.startswith(opening) and kept and call.text.endswith(kept) else call
 
 
 def _calls(turn: Message) -> bool:

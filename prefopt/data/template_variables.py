@@ -93,12 +93,24 @@ def unread_inputs(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mappi
     return not wanted <= variables(template) or (calls and "tool_calls" not in template)
 
 
-def turn_for_template(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn as the template takes it: tool calls as objects, and nothing that is not the turn's own."""
+def turn_for_template(message: Mapping[str, Any], text: bool = False) -> dict[str, Any]:
+    """A turn as the template takes it: tool calls as objects, and nothing that is not the turn's own.
+
+    Args:
+        text: give the arguments of calls as JSON text.
+    """
     turn = {name: value for name, value in message.items() if name not in _SETTINGS and value is not None}
     if calls := turn.pop("tool_calls", None):
-        turn["tool_calls"] = _decoded("tool_calls", calls)
+        calls = _decoded("tool_calls", calls)
+        turn["tool_calls"] = list(map(_with_text, calls)) if text else calls
     return turn
+
+
+def _with_text(call: Any) -> Any:
+    if name_of_call(call) is None or isinstance(call["function"].get("arguments", ""), str):
+        return call
+    arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def names_of_calls(turn: Mapping[str, Any]) -> set[str]:

@@ -183,6 +183,37 @@ def test_a_template_that_writes_a_call_elsewhere_drops_the_row(caplog: pytest.Lo
     assert len(encoded) == 1 and "does not write their tool calls after the prompt" in caplog.text
 
 
+def test_a_call_is_trained_as_it_is_kept(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Qwen3's template writes an empty thought before the last answer, and takes it away once others follow."""
+    thought = "{%- if loop.last and m.tool_calls %}{{- '<think></think>' }}{%- endif %}"
+    call = "{%- for call in m.tool_calls or [] %}"
+    thinking = make_tokenizer(TOOLS.replace(call, thought + call), eos="<|im_end|>")
+    messages = [Q, calling(), TOLD, bot("九点。")]
+    alone, whole = (
+        encode_dataset(load_sft([{"messages": part}]), thinking)[0]["response_ids"][0]
+        for part in (messages[:2], messages)
+    )
+    assert decoded(alone, thinking) == '<think></think><call>clock {"zone": "北京"}</call><|im_end|>'
+    prompt = text_of([Q], thinking, add_generation_prompt=True)
+    assert prompt + decoded(whole, thinking) + "\n" == text_of(messages, tokenizer)
+
+
+def test_a_template_may_close_no_answer() -> None:
+    """GLM-4's leaves it to the next turn's tag."""
+    glm = "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{{ m.tool_calls | tojson if m.tool_calls }}"
+    tokenizer = make_tokenizer(glm + "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}")
+    row = encode_dataset(load_sft([{"messages": [Q, calling(), TOLD, bot("九点。")]}]), tokenizer)[0]
+    text = json.dumps([CALL], ensure_ascii=False)
+    assert decoded(row["response_ids"][0], tokenizer) == f"{text}<eos><tool>9:00<assistant>九点。<eos>"
+
+
+def test_a_template_may_want_arguments_as_text() -> None:
+    """DeepSeek-V3's does."""
+    tokenizer = make_tokenizer(TOOLS.replace(" + call.function.arguments | tojson", " + call.function.arguments"))
+    prompt = [Turn("user", "几点？"), Turn("assistant", "", json.dumps([CALL])), Turn("tool", "9:00")]
+    assert '<call>clock {"zone": "北京"}</call>' in decoded(encode_prompt(prompt, tokenizer), tokenizer)
+
+
 def test_special_tokens_that_the_template_writes_for_a_call_are_real() -> None:
     tokenizer = make_tokenizer(TOOLS.replace("<call>", "<pad>"), eos="<|im_end|>")
     row = encode_dataset(load_sft([{"messages": [Q, calling()]}]), tokenizer)[0]
