@@ -31,6 +31,9 @@ from prefopt.candidates import (
     ranked,
     write_rows,
 )
+from prefopt.candidates.candidate import prompt_key
+from prefopt.candidates.dataset_answers import DatasetAnswers
+from prefopt.candidates.selection import self_rejected
 from prefopt.data.encode import encode_dataset
 from prefopt.generation import Sample
 from prefopt.scoring import CallableScorer, ScoreError
@@ -660,3 +663,28 @@ def test_load_functions_take_the_file(tmp_path: Path) -> None:
     assert load_preferences(tmp_path / "b.jsonl")["rejected"][:] == ["马赛", "Wait."]
     first = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()[0]
     assert "法国的首都是哪里？" in first and json.loads(first) == best(groups)[0]
+
+
+def test_a_prompt_with_tools_is_another_and_keeps_them(tmp_path: Path) -> None:
+    with_tools = [{**FRANCE[0], "tools": '[{"name": "地图"}]'}, *FRANCE[1:]]
+    assert prompt_key(with_tools) != prompt_key(FRANCE)
+    assert prompt_key([{**turn, "tools": None, "tool_calls": None} for turn in FRANCE]) == prompt_key(FRANCE)
+    Pool(tmp_path).append([candidate("Paris.", with_tools)])
+    (kept,) = Pool(tmp_path).candidates()
+    assert list(kept.prompt) == with_tools
+    row = best([[Scored(kept, 1.0)]])[0]
+    assert row["prompt"] == with_tools
+
+
+def test_answers_that_call_tools_are_no_texts(caplog: pytest.LogCaptureFixture) -> None:
+    calls = '[{"function": {"name": "地图"}}]'
+    rows = [
+        {"prompt": FRANCE, "response": "", "tool_calls": [calls]},
+        {"prompt": FRANCE, "response": "Paris.", "tool_calls": None},
+    ]
+    with caplog.at_level(logging.WARNING, "prefopt.candidates"):
+        found = DatasetAnswers(rows)
+    assert found.answers == {prompt_key(FRANCE): {"Paris.": True}} and "1 answers call tools" in caplog.text
+    pairs, left_out = self_rejected(rows, [candidate("Lyon.")])
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("Paris.", "Lyon.")]
+    assert left_out == {"answers that call tools, which have no text": 1}

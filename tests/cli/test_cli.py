@@ -16,11 +16,12 @@ from prefopt.cli import all_commands
 from prefopt.cli.help_page import KEPT, kept_page
 from prefopt.cli.help_pages import short_pages
 from prefopt.cli.rows import hold_out
-from prefopt.data import load_preferences
+from prefopt.data import encode_dataset, load_preferences
 from prefopt.testbed.model import build_policy, build_tokenizer
 from prefopt.training.arguments import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from prefopt.utils.settings import read
 from tests.helpers.commands import error_of, run, written
+from tests.helpers.tokenizers import TOOLS, make_tokenizer
 
 QUICK = ["--bf16", "false", "--disable_tqdm", "true", "--per_device_train_batch_size", "4", "--max_length", "128"]
 
@@ -218,6 +219,7 @@ def test_yaml_gives_defaults_and_flags_win(tmp_path: Path) -> None:
         loss_weights: [1, 0.5]
         gradient_checkpointing_kwargs: {use_reentrant: false}
         model_init_kwargs: {attn_implementation: sdpa}
+        chat_template_kwargs: {enable_thinking: false}
         use_peft: true
         lora_r: 8
         lora_target_modules: [all-linear]
@@ -228,6 +230,7 @@ def test_yaml_gives_defaults_and_flags_win(tmp_path: Path) -> None:
     assert (args.loss_type, args.loss_weights) == (["sigmoid", "sft"], [1.0, 2.0])
     assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert args.model_init_kwargs == {"attn_implementation": "sdpa"}
+    assert args.chat_template_kwargs == {"enable_thinking": False}
     assert (model.use_peft, model.lora_r, model.lora_target_modules) == (True, 4, "all-linear")
     assert (args.disable_dropout, args.resume_from_checkpoint, model.lora_alpha) == (False, None, 32)
 
@@ -389,6 +392,24 @@ def test_data_check_returns_the_doctors_exit_code(
     broken.write_text((world / "pairs/test.jsonl").read_text() + "{\n")
     assert run("data", "check", broken) == 1
     assert run("data", "--help") == 0
+
+
+def test_data_check_counts_with_the_variables_of_the_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tokenizer(TOOLS, eos="<|im_end|>").save_pretrained(tmp_path / "model")
+    row = {"query": "中国的首都是哪里？", "response": "北京。"}
+    file = testbed.write_jsonl(tmp_path / "rows.jsonl", [row])
+    command = ["data", "check", file, "--tokenizer", tmp_path / "model", "--max_length"]
+    encoded = encode_dataset([row], make_tokenizer(TOOLS, eos="<|im_end|>"))[0]
+    length = len(encoded["prompt_ids"]) + len(encoded["response_ids"][0])
+    given, cut = ["--chat_template_kwargs", '{"enable_thinking": false}'], []
+    for more in ([], given):
+        assert run(*command, length, "--json", *more) == 0
+        cut.append(json.loads(capsys.readouterr().out)["files"][0]["prompts_cut"]["count"])
+    assert cut == [0, 1]  # the empty thought takes the room
+    assert "reads no variable 'x'" in error_of(capsys, *command, 99, "--chat_template_kwargs", '{"x": 1}')
+    assert "means nothing without --tokenizer" in error_of(capsys, "data", "check", file, *given)
 
 
 def test_held_out_prompts_are_not_trained_on() -> None:

@@ -282,3 +282,24 @@ def test_a_scorer_that_fails_loses_nothing(
     error = error_of(capsys, *asked(command, tmp_path, "--scorer", f"judges:{scorer}", *DRAWN, *trained))
     assert said in error and "PREFOPT_DEBUG" not in error
     assert len(list(Pool(tmp_path / "pool").candidates())) == 48
+
+
+def test_best_of_n_keeps_tools_and_sets_variables_of_the_template(
+    sampling_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}{{ mode }}" + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(tmp_path / "model")
+    build_policy(tokenizer).save_pretrained(tmp_path / "model")
+    row = {**lines(sampling_folder / "prompts.jsonl")[0], "tools": [{"name": "时钟"}]}
+    file = testbed.write_jsonl(tmp_path / "rows.jsonl", [row, {**row, "tools": None}])
+    command = ["best-of-n", "--model_name_or_path", tmp_path / "model", "--dataset_name", file, *DRAWN]
+    command += ["--scorer", "judges:vowels", "--stop_strings", "a", "e", "--output_dir", tmp_path / "out"]
+    assert run(*command, "--chat_template_kwargs", '{"mode": "慢"}') == 0
+    prompts = {candidate.prompt_key: candidate.prompt for candidate in Pool(tmp_path / "out/pool").candidates()}
+    assert [prompt[0].get("tools") for prompt in prompts.values()] == ['[{"name": "时钟"}]', None]
+    rows, _ = load(tmp_path / "out/responses.jsonl", "any")
+    assert {prompt_key(prompt) for prompt in rows["prompt"]} == prompts.keys()
+    assert "belongs to another run: policy was" in error_of(capsys, *command)  # without the variable it is another
+    said = error_of(capsys, *command, "--chat_template_kwargs", '{"mod": "慢"}')
+    assert "the chat template reads no variable 'mod'; did you mean mode?" in said

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from prefopt.candidates import Origin, Pool, best_of_n, generate_into, search_temperatures
+from prefopt.candidates.dataset_answers import DatasetAnswers
+from prefopt.data import encode_dataset, load, set_template_defaults
 from prefopt.data.encode import encode_prompt
 from prefopt.data.row_encoder import Encoder
 from prefopt.generation import EncodedPrompts, beam_search, encode_prompts, sample
 from prefopt.objectives.sampling_arguments import SamplingArguments
 from prefopt.scoring import CallableScorer
 from tests.helpers.models import tiny_llama
+from tests.helpers.tokenizers import TOOLS, make_tokenizer
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("Hi", "What is 2 + 2?", "你好！怎么烤蛋糕？", "Bye")]
 MIXED = SamplingArguments(responses_per_prompt=4, max_new_tokens=6, source="mixed", sampling_batch_size=2)
@@ -91,3 +94,30 @@ def test_ids_of_another_tokenizer_are_not_taken(tokenizer) -> None:
     assert [row[0].prompt_ids for row in kept] == [encode_prompt(prompt, tokenizer) for prompt in PROMPTS]
     with pytest.raises(ValueError, match=r"prompt 0 has \d+ tokens.*max_new_tokens=256.*256 positions"):
         encode_prompts(encoded, other, policy, 256)
+
+
+def test_prompts_with_tools_are_sampled_as_they_are_trained_on(tmp_path: Path) -> None:
+    """From the row to the pool's file and back, whatever of the template they use."""
+    tokenizer = make_tokenizer(TOOLS, eos="<|im_end|>")
+    set_template_defaults(tokenizer, {"enable_thinking": False})
+    tools, call = [{"name": "时钟"}], {"function": {"name": "时钟", "arguments": {}}}
+    asked = {"prompt": PROMPTS[2], "chosen": "好。", "rejected": "不。"}
+    told = [*PROMPTS[2], {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "9:00"}]
+    rows = load(
+        [
+            asked,
+            {**asked, "tools": tools},
+            {**asked, "chat_template_kwargs": {"enable_thinking": True}},
+            {**asked, "prompt": told},
+        ]
+    )[0]
+    trained = [list(ids) for ids in encode_dataset(rows, tokenizer)["prompt_ids"]]
+    assert len({tuple(ids) for ids in trained}) == 4
+    prompts = DatasetAnswers(rows).prompts
+    policy = tiny_llama(max_position_embeddings=1024)
+    assert [list(ids) for ids in encode_prompts(prompts, tokenizer, policy, 4).ids] == trained
+    sampled = sample(policy, tokenizer, prompts, max_new_tokens=4)
+    assert [response.prompt_ids for (response,) in sampled] == trained
+    assert generate_into(Pool(tmp_path), policy, tokenizer, prompts, MIXED, Origin("v", 3)) == 16
+    kept = {candidate.prompt_key: candidate.prompt for candidate in Pool(tmp_path).candidates()}
+    assert [list(ids) for ids in encode_prompts(list(kept.values()), tokenizer, policy, 4).ids] == trained

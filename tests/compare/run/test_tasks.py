@@ -82,6 +82,15 @@ def test_stages_are_shared() -> None:
     assert "reference" not in alone  # one method makes its own pass
 
 
+def test_a_variable_of_the_chat_template_is_a_setting_of_encoding() -> None:
+    kwargs = {"enable_thinking": False}
+    tasks = Tasks(replace(PLAN, training={**PLAN.training, "chat_template_kwargs": kwargs}))
+    check_training(tasks.plan)
+    for task in (tasks.evaluate(tasks.plan.method_specs["dpo"], 0), tasks.reference_pairs(0)):
+        assert task.inputs["settings"]["chat_template_kwargs"] == kwargs
+    assert tasks.encode(0, tasks.plan.training).inputs["settings"]["chat_template_kwargs"] == kwargs
+
+
 def test_names_of_folders_are_plain(tmp_path: Path) -> None:
     plan = replace(PLAN, methods={"../长 dpo": {"method": "dpo"}})
     task = Tasks(plan).evaluate(plan.method_specs["../长 dpo"], 0)
