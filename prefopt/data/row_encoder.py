@@ -20,6 +20,7 @@ from .truncation import Encoding, truncate
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+UNREAD = "tools, tool calls or chat_template_kwargs that the chat template does not read"
 NOTES = {
     "_prompt_cut": "prompts cut",
     "_responses_cut": "responses cut",
@@ -27,7 +28,7 @@ NOTES = {
     "_mismatches": "responses that the chat template renders otherwise within the whole conversation",
     "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
     "_unwritten": "rows dropped, as the chat template does not write their tool calls after the prompt",
-    "_inputs_unread": "rows with tools, tool calls or chat_template_kwargs that the chat template does not read",
+    "_inputs_unread": f"rows: {UNREAD}",
     "_special_tokens_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
 }

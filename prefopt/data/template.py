@@ -153,7 +153,7 @@ class Renderer:
             return Rendering(self._plain(tail))
         return self._templated(prompt, opening, tail)
 
-    def leaves_out(self, prompt: list[Message]) -> bool:
+    def leaves_out(self, prompt: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a prompt brings something for a template that is written nowhere."""
         if is_bare(prompt):
             return any(turn.get(name) for turn in prompt for name in TURN_EXTRAS)

@@ -5,6 +5,7 @@ Every way of generating begins here, so that a prompt is encoded once, however m
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.records import DataError, Messages
-from ..data.row_encoder import Encoder
+from ..data.row_encoder import UNREAD, Encoder
 from ..data.truncation import Encoding
 from ..utils.renamed import renamed
 from .stopping import SequenceState
+
+logger = logging.getLogger(__name__)
 
 
 class EncodedPrompts(Sequence[Messages]):
@@ -77,6 +80,8 @@ def encode_prompts(
         encoder = Encoder(tokenizer, Encoding())
         ids = [_encode(number, prompt, encoder) for number, prompt in enumerate(prompts)]
         encoded = EncodedPrompts(prompts, ids, tokenizer)
+        if unread := sum(encoder.renderer.leaves_out(prompt) for prompt in prompts):
+            logger.warning("%s of %s prompts: %s", f"{unread:,}", f"{len(prompts):,}", UNREAD)
     limit = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None)
     for number, length in enumerate(encoded.lengths):
         if limit and length + max_new_tokens > limit:

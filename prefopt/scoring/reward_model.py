@@ -19,7 +19,7 @@ from ..batch import Batch
 from ..data.batching import split_by_tokens
 from ..data.collate import collate
 from ..data.records import Messages
-from ..data.row_encoder import Encoder
+from ..data.row_encoder import UNREAD, Encoder
 from ..data.truncation import Encoding
 from ..models.forward import forward
 from ..models.heads import LM_HEAD, is_scorer, normalize
@@ -144,6 +144,8 @@ class RewardModelScorer:
         if cut := sum(rows["_prompt_cut"]) + sum(rows["_responses_cut"]):
             limit = self.encoding.max_length
             logger.warning("%s: %d prompts or responses cut to max_length %s before scoring", self.name, cut, limit)
+        if unread := sum(rows["_inputs_unread"]):
+            logger.warning("%s, %d of %d rows: %s", self.name, unread, len(turns), UNREAD)
         return [
             _never_empty(prompt, ids[0]) for prompt, ids in zip(rows["prompt_ids"], rows["response_ids"], strict=True)
         ]

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from prefopt.data import Candidates, DataError, Turn, encode_dataset, encode_prompt, load, load_sft
+from prefopt.data import Candidates, DataError, Encoding, Turn, encode_dataset, encode_prompt, load, load_sft
 from prefopt.data.check import check
 from tests.helpers.tokenizers import CHATML, TOOLS, make_tokenizer
 
@@ -237,3 +238,20 @@ def test_an_adapter_of_your_own_may_give_them(tokenizer: PreTrainedTokenizerFast
     adapter = Adapter("own", "sft", "", lambda row: True, lambda row: Candidates((prompt,), ((answer,),)))
     assert adapter({"a": 1}).responses == ((answer,),)
     assert adapter({"a": 1}).prompt[0].message == {"role": "user", "content": "几点？", "tools": json.dumps([CLOCK])}
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_5_nothink", "lfm2_v2"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_published_templates_write_the_same(name: str, count: int) -> None:
+    """Templates that come with TRL: a conversation is its prompt and response, as far as it is kept as it was said."""
+    found = find_spec("trl")
+    if found is None or found.origin is None:
+        pytest.skip("TRL is a test-only dependency and is not installed")
+    template = (Path(found.origin).parent / "chat_templates" / f"{name}.jinja").read_text("utf-8")
+    tokenizer = make_tokenizer(template, eos="<|im_end|>")
+    messages = [SYSTEM, Q, calling(), TOLD, bot("九点。")][: 1 + count]
+    row = encode_dataset(load_sft([{"messages": messages, "tools": [CLOCK]}]), tokenizer, Encoding(None))[0]
+    said = decoded([*row["prompt_ids"], *row["response_ids"][0]], tokenizer) + "\n"
+    whole = text_of(messages, tokenizer, tools=[CLOCK])
+    thought = "<think>\n\n</think>\n\n" if name == "qwen3" and count == 4 else ""  # before the last answer alone
+    assert said == whole.replace(thought + "九点", "九点")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,12 @@ def test_prompts_with_tools_are_sampled_as_they_are_trained_on(tmp_path: Path) -
     assert generate_into(Pool(tmp_path), policy, tokenizer, prompts, MIXED, Origin("v", 3)) == 16
     kept = {candidate.prompt_key: candidate.prompt for candidate in Pool(tmp_path).candidates()}
     assert [list(ids) for ids in encode_prompts(list(kept.values()), tokenizer, policy, 4).ids] == trained
+
+
+def test_what_the_template_does_not_read_of_prompts_is_said(tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    prompts = [PROMPTS[0], [{**PROMPTS[2][0], "tools": [{"name": "时钟"}]}]]
+    with caplog.at_level(logging.WARNING, "prefopt.generation"):
+        encode_prompts(prompts, tokenizer, tiny_llama(), 4)
+    assert (
+        "1 of 2 prompts: tools, tool calls or chat_template_kwargs that the chat template does not read" in caplog.text
+    )

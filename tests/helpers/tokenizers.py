@@ -33,14 +33,16 @@ THINKING = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# Lists tools before the conversation, writes calls between tags of their own, and an empty thought where thinking is
-# switched off: the parts of Qwen3's template that are about tools and variables, in other words.
+# Lists tools before the conversation, writes calls between tags of their own, and an empty thought before the last
+# answer where thinking is switched off: what Qwen3's template does with tools and variables, in other words.
 TOOLS = (
     "{%- if tools %}{{ '<|im_start|>system\n' }}"
     "{%- if messages[0].role == 'system' %}{{ messages[0].content + '\n' }}{%- endif %}"
     "{%- for tool in tools %}{{ '<tool>' + tool | tojson + '</tool>\n' }}{%- endfor %}{{ '<|im_end|>\n' }}{%- endif %}"
     "{%- for m in messages %}{%- if not (tools and loop.first and m.role == 'system') %}"
-    "{{- '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{{- '<|im_start|>' + m.role + '\n' }}"
+    "{%- if loop.last and m.role == 'assistant' and enable_thinking is defined and enable_thinking is false %}"
+    "{{- '<think></think>' }}{%- endif %}{{- m.content }}"
     "{%- for call in m.tool_calls or [] %}"
     "{{- '<call>' + call.function.name + ' ' + call.function.arguments | tojson + '</call>' }}{%- endfor %}"
     "{{- '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
