@@ -43,6 +43,7 @@ from .heads import (
     upcast_head,
 )
 from .modes import is_quantized, keep_differentiable
+from .wrappers import check_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +206,7 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     if _is_adapter(source):
+        check_adapter(PeftConfig.from_pretrained(source))
         model = auto.from_pretrained(source, is_trainable=True, **options)
     else:
         model = _complete(auto, source, options)
@@ -245,6 +247,9 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
         raise ValueError(
             f"{', '.join(arguments)} is for loading a model by name, but {type(model).__name__} is already one"
         )
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            check_adapter(config)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, PeftType
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -26,10 +26,21 @@ def unwrap(model: nn.Module) -> nn.Module:
     model = unwrap_parallel(model)
     if not isinstance(model, PeftModel):
         return model
-    if model.active_peft_config.is_prompt_learning:
-        kind = model.active_peft_config.peft_type.value
-        raise ValueError(f"{kind} changes the prompt, not the layers: use an adapter such as LoRA")
+    check_adapter(model.active_peft_config)
     return model.get_base_model()
+
+
+def check_adapter(config: Any) -> None:
+    """Refuse an adapter that is not in the layers of a model, which a packed forward would run without.
+
+    Raises:
+        ValueError: it is such a one, or no adapter's config at all.
+    """
+    if not isinstance(config, PeftConfig):
+        raise ValueError(f"peft_config={config!r}: give a config of PEFT's, such as LoraConfig(r=16)")
+    if config.is_prompt_learning or config.peft_type == PeftType.ADAPTION_PROMPT:
+        kind = PeftType(config.peft_type).value
+        raise ValueError(f"{kind} changes the prompt, not the layers: use an adapter such as LoRA")
 
 
 def unwrap_parallel(model: nn.Module) -> Any:

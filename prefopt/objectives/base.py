@@ -142,6 +142,17 @@ class Objective(ABC):
             )
         super().__setattr__(name, value)
 
+    def rows_lack(self, columns: frozenset[str]) -> str | None:
+        """Say what the settings read that rows do not have; a trainer asks before it loads a model.
+
+        Args:
+            columns: the names of the columns in which some row has a value.
+
+        Returns:
+            A message that says what to do, or None where nothing is missing.
+        """
+        return None
+
     @property
     def outputs(self) -> frozenset[str]:
         """Names of all fields of `Outputs` that `loss` reads."""

@@ -88,6 +88,17 @@ class BradleyTerry(RewardArguments, Objective):
     def wants(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset({"logps"} if self.lm_coefficient else ())
 
+    def rows_lack(self, columns: frozenset[str]) -> str | None:
+        """Say which column a margin is to be read from that is not there."""
+        column = {"column": "margin", "small": "grade", "large": "grade"}.get(self.margin)
+        if column is None or column in columns:
+            return None
+        values = f"one of {', '.join(GRADES)}" if column == "grade" else "a number"
+        return (
+            f"margin={self.margin!r} needs the column `{column}` with {values}, and these rows have only "
+            f"{', '.join(sorted(columns))}: add it, or leave margin out, which takes what the rows have"
+        )
+
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """The term "bradley_terry" and, where they have a weight, "centering" and "lm"; scores as rewards [G, 2]."""
         scores, pairs = upcast(out.required("scores")), batch.present.all(-1)
@@ -113,17 +124,13 @@ class BradleyTerry(RewardArguments, Objective):
         Raises:
             ValueError: the dataset lacks the column that `margin` asks for.
         """
-        if self.margin == "column" and "margin" not in batch:
-            raise ValueError(
-                "margin='column' but the dataset has no `margin` column; it has " + ", ".join(sorted(batch))
-            )
+        if lacking := self.rows_lack(frozenset(batch)):
+            raise ValueError(lacking)
         if self.margin in ("auto", "column") and "margin" in batch:
             return batch.margin.to(scores.dtype)
-        table = "small" if self.margin == "auto" else self.margin
         if "grade" not in batch:
-            if self.margin in ("small", "large"):
-                raise ValueError(f"margin={self.margin!r} needs a `grade` column with one of {', '.join(GRADES)}")
             return 0.0
+        table = "small" if self.margin == "auto" else self.margin
         # The appended zero is what grade -1, unknown, picks.
         return scores.new_tensor((*MARGINS[table], 0.0))[batch.grade]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftConfig
-from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
+from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, set_seed
 
 from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
@@ -19,7 +19,7 @@ from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.shared_critic import SharedCritic, share_critic
-from ..models.wrappers import unwrap
+from ..models.wrappers import check_adapter, unwrap
 from ..objectives.base import Objective, load
 from ..objectives.sampling_arguments import SamplingArguments
 from ..objectives.sft import SFT
@@ -29,6 +29,7 @@ from ..scoring.reward_model import RewardModelScorer
 from ..scoring.scorer import Scorer
 from .config import PreferenceConfig
 from .generating import check_generating
+from .given_rows import check_responses, check_rows
 
 logger = logging.getLogger(__name__)
 
@@ -60,22 +61,29 @@ def build(
     critic: Any = None,
     demonstrations: Any = None,
     rows: Any = None,
-    unused: tuple[Any, Any] = (None, ()),
+    held_out: Any = None,
+    unused: tuple[Any, Any, Any] = (None, (), None),
 ) -> Built:
     """Load what is given by name, add the adapter, and freeze the reference before anything trains.
 
     Args:
         demonstrations: raw rows of good answers to mix in; by default the best answers of `rows`, the training data.
-        unused: `compute_metrics` and `optimizers`, which make no sense where responses are generated.
+        held_out: the rows to evaluate on.
+        unused: `compute_metrics`, `optimizers` and `optimizer_cls_and_kwargs`, which make no sense where responses are
+            generated.
     """
     set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
     objective = load(objective) if isinstance(objective, str) else objective
     _check_arguments(objective, args)
+    _check_models(objective, tokenizer, ref_model, peft_config, critic)
     scorer = scorer_for(objective, scorer)
     if scorer is not None:
         check_generating(args, *unused)
+    else:
+        check_rows(objective, rows, held_out)
     tokenizer = tokenizer_for(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
+    _note_balancing(loaded, args)
     detach_critic(loaded)  # of an earlier training
     if is_quantized(loaded):
         keep_differentiable(loaded)
@@ -87,8 +95,6 @@ def build(
     reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
     if objective.trains == "actor-critic":
         _add_critic(loaded, objective, args, tokenizer, _critic_source(critic, scorer, tokenizer))
-    elif critic is not None:
-        raise ValueError(f"{type(objective).__name__} trains no critic: leave critic out")
     for each in _models(loaded, reference):
         request_layout(unwrap(each), args.layout)
     built = Built(objective, loaded, tokenizer, reference, scorer)
@@ -179,8 +185,23 @@ def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
     for name in ("precompute_ref_log_probs", "sync_ref_model"):
         if getattr(args, name) and "reference" not in objective.needs:
             raise ValueError(f"{name}=True, but {objective!r} uses no reference")
-    if args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor smooths tokens in transformers' own losses: use label_smoothing")
+
+
+def _check_models(
+    objective: Objective, tokenizer: Any, ref_model: Any, peft_config: PeftConfig | None, critic: Any
+) -> None:
+    """Refuse models and what belongs to them where they would not be used, or cannot."""
+    if ref_model is not None and "reference" not in objective.needs:
+        raise ValueError(f"{objective!r} uses no reference: leave ref_model out")
+    if critic is not None and objective.trains != "actor-critic":
+        raise ValueError(f"{type(objective).__name__} trains no critic: leave critic out")
+    if isinstance(tokenizer, ProcessorMixin):
+        raise ValueError(
+            f"processing_class is a {type(tokenizer).__name__}, for more than text: models of text are trained here, "
+            "pass its tokenizer"
+        )
+    if peft_config is not None:
+        check_adapter(peft_config)
 
 
 def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
@@ -269,13 +290,22 @@ def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: A
     return load_scorer(model, tokenizer, quantization_config=quantization_config, lm_head=lm_head, **kwargs)
 
 
+def _note_balancing(model: Any, args: PreferenceConfig) -> None:
+    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without."""
+    coefficient = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
+    if coefficient and getattr(args, "router_aux_loss_coef", None) is None:
+        logger.warning(
+            "this model's config has router_aux_loss_coef=%s, and no load-balancing loss is added here: set "
+            "router_aux_loss_coef=0.0 in the arguments, which is the same, to be told no more",
+            coefficient,
+        )
+
+
 def _reference(
     model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, *, fresh: bool
 ) -> Reference | None:
     """Only what the objective needs: SimPO and its like never hold a second model."""
     if "reference" not in objective.needs:
-        if ref_model is not None:
-            raise ValueError(f"{objective!r} uses no reference: leave ref_model out")
         return None
     if isinstance(ref_model, str):
         ref_model = load_policy(ref_model, **args.init_kwargs)
@@ -291,30 +321,12 @@ def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
 
     One response means the best, so the rest go.
     """
-    name, wanted = type(objective).__name__, objective.responses
+    check_responses(objective, dataset)
     if "label" in dataset.column_names:
-        name = type(objective.unpaired).__name__  # raises where there is none
-        return _counted(dataset, lambda count: count == 1, f"{name} takes one with a label (prompt, completion, label)")
+        return dataset
     if "label" in objective.needs:
-        why = f"{name} takes one with a label (prompt, completion, label), or pairs without (prompt, chosen, rejected)"
-        return split_pairs(_counted(dataset, lambda count: count == 2, why))
-    if wanted == 1:
-        columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
-        return dataset.map(lambda row: {name: row[name][:1] for name in columns}, desc="Keeping the best response")
-    compares = wanted or f"at least {objective.fewest}"
-    lists = "" if wanted else " or lists (query, responses, scores)"
-    right = (lambda count: count == wanted) if wanted else (lambda count: count >= objective.fewest)
-    return _counted(dataset, right, f"{name} compares {compares}: give it pairs (prompt, chosen, rejected){lists}")
-
-
-def _counted(dataset: Dataset, right: Callable[[int], bool], why: str) -> Dataset:
-    """The rows, all of which have a right number of responses.
-
-    Raises:
-        ValueError: one has not.
-    """
-    counts = [len(row) for row in dataset["response_ids"]]
-    wrong = next((i for i, count in enumerate(counts) if not right(count)), None)
-    if wrong is not None:
-        raise ValueError(f"row {wrong} has {counts[wrong]} responses and {why}")
-    return dataset
+        return split_pairs(dataset)
+    if objective.responses != 1:
+        return dataset
+    columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
+    return dataset.map(lambda row: {name: row[name][:1] for name in columns}, desc="Keeping the best response")

@@ -15,6 +15,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from ..data.encode import Encoding
 from ..models.layout_selection import LAYOUTS
 from ..utils.options import option, worded
+from .trl_settings import check_settings, not_here
 
 
 @dataclass
@@ -46,8 +47,15 @@ class PreferenceConfig(TrainingArguments):
     bf16: bool | None = option(  # type: ignore[assignment]
         None, "Mixed precision in bfloat16; on where it can be. Losses stay in float32."
     )
-    remove_unused_columns: bool = option(False, "Must stay off: rows carry what the loss needs.")
-    logging_nan_inf_filter: bool = option(False, "Must stay off: it hides a broken loss. See max_skipped_steps.")
+    remove_unused_columns: bool = option(
+        False, "Accepted for compatibility: encoding rows keeps the columns that losses need, and no others."
+    )
+    logging_nan_inf_filter: bool = option(
+        False, "Accepted for compatibility: a loss that is not finite is never hidden. See max_skipped_steps."
+    )
+
+    use_liger_kernel: bool = not_here("use_liger_kernel")
+    label_smoothing_factor: float = not_here("label_smoothing_factor")
 
     max_length: int | None = option(1024, "Longest prompt plus response, in tokens; None never truncates.")
     max_prompt_length: int | None = option(
@@ -72,7 +80,9 @@ class PreferenceConfig(TrainingArguments):
         "holds as many rows of similar length as fit in so many tokens, prompts counted once. Also for "
         "precompute_ref_log_probs. A longer row is a batch of its own.",
     )
-    pad_to_multiple_of: int | None = option(None, "Round padded lengths up to a multiple of it.")
+    pad_to_multiple_of: int | str | None = option(
+        None, "Round padded lengths up to a multiple of it; `auto` and None do not."
+    )
     layout: str = option(
         "auto",
         "How responses lie in the model's input: auto packs them without padding, each prompt once, if a "
@@ -98,11 +108,16 @@ class PreferenceConfig(TrainingArguments):
             raise ValueError(
                 "full half-precision evaluation rounds log-probs beyond use: leave it off, bf16=True is enough"
             )
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns=True would drop the columns that losses need: leave it off")
+        check_settings(self)
+        # What it would mean to Trainer is done when rows are encoded, after which it would drop what losses need.
+        self.remove_unused_columns = False
+        self.logging_nan_inf_filter = False
+        self.pad_to_multiple_of = _multiple(self.pad_to_multiple_of)
         if self.train_sampling_strategy not in ("random", "sequential"):
-            order = self.train_sampling_strategy
-            raise ValueError(f"train_sampling_strategy={order!r}: rows are read in `random` or `sequential` order")
+            raise ValueError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r}: rows are read in `random` or `sequential` "
+                "order; max_tokens_per_batch puts rows of similar length together"
+            )
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
@@ -119,6 +134,18 @@ class PreferenceConfig(TrainingArguments):
             # transformers deprecates the name that its own older versions, and TRL, still need.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
             super().__post_init__()
+        self._without_selective()
+
+    def _without_selective(self) -> None:
+        """Take out what TRL reads from these arguments of a checkpoint, and torch does not know."""
+        kwargs: dict[str, Any] = dict(self.gradient_checkpointing_kwargs or {})  # type: ignore[arg-type]
+        if kwargs.pop("selective", False):
+            raise ValueError(
+                "gradient_checkpointing_kwargs: selective=True is not offered: leave it out, and whole layers are "
+                "recomputed, or set gradient_checkpointing=False, and none are"
+            )
+        if self.gradient_checkpointing_kwargs:
+            self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs = kwargs
 
     @property
     def encoding(self) -> Encoding:
@@ -137,3 +164,12 @@ class PreferenceConfig(TrainingArguments):
             warnings.warn("model_init_kwargs: `torch_dtype` is now `dtype`", FutureWarning, stacklevel=3)
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         return kwargs
+
+
+def _multiple(given: int | str | None) -> int | None:
+    """`pad_to_multiple_of` as a number; a command line and TRL's default have it as text."""
+    if given is None or str(given).lower() in ("auto", "none", "null"):
+        return None
+    if not str(given).isdecimal() or int(given) < 1:
+        raise ValueError(f"pad_to_multiple_of={given!r}: give a number of tokens, at least 1, or `auto` for none")
+    return int(given)

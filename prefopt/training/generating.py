@@ -26,10 +26,11 @@ def check_unscored(objective: Objective) -> None:
         raise ValueError(f"{setting} means nothing without a scorer, for which responses are generated: pass one")
 
 
-def check_generating(args: PreferenceConfig, compute_metrics: Any, optimizers: Any) -> None:
+def check_generating(args: PreferenceConfig, compute_metrics: Any, optimizers: Any, optimizer_cls: Any) -> None:
     """Refuse, where responses are generated, what would have no effect or another than was meant."""
     passed = {
         "optimizers": any(optimizer is not None for optimizer in optimizers),
+        "optimizer_cls_and_kwargs": optimizer_cls is not None,
         "compute_metrics": compute_metrics is not None,
     }
     for name in (name for name, there in passed.items() if there):

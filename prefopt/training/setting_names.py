@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .trl_settings import SETTINGS
+
 ALIASES: dict[str, str] = {
     # The model.
     "model": "model_name_or_path",
@@ -133,5 +135,6 @@ ELSEWHERE: dict[str, str] = {
     "gpus": "several GPUs are asked for by `torchrun --nproc_per_node 4 -m` before the command",
     "num_gpus": "several GPUs are asked for by `torchrun --nproc_per_node 4 -m` before the command",
     "device": "the GPU is found by itself; --use_cpu leaves it out",
+    **{name: setting.instead for name, setting in SETTINGS.items()},
 }
 """Another name -> how to ask for what no setting is for."""

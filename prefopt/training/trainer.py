@@ -35,6 +35,7 @@ from .checkpointing import Checkpoints
 from .config import PreferenceConfig
 from .dataloaders import Batching
 from .evaluation import Evaluation
+from .given_rows import given_rows
 from .metrics import MetricsAccumulator
 from .nonfinite import NonFiniteGuard
 from .parts import source_for, trained_by
@@ -65,6 +66,7 @@ class PreferenceTrainer(Trainer):
             the scorer's, or a new head on the policy's backbone where that is none or has another tokenizer.
         ptx_dataset: good answers for objectives that mix them in; by default the best ones of `train_dataset`.
         compute_metrics: receives `EvalPrediction(predictions=(logps, rewards))`, each [N, K].
+        callbacks, optimizers, optimizer_cls_and_kwargs: as Trainer's.
 
     Raises:
         ValueError: a combination that would train something else than was meant; the message says what to pass.
@@ -93,11 +95,13 @@ class PreferenceTrainer(Trainer):
         compute_metrics: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
     ):
         args = args or PreferenceConfig(output_dir="prefopt-output")
         if args.n_gpu > 1:
             logger.warning("one process uses one GPU: launch with torchrun to use all %d", args.n_gpu)
             args._n_gpu = 1  # Trainer would split batches with DataParallel, which cannot split a loss with units
+        train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args)
         built = build(
             model,
             objective,
@@ -110,12 +114,13 @@ class PreferenceTrainer(Trainer):
             critic=critic,
             demonstrations=ptx_dataset,
             rows=train_dataset,
-            unused=(compute_metrics, optimizers),
+            held_out=eval_dataset,
+            unused=(compute_metrics, optimizers, optimizer_cls_and_kwargs),
         )
         self.objective: Objective = built.objective
         self.scorer = built.scorer
         self.prepare_rows = as_rows if built.scorer else partial(prepare_dataset, built=built, args=args)
-        self.batching = Batching(args, partial(collate, pad_to_multiple_of=args.pad_to_multiple_of))
+        self.batching = Batching(args, partial(collate, pad_to_multiple_of=cast(Any, args.pad_to_multiple_of)))
         super().__init__(
             model=built.model,
             args=args,
@@ -126,6 +131,7 @@ class PreferenceTrainer(Trainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True

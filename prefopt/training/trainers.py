@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from datasets import Dataset
 from peft import PeftConfig
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from ..models.heads import clear_normalization, set_normalization
 from ..objectives.base import Objective
@@ -22,11 +23,14 @@ from ..objectives.rejection_sampling import RejectionSampling
 from ..objectives.reward import BradleyTerry, RewardArguments
 from ..objectives.rrhf import RRHF, RRHFArguments
 from ..objectives.sampling_arguments import IterationArguments
-from ..objectives.sft import SFT
+from ..objectives.sft import SFT, SFTArguments
 from ..utils.options import option
 from .config import PreferenceConfig
 from .generating import check_unscored
 from .trainer import PreferenceTrainer
+from .trl_settings import TRLSettings, TRLSFTSettings, check_trainer_arguments
+
+logger = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Objective)
 
@@ -37,7 +41,7 @@ def objective_from(config: Any, kind: type[Kind]) -> Kind:
 
 
 @dataclass
-class DPOConfig(DPOArguments, PreferenceConfig):
+class DPOConfig(DPOArguments, TRLSettings, PreferenceConfig):
     """Arguments of `DPOTrainer`, named as in TRL."""
 
     reference_free: bool | None = option(None, "Old name: use --loss_type cpo --cpo_alpha 0.")
@@ -56,12 +60,12 @@ class DPOConfig(DPOArguments, PreferenceConfig):
 
 
 @dataclass
-class KTOConfig(KTOArguments, PreferenceConfig):
+class KTOConfig(KTOArguments, TRLSettings, PreferenceConfig):
     """Arguments of `KTOTrainer`, named as in TRL."""
 
 
 @dataclass
-class RewardConfig(RewardArguments, PreferenceConfig):
+class RewardConfig(RewardArguments, TRLSettings, PreferenceConfig):
     """Arguments of `RewardTrainer`, named as in TRL."""
 
     learning_rate: float = option(1e-4, "The initial learning rate.")
@@ -151,26 +155,31 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class SFTConfig(PreferenceConfig):
+class SFTConfig(SFTArguments, TRLSFTSettings, PreferenceConfig):
     """Arguments of `SFTTrainer`, named as in TRL."""
 
     learning_rate: float = option(2e-5, "The initial learning rate.")
     dataset_text_field: str = option("text", "Column that holds bare text.")
     completion_only_loss: bool | None = option(
-        None, "Only answers are trained on. False would train on prompts too: not offered."
+        None, "Only answers are trained on. False, training on prompts too, is taken for rows of bare text alone."
     )
     assistant_only_loss: bool = option(True, "Only assistant turns are trained on.")
-    packing: bool = option(False, "Accepted for compatibility: rows are not packed.")
 
     def __post_init__(self) -> None:
-        if self.completion_only_loss is False:
-            raise ValueError("completion_only_loss=False (train on prompts too) is not offered: put the text in `text`")
+        if self.loss_type == "chunked_nll":
+            warnings.warn("loss_type='chunked_nll' is now loss_type='nll'", FutureWarning, stacklevel=3)
+            self.loss_type = "nll"
         if not self.assistant_only_loss:
             warnings.warn(
-                "conversations train on assistant turns only, whatever assistant_only_loss says", stacklevel=3
+                "conversations train on assistant turns only, whatever assistant_only_loss says: to train on all of "
+                "it, give their text in the column `text`",
+                stacklevel=3,
             )
-        if self.packing:
-            warnings.warn("packing changes nothing here: a step stays per_device_train_batch_size rows", stacklevel=3)
+        if self.shuffle_dataset and self.train_sampling_strategy == "sequential":
+            raise ValueError(
+                "shuffle_dataset=True and train_sampling_strategy='sequential': rows are shuffled anew in each epoch, "
+                "or read in their order, choose one"
+            )
         super().__post_init__()
 
 
@@ -193,24 +202,30 @@ class NamedTrainer(PreferenceTrainer):
         compute_metrics: Callable[..., dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        *,
         quantization_config: Any = None,
         peft_config: PeftConfig | None = None,
-        *,
         ref_model: Any = None,
         scorer: Any = None,
+        compute_loss_func: Any = None,
+        preprocess_logits_for_metrics: Any = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         **more: Any,
     ):
-        if data_collator is not None:
-            raise ValueError(
-                "rows are collated into prefopt's own Batch: change the rows (or `encode_dataset`) instead"
-            )
+        check_trainer_arguments(
+            {
+                "data_collator": data_collator,
+                "compute_loss_func": compute_loss_func,
+                "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
+            }
+        )
         if tokenizer is not None:
             warnings.warn("`tokenizer` is now `processing_class`", FutureWarning, stacklevel=3)
         args = args or self.config(output_dir=f"{type(self).__name__.removesuffix('Trainer').lower()}-output")
-        if not isinstance(args, self.config):
-            raise TypeError(
-                f"{type(self).__name__} takes args of type {self.config.__name__}, not {type(args).__name__}"
+        _check_kind(type(self), args)
+        if args.model_init_kwargs and not isinstance(model, str):
+            logger.warning(
+                "model_init_kwargs is for loading a model by its name, and changes nothing of one that is loaded"
             )
         objective = objective_from(args, self.objective_type)
         if scorer is None:
@@ -231,6 +246,12 @@ class NamedTrainer(PreferenceTrainer):
             optimizers=optimizers,
             **more,
         )
+
+
+def _check_kind(trainer: type[NamedTrainer], args: Any) -> None:
+    """Refuse the arguments of another trainer."""
+    if not isinstance(args, trainer.config):
+        raise TypeError(f"{trainer.__name__} takes args of type {trainer.config.__name__}, not {type(args).__name__}")
 
 
 class ReferencedTrainer(NamedTrainer):
@@ -315,17 +336,53 @@ class SFTTrainer(NamedTrainer):
     def __init__(
         self,
         model: Any,
-        args: SFTConfig | None = None,
+        args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_loss_func: Any = None,
         *rest: Any,
         formatting_func: Any = None,
         **kwargs: Any,
     ):
-        args = args or SFTConfig(output_dir="sft-output")
-        text = partial(_as_text, formatting_func=formatting_func, text_field=args.dataset_text_field)
-        super().__init__(model, args, data_collator, text(train_dataset), text(eval_dataset), *rest, **kwargs)
+        config = _sft_config(args)
+        text = partial(_as_text, formatting_func=formatting_func, text_field=config.dataset_text_field)
+        datasets = text(train_dataset), text(eval_dataset)
+        if config.completion_only_loss is False and not all(map(_is_bare_text, datasets)):
+            raise ValueError(
+                "completion_only_loss=False trains on prompts too, which is not offered: leave it out, or give prompt "
+                "and answer as one text in the column `text`"
+            )
+        super().__init__(
+            model,
+            config,
+            data_collator,
+            *datasets,
+            processing_class,
+            *rest,
+            compute_loss_func=compute_loss_func,
+            **kwargs,
+        )
+
+
+def _sft_config(args: TrainingArguments | None) -> SFTConfig:
+    """`args`, of which TRL's SFTTrainer, too, takes transformers' own."""
+    if args is None:
+        return SFTConfig(output_dir="sft-output")
+    if type(args) is TrainingArguments:
+        return SFTConfig(**{field.name: getattr(args, field.name) for field in fields(args) if field.init})
+    _check_kind(SFTTrainer, args)
+    return cast(SFTConfig, args)
+
+
+def _is_bare_text(dataset: Any) -> bool:
+    """Whether rows, of all parts of a dict, are known to have no prompt."""
+    if isinstance(dataset, dict):
+        return all(map(_is_bare_text, dataset.values()))
+    if dataset is None or not isinstance(dataset, Dataset):
+        return dataset is None
+    return "text" in dataset.column_names or ("prompt" in dataset.column_names and not any(dataset["prompt"]))
 
 
 def _as_text(dataset: Any, formatting_func: Any, text_field: str) -> Any:

@@ -169,7 +169,7 @@ def test_absent_rows_are_not_named() -> None:
 
 def test_a_scaler_that_looks_for_its_scale_is_left_to_it(tmp_path: Path) -> None:
     """float16 overflows on purpose until its scale fits: no reason to stop, unless the loss itself is broken."""
-    trainer = build(tmp_path, PLAIN)
+    trainer = build(tmp_path, with_margins())
     trainer.accelerator.scaler = object()
     for _ in range(5):
         assert math.isnan(trainer._get_grad_norm(trainer.model, torch.tensor(math.nan)))

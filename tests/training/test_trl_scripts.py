@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,54 @@ def test_sft_script(shape: str, checkpoint: str, tmp_path: Path) -> None:
     )
     trainer.train()
     assert {"loss", "mean_token_accuracy", "num_tokens"} <= set(trainer.state.log_history[0])
+
+
+SCRIPTS = Path(__file__).parents[1] / "helpers" / "programs"
+LOGGED = {
+    "trl_dpo": {"loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"},
+    "trl_reward": {"loss", "grad_norm", "accuracy", "margin", "mean_reward", "min_reward", "max_reward"},
+    "trl_sft": {"loss", "grad_norm", "mean_token_accuracy", "num_tokens"},
+}
+
+
+@pytest.mark.parametrize("library", ["trl", "prefopt"])
+@pytest.mark.parametrize("name", LOGGED)
+def test_a_script_runs_with_either_import(
+    name: str, library: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library == "trl":
+        pytest.importorskip("trl")
+    script = (SCRIPTS / f"{name}.py").read_text()
+    assert script.count("from trl import") == 1
+    out = tmp_path / library
+    monkeypatch.setattr(sys, "argv", [name, checkpoint, str(out)])
+    variables: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(script.replace("from trl import", f"from {library} import"), name, "exec"), variables)
+    logged = variables["trainer"].state.log_history
+    assert LOGGED[name] <= set(logged[0])
+    assert type(variables["trainer"]).__module__.split(".")[0] == library
+    if name == "trl_reward":
+        assert json.loads((out / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+    else:
+        assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "llama"
+
+
+@pytest.mark.parametrize("name", ["trl_dpo", "trl_sft"])
+def test_a_script_computes_the_same_with_either_import(
+    name: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss of the first step: rows come in another order, so of one step over all of them."""
+    pytest.importorskip("trl")
+    script = (
+        (SCRIPTS / f"{name}.py").read_text().replace("per_device_train_batch_size=8", "per_device_train_batch_size=24")
+    )
+    losses = {}
+    for library in ("trl", "prefopt"):
+        monkeypatch.setattr(sys, "argv", [name, checkpoint, str(tmp_path / library)])
+        variables: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(script.replace("from trl import", f"from {library} import"), name, "exec"), variables)
+        losses[library] = [row["loss"] for row in variables["trainer"].state.log_history if "loss" in row]
+    assert losses["prefopt"] == pytest.approx(losses["trl"], rel=2e-3)
 
 
 def test_command_line_script(checkpoint: str, tmp_path: Path) -> None:
