@@ -62,6 +62,7 @@ MOVED = {
     "data.doctor_cli": "cli.data_check",
     "data.encoder": "data.row_encoder",
     "data.order": "data.batching",
+    "data.readers": "data.reading",
     "data.specials": "data.special_tokens",
     "drawing": "training.iterative.source",
     "evaluation": "training.evaluation",

@@ -22,6 +22,7 @@ MAY_NEED = {
     "compare": {"compare"},
     "candidates/plot.py": {"report"},
     "training/ppo/plot.py": {"report"},
+    "data/reading/sources.py": {"modelscope"},
     "generation/vllm.py": {"vllm"},
 }
 """Part of the package -> the extras that it may import from; all else is imported from the dependencies."""

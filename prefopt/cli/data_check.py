@@ -114,7 +114,11 @@ def show(report: Report, console: Console) -> None:
 
 def _show_file(file: FileReport, console: Console) -> None:
     load, table = file.load, _table()
-    for counter, word, colour in ((load.dropped, "dropped", "red"), (load.repaired, "repaired", "yellow")):
+    for counter, word, colour in (
+        (load.dropped, "dropped", "red"),
+        (load.repaired, "repaired", "yellow"),
+        (load.noted, "noted", "yellow"),
+    ):
         for reason, count in counter.most_common():
             _line(table, colour, count, f"{word}: {reason}", load.examples[reason])
     for name, finding in file.findings.items():

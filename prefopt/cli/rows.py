@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import DataError, LoadReport, load
 from ..data.mapping import parsed_columns
-from ..data.readers import read_rows
+from ..data.reading import read_rows
 from ..training.arguments import RowsArguments, ScriptArguments
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from ..candidates.candidate import Candidate
 from ..candidates.dataset_answers import DatasetAnswers
 from ..candidates.generate import Origin, generate_into
 from ..candidates.pool import Pool
+from ..data.text_prompts import check_mode, with_turns
 from ..objectives.sampling_arguments import SamplingArguments
 from ..training.arguments import LoadingArguments, RowsArguments
 from ..training.checkpoint import begin
@@ -49,6 +50,9 @@ class SamplingCommandArguments(SamplingArguments):
 
     output_dir: str = option("output", "Folder for the responses. The same command again goes on there.")
     seed: int = option(0, "Decides what is sampled: the same seed samples the same.")
+    text_prompts: str = option(
+        "auto", "What a prompt in plain text is: user, verbatim, or auto: user where there is a chat template."
+    )
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def check(args: SamplingCommandArguments, model_args: LoadingArguments, rows_arg
     named("dataset_name", rows_args.dataset_name)
     check_place("model_name_or_path", name)
     args.check_sampling()
+    check_mode(args.text_prompts)
     if not model_args.load_in_4bit:
         check_without("load_in_4bit", model_args, FOUR_BITS)
 
@@ -132,8 +137,10 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
 
     from ..models.reference import policy_fingerprint
 
-    processes, dataset, folder = PartialState(), DatasetAnswers(rows), Path(args.output_dir).expanduser()
+    processes, folder = PartialState(), Path(args.output_dir).expanduser()
     policy, tokenizer = load_for_sampling(model_args, processes.device)
+    rows = with_turns(rows, tokenizer, args.text_prompts)
+    dataset = DatasetAnswers(rows)
     version = policy_fingerprint(policy, tokenizer)
     if is_first():
         begin(folder, {"objective": what, "policy": version, **_deciding(args)}, resume=True)

@@ -41,7 +41,6 @@ def encode_dataset(
     encoding: Encoding | None = None,
     num_proc: int | None = None,
     generation_config: "GenerationConfig | None" = None,
-    purpose: str = "any",
 ) -> "datasets.Dataset":
     """A dataset as token ids, ready to train on: `prompt_ids` and `response_ids` (K lists) of each row.
 
@@ -55,7 +54,6 @@ def encode_dataset(
         encoding: how long a row may be; by default `Encoding()`.
         num_proc: processes that encode at the same time.
         generation_config: of the model; it may say which token ends a response.
-        purpose: what raw rows are for, as of `load`: with "sft" only good answers are taken.
 
     Raises:
         DataError: a row that cannot be encoded; the message names it.
@@ -64,7 +62,7 @@ def encode_dataset(
 
     if isinstance(dataset, datasets.Dataset) and {"prompt_ids", "response_ids"} <= set(dataset.column_names):
         return dataset
-    table = as_text(dataset, purpose)
+    table = as_text(dataset)
     encoded = table.map(
         Encoder(tokenizer, encoding or Encoding(), generation_config),
         batched=True,

@@ -1,6 +1,6 @@
 """From a source of rows to a dataset of text: `load_preferences`, `load_sft`, `load_prompts`, and what they share.
 
-`readers.py` reads the files, an adapter says what each row means, and here the records become a `datasets.Dataset` with
+`reading/` reads the files, an adapter says what each row means, and here the records become a `datasets.Dataset` with
 the same columns for every format.
 """
 
@@ -14,7 +14,7 @@ from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside,
 from .adapters.answers import UNORDERED, Tie
 from .adapters.columns import Columns
 from .mapping import check_columns, mapped
-from .readers import Located, Source, read_rows
+from .reading import Located, Source, read_rows
 from .records import Candidates, DataError, Turn
 from .report import LoadReport
 

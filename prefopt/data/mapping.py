@@ -6,7 +6,7 @@ from typing import Any
 from ..utils.names import hint
 from .adapters.answers import RANK_LISTS, SCORE_LISTS
 from .adapters.columns import CONVERSATIONS, HISTORY, LABELS, QUESTIONS, SYSTEM
-from .readers import Located
+from .reading import Located
 from .records import DataError
 from .report import LoadReport
 

@@ -13,6 +13,7 @@ from peft import PeftConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, set_seed
 
 from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
+from ..data.text_prompts import with_turns
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
@@ -29,7 +30,7 @@ from ..scoring.reward_model import RewardModelScorer
 from ..scoring.scorer import Scorer
 from .config import PreferenceConfig
 from .generating import check_generating
-from .given_rows import check_responses, check_rows
+from .given_rows import check_responses, check_rows, purpose_of
 
 logger = logging.getLogger(__name__)
 
@@ -211,8 +212,9 @@ def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
     if isinstance(dataset, dict):
         return {name: prepare_dataset(part, built, args) for name, part in dataset.items()}
     generation = _generation_config(built.model)
-    purpose = "sft" if built.objective.responses == 1 and not built.objective.needs & {"scorer", "label"} else "any"
-    encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation, purpose)
+    if "prompt_ids" not in getattr(dataset, "column_names", ()):
+        dataset = with_turns(as_text(dataset, purpose_of(built.objective)), built.tokenizer, args.text_prompts)
+    encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation)
     encoded = _with_responses(encoded, built.objective)
     return with_mismatched(encoded, args.max_length) if "mismatched" in built.objective.needs else encoded
 
@@ -234,15 +236,15 @@ def prepare_demonstrations(dataset: Any, rows: Any, built: Built, args: Preferen
     return found
 
 
-def as_rows(dataset: Any) -> Any:
+def as_rows(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
     """Raw rows -> rows of text, for a trainer that generates; a dict of datasets is prepared one by one."""
     if dataset is None:
         return None
     if isinstance(dataset, dict):
-        return {name: as_rows(part) for name, part in dataset.items()}
+        return {name: as_rows(part, built, args) for name, part in dataset.items()}
     if "prompt_ids" in getattr(dataset, "column_names", ()):
         raise ValueError("these rows are encoded, and generating responses needs their text: pass the rows of text")
-    return as_text(dataset)
+    return with_turns(as_text(dataset), built.tokenizer, args.text_prompts)
 
 
 def _generation_config(model: Any) -> Any:

@@ -73,6 +73,11 @@ class PreferenceConfig(TrainingArguments):
     chat_template_path: str | None = option(None, "A Jinja chat template file, or a model whose template to use.")
     eos_token: str | None = option(None, "Use this token as the end of a response.")
     pad_token: str | None = option(None, "Use this token as padding.")
+    text_prompts: str = option(
+        "auto",
+        "What a prompt in plain text is: user (the user's turn, in the chat template), verbatim (text that the answer "
+        "goes on with, as in TRL), or auto: user where the tokenizer has a chat template.",
+    )
     dataset_num_proc: int | None = option(None, "Processes for tokenising the dataset.")
     max_tokens_per_batch: int | None = option(
         None,

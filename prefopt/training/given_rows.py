@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,18 @@ from ..objectives.base import Objective
 from .config import PreferenceConfig
 
 
-def given_rows(train: Any, evaluation: Any, args: PreferenceConfig) -> tuple[Any, Any]:
+def purpose_of(objective: Objective) -> str:
+    """What an objective reads rows for, as `load` takes it: of one that learns from good answers, those alone."""
+    return "sft" if objective.responses == 1 and not objective.needs & {"scorer", "label"} else "any"
+
+
+def given_rows(train: Any, evaluation: Any, args: PreferenceConfig, purpose: str = "any") -> tuple[Any, Any]:
     """The rows to train and to evaluate on, read into columns of text; what is encoded stays as it is.
 
     Args:
         train: what a trainer was given as its train_dataset.
         evaluation: likewise its eval_dataset, of which there may be several in a dict.
+        purpose: what they are read for.
 
     Raises:
         DataError: there are none, or what is given holds none or is of another kind; the message says which.
@@ -35,7 +41,7 @@ def given_rows(train: Any, evaluation: Any, args: PreferenceConfig) -> tuple[Any
             f"eval_strategy={IntervalStrategy(args.eval_strategy).value!r} asks for evaluation, and eval_dataset is "
             "missing: pass one, or leave eval_strategy out"
         )
-    return _read(train, "train_dataset"), _read(evaluation, "eval_dataset")
+    return _read(train, "train_dataset", purpose), _read(evaluation, "eval_dataset", purpose)
 
 
 def check_rows(objective: Objective, train: Any, evaluation: Any) -> None:
@@ -57,38 +63,35 @@ def check_rows(objective: Objective, train: Any, evaluation: Any) -> None:
 
 
 def check_responses(objective: Objective, rows: Dataset) -> None:
-    """Refuse rows with another number of responses than the objective learns from.
+    """Refuse rows with another number of responses than the objective compares.
 
     Args:
         rows: of text or encoded.
 
     Raises:
-        ValueError: there is such a row; the message names the first. Or nothing here learns from labels.
+        ValueError: there is such a row; the message names the first.
     """
-    fewest, most, why = _expected(objective, frozenset(rows.column_names))
-    counts = _counts(rows)
-    wrong = next((i for i, count in enumerate(counts) if not fewest <= count <= (most or count)), None)
-    if wrong is not None:
-        raise ValueError(f"row {wrong} has {counts[wrong] or 'no'} response{'s' * (counts[wrong] > 0)} and {why}")
-
-
-def _expected(objective: Objective, columns: frozenset[str]) -> tuple[int, int | None, str]:
-    """The fewest and most responses of a row with these columns (None is any number), and why, for a message."""
-    name, wanted = type(objective).__name__, objective.responses
-    imitates = wanted == 1 and "label" not in objective.needs
-    if "label" in columns and not (imitates and "response" in columns):  # of text, bad ones are left out in reading
-        learner = type(objective.unpaired).__name__  # raises where there is none
-        return 1, 1, f"{learner} takes one with a label (prompt, completion, label)"
+    if "label" in rows.column_names:
+        name, expected = type(objective.unpaired).__name__, "takes one with a label (prompt, completion, label)"
+        return _check_counts(rows, lambda count: count == 1, f"{name} {expected}")
+    wanted, name = objective.responses, type(objective).__name__
     if "label" in objective.needs:
-        labelled = f"{name} takes one with a label (prompt, completion, label)"
-        return 2, 2, f"{labelled}, or pairs without (prompt, chosen, rejected)"
+        expected = "one with a label (prompt, completion, label), or pairs without (prompt, chosen, rejected)"
+        return _check_counts(rows, lambda count: count == 2, f"{name} takes {expected}")
     if wanted == 1:
-        return 1, None, f"{name} learns from them: give it answers, such as (prompt, response)"
-    compares, lists = (
-        (wanted, "") if wanted else (f"at least {objective.fewest}", " or lists (query, responses, scores)")
-    )
-    why = f"{name} compares {compares}: give it pairs (prompt, chosen, rejected){lists}"
-    return wanted or objective.fewest, wanted, why
+        expected = "learns from them: give it answers, such as (prompt, response)"
+        return _check_counts(rows, lambda count: count > 0, f"{name} {expected}")
+    lists = "" if wanted else " or lists (query, responses, scores)"
+    expected = f"compares {wanted or f'at least {objective.fewest}'}: give it pairs (prompt, chosen, rejected){lists}"
+    right = (lambda count: count == wanted) if wanted else (lambda count: count >= objective.fewest)
+    return _check_counts(rows, right, f"{name} {expected}")
+
+
+def _check_counts(rows: Dataset, right: Callable[[int], bool], why: str) -> None:
+    counts = _counts(rows)
+    wrong = next((i for i, count in enumerate(counts) if not right(count)), None)
+    if wrong is not None:
+        raise ValueError(f"row {wrong} has {counts[wrong] or 'no'} response{'s' * bool(counts[wrong])} and {why}")
 
 
 def _counts(rows: Dataset) -> list[int]:
@@ -108,15 +111,15 @@ def _parts(dataset: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, dataset
 
 
-def _read(dataset: Any, name: str) -> Any:
+def _read(dataset: Any, name: str, purpose: str) -> Any:
     if isinstance(dataset, Mapping):
         if not dataset:
             raise DataError(f"{name} is an empty dict: pass datasets by name, or leave it out")
-        return {part: _rows(rows, f"{name}[{part!r}]") for part, rows in dataset.items()}
-    return None if dataset is None else _rows(dataset, name)
+        return {part: _rows(rows, f"{name}[{part!r}]", purpose) for part, rows in dataset.items()}
+    return None if dataset is None else _rows(dataset, name, purpose)
 
 
-def _rows(dataset: Any, name: str) -> Dataset:
+def _rows(dataset: Any, name: str, purpose: str) -> Dataset:
     if dataset is None:
         raise DataError(f"{name} is None: pass rows, or leave it out of the dict")
     if not isinstance(dataset, Sized | str | Path):
@@ -130,7 +133,7 @@ def _rows(dataset: Any, name: str) -> Dataset:
     if isinstance(dataset, Dataset) and {"prompt_ids", "response_ids"} <= set(dataset.column_names):
         return dataset
     try:
-        return as_text(dataset)
+        return as_text(dataset, purpose)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
 

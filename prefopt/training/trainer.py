@@ -29,13 +29,13 @@ from ..batch import Batch
 from ..data.collate import collate
 from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
 from ..models.weights import spot_check
-from ..objectives.base import Objective
+from ..objectives.base import Objective, load
 from .build import Built, as_rows, build, prepare_dataset, reward_models
 from .checkpointing import Checkpoints
 from .config import PreferenceConfig
 from .dataloaders import Batching
 from .evaluation import Evaluation
-from .given_rows import given_rows
+from .given_rows import given_rows, purpose_of
 from .metrics import MetricsAccumulator
 from .nonfinite import NonFiniteGuard
 from .parts import source_for, trained_by
@@ -101,7 +101,8 @@ class PreferenceTrainer(Trainer):
         if args.n_gpu > 1:
             logger.warning("one process uses one GPU: launch with torchrun to use all %d", args.n_gpu)
             args._n_gpu = 1  # Trainer would split batches with DataParallel, which cannot split a loss with units
-        train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args)
+        objective = load(objective) if isinstance(objective, str) else objective
+        train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(
             model,
             objective,
@@ -119,7 +120,7 @@ class PreferenceTrainer(Trainer):
         )
         self.objective: Objective = built.objective
         self.scorer = built.scorer
-        self.prepare_rows = as_rows if built.scorer else partial(prepare_dataset, built=built, args=args)
+        self.prepare_rows = partial(as_rows if built.scorer else prepare_dataset, built=built, args=args)
         self.batching = Batching(args, partial(collate, pad_to_multiple_of=cast(Any, args.pad_to_multiple_of)))
         super().__init__(
             model=built.model,

@@ -152,7 +152,7 @@ def test_a_truncated_gzip_keeps_what_was_read(tmp_path: Path) -> None:
         ("rows.jsonl.gz", b"not gzip", "not a readable gzip file"),
         ("rows.json", b"[1, 2", "not valid JSON"),
         ("rows.parquet", b"not parquet", "not a readable parquet file"),
-        ("rows.csv", b"a,b", "unknown kind of file; known are .jsonl, .json, .parquet"),
+        ("rows.foo", b"a,b", "unknown kind of file; known are .jsonl, .json, "),
     ],
 )
 def test_an_unreadable_file_is_always_an_error(name: str, content: bytes, message: str, tmp_path: Path) -> None:

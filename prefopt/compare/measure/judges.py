@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...data.readers import HUB_ID
+from ...data.reading import HUB_ID
 from ...utils.extensions import is_named, load_named
 from ...utils.fingerprint import fingerprint_of_code
 from ...utils.names import did_you_mean

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from ...data.readers import Located, read_rows
+from ...data.reading import Located, read_rows
 from ...data.records import DataError, kind_of
 from ...data.report import LoadReport
 

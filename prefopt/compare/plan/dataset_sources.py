@@ -15,6 +15,7 @@ from datasets import Dataset
 from ...candidates.candidate import prompt_key
 from ...data.loading import load
 from ...data.records import Messages
+from ...data.text_prompts import users_turns
 from ...testbed import Recipe, gold_of, preference_rows, sample_prompts, sft_rows
 from ...utils import jsonl
 from .plan import TESTBED, Data, Evaluation, PlanError
@@ -162,7 +163,8 @@ class FileSource:
         return HeldOutData(self._pairs(test), _distinct(test["prompt"], self.evaluation.prompts), notes)
 
     def _read(self, source: str, split: str) -> Dataset:
-        return load(source, "any", self.data.adapter, split, columns=self.data.columns)[0]
+        rows = load(source, "any", self.data.adapter, split, columns=self.data.columns)[0]
+        return users_turns(rows) if self.data.text_prompts == "user" else rows
 
     def _validation(self, train: Dataset) -> tuple[list[Messages], Dataset]:
         """Prompts for validation during training, and the rows to learn from, which contain none of them."""

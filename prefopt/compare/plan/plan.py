@@ -40,6 +40,7 @@ class Data:
         demonstrations: good answers, for the SFT stage and for objectives that mix them in.
         adapter: the format of the rows; "auto" recognises it.
         columns: what a column is called here -> what it is called in the rows, as of `load_preferences`.
+        text_prompts: what a prompt in plain text is: "verbatim", or "user" for a user's turn.
         choices: files of multiple-choice questions.
         train_rows: how many pairs are used at most, the first ones.
     """
@@ -50,6 +51,7 @@ class Data:
     demonstrations: str | None = None
     adapter: str = "auto"
     columns: Mapping[str, str] | None = None
+    text_prompts: str = "verbatim"
     choices: tuple[str, ...] = ()
     train_rows: int | None = None
 

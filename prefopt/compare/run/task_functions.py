@@ -230,6 +230,7 @@ def arguments(context: TaskContext, settings: Mapping[str, Any]) -> dict[str, An
         "save_strategy": "no",
         "use_cpu": device().type == "cpu",
         "logging_steps": 0.02,
+        "text_prompts": "verbatim",  # the rows are what the plan's data makes of them, for training and evaluation
         **settings,
         "output_dir": str(context.folder / RUN),
         "seed": context.seed,

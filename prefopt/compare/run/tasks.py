@@ -40,7 +40,12 @@ FILES = (".jsonl", ".json", ".gz", ".csv", ".parquet", ".yaml", ".jinja")
 ORDER_ONLY = {"reference"}
 """Roles of tasks that have to be done first and change nothing of the result."""
 NOT_IN_A_NAME = re.compile(r"[^\w.-]")
-ENCODING = ("max_length", "max_prompt_length", "truncation_mode", "chat_template_path", "eos_token", "pad_token")
+ENCODING = (
+    *("max_length", "max_prompt_length", "truncation_mode"),
+    *("chat_template_path", "eos_token", "pad_token"),
+)
+LATER = {"columns": None, "text_prompts": "verbatim"}
+"""Settings of the data that came later -> their defaults, which are left out of what a task is known by."""
 FORMATS = {
     "rows": 1,
     "held_out": 1,
@@ -127,7 +132,8 @@ class Tasks:
     def __init__(self, plan: Plan):
         self.plan, self.source = plan, make_dataset_source(plan.data, plan.evaluation)
         self.policy = contents_of(plan.policy)
-        self.data = {name: _contents(value) for name, value in asdict(plan.data).items() if name != "choices"}
+        data = {name: value for name, value in asdict(plan.data).items() if name != "choices"}
+        self.data = {name: _contents(value) for name, value in data.items() if value != LATER.get(name, ...)}
         self.choices = [contents_of(path) for path in plan.data.choices]
         for name, kind in (("sft", SFTConfig), ("reward", RewardConfig)):
             _check_stage(name, getattr(plan, name), kind)
