@@ -85,7 +85,6 @@ def rows(draw: Any) -> tuple[dict[str, Any], str]:
 
 @given(rows())
 def test_a_column_changes_what_is_read_or_is_named(case: tuple[dict[str, Any], str]) -> None:
-    logging.disable(logging.CRITICAL)
     row, purpose = case
     read, unread = outcome(row, purpose)
     assume(isinstance(read, list))

@@ -19,28 +19,26 @@ from prefopt.batch import Outputs
 from prefopt.data.collate import collate
 from prefopt.objectives.sft import SFT
 from prefopt.testbed import sft_rows
-from prefopt.training.trainers import NamedTrainer
 from prefopt.training.trl_settings import SETTINGS, TRAINER_ARGUMENTS
 from tests.helpers.commands import error_of
 from tests.helpers.models import tiny_llama
 
 OFF: dict[str, Any] = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "bf16": False}
-CONFIGS = {"DPOConfig": "DPOConfig", "RewardConfig": "RewardConfig", "SFTConfig": "SFTConfig", "KTOConfig": "KTOConfig"}
-"""TRL's config -> what stands for it here."""
-TRAINERS = ("DPOTrainer", "KTOTrainer", "RewardTrainer", "SFTTrainer")
+CONFIGS = ("DPOConfig", "RewardConfig", "SFTConfig", "KTOConfig")
+TRAINERS = ("DPOTrainer", "RewardTrainer", "SFTTrainer", "KTOTrainer")
 
 
 def default(field: Any) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-@pytest.mark.parametrize(("theirs", "ours"), CONFIGS.items())
-def test_every_field_of_trl_is_taken_at_its_default(theirs: str, ours: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_field_of_trl_is_taken_at_its_default(name: str, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
-    defaults = {field.name: default(field) for field in fields(getattr(trl, theirs)) if field.init}
-    known = {field.name for field in fields(getattr(prefopt, ours))}
+    defaults = {field.name: default(field) for field in fields(getattr(trl, name)) if field.init}
+    known = {field.name for field in fields(getattr(prefopt, name))}
     assert set(defaults) - known == set(), "take them, or add them to SETTINGS in prefopt/training/trl_settings.py"
-    args = getattr(prefopt, ours)(**{**defaults, "output_dir": str(tmp_path), "use_cpu": True})
+    args = getattr(prefopt, name)(**{**defaults, "output_dir": str(tmp_path), "use_cpu": True})
     same = {name for name, setting in SETTINGS.items() if name in defaults and setting.default == defaults[name]}
     assert same == SETTINGS.keys() & defaults.keys(), "TRL's defaults have changed"
     assert args.learning_rate == defaults["learning_rate"]
@@ -51,14 +49,13 @@ def test_every_argument_of_trls_trainers_is_known_in_its_place(name: str) -> Non
     trl = pytest.importorskip("trl")
     theirs = [*inspect.signature(getattr(trl, name)).parameters]
     ours: dict[str, Any] = {}
-    kinds = getattr(prefopt, name).__mro__
-    named = kinds[: kinds.index(NamedTrainer) + 1]  # the trainer, and what named ones share
-    for kind in (*named, prefopt.PreferenceTrainer):
+    kinds = [kind for kind in getattr(prefopt, name).__mro__ if issubclass(kind, prefopt.PreferenceTrainer)]
+    for kind in kinds:
         ours |= inspect.signature(kind.__init__).parameters
     assert set(theirs) - set(ours) == set()
     by_position = [
         argument.name
-        for kind in named
+        for kind in kinds[:-1]  # which take arguments in TRL's order, and the one trainer in its own
         if "__init__" in vars(kind)
         for argument in inspect.signature(kind).parameters.values()
         if argument.kind is argument.POSITIONAL_OR_KEYWORD
