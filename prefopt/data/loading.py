@@ -297,6 +297,7 @@ def _allowed(adapter: Adapter, kinds: frozenset[str]) -> Adapter:
 def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     """Records of one kind ("pair", "list", "sft", "prompt") as a table; columns nobody filled are left out."""
     import datasets
+    import pyarrow
 
     chat = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
     types = {"prompt": chat, "later_turns": chat}
@@ -307,7 +308,9 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     types |= {name: datasets.List(datasets.Value(kind)) for name, kind in lists.items()}
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({name: types[name] for name in columns}))
+    schema = datasets.Features({name: types[name] for name in columns}).arrow_schema
+    # `Dataset.from_dict` would look at every cell in Python, whose types are known here.
+    return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.Table.from_pydict(columns, schema=schema)))
 
 
 def _plain(chat: Iterable[Turn]) -> list[dict[str, str]]:
