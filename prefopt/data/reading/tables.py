@@ -107,7 +107,7 @@ def converters_of(schema: "pyarrow.Schema", parsed: bool = False) -> dict[str, C
 
 
 def is_plain(feature: Any) -> bool:
-    """Whether the cells of a column of `datasets` are what Arrow holds: values, lists and objects, no images or audio."""
+    """Whether a column of `datasets` holds what Arrow does: values, lists and objects, and no images or audio."""
     import datasets
 
     if isinstance(feature, dict):
