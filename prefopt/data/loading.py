@@ -29,6 +29,7 @@ KINDS = {
     "sft": frozenset({"pair", "list", "unpaired", "sft"}),
     "prompts": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),
     "any": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # prompts, with whatever answers they have
+    "own": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # what the rows' own kind is for: a tie is no pair
 }
 """Which kinds of row serve a purpose: SFT trains on the best of several responses, and every row has a prompt."""
 
