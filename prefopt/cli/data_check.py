@@ -36,6 +36,10 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(list(argv))
     try:
         reading = Reading(args.adapter, args.split, args.strict, parsed_columns(args.columns))
+        if args.max_length is not None and args.tokenizer is None:
+            raise DataError(
+                "--max_length counts tokens: add --tokenizer, the model path or hub id whose tokens they are"
+            )
         tokenizer = _tokenizer(args.tokenizer)
         with _report_alone():
             report = check(
@@ -78,8 +82,8 @@ def _complain(error: str, as_json: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prefopt data check",
-        description="Say what rows a dataset holds, show one as it is trained on, and look for what spoils training: "
-        "rows\nthat cannot be used, contradict others or are cut off, duplicates, leaks.",
+        description="Say what rows a dataset holds, show one as it is trained on, and look for what\n"
+        "spoils training: rows that cannot be used, contradict others or are cut off,\nduplicates, leaks.",
         epilog=f"{LEVELS}\n\nadapters:\n{catalogue()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

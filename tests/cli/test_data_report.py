@@ -48,7 +48,7 @@ def test_it_first_says_what_it_reads_and_shows_a_row_as_it_is_trained_on() -> No
     assert lines[1].startswith("Pairs: a chosen and a rejected answer. Columns: query")
     start = lines.index("2 rows, 2 kept, 0 dropped")
     assert lines[start + 1 : start + 9] == [
-        "One row as it is trained on (list:1):" if "(list:1)" in lines[start + 1] else lines[start + 1],
+        "One row as it is trained on (row 0):",
         "  user      中国的首都是哪里？",
         "  chosen    北京。↵就是北京。",
         "  rejected  上海",

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets.utils import are_progress_bars_disabled
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from prefopt.cli.data_check import main
-from prefopt.data import Encoding, encode_dataset
+from prefopt.data import Encoding, encode_dataset, load_preferences
 from prefopt.data.check import check
 from prefopt.data.findings import FileReport, Report
 from prefopt.data.loading import Reading
 from prefopt.data.records import DataError
+from prefopt.data.text_prompts import with_turns
 from tests.helpers.shapes import bot, user
 
 Writer = Callable[..., Path]
@@ -225,6 +227,28 @@ def test_bare_prompts_are_encoded_as_training_would(
     bare = "What is bread?"
     expected = bare if mode == "verbatim" else f"<|im_start|>user\n{bare}{END}\n<|im_start|>assistant\n"
     assert file.sample.encoded.prompt == expected
+
+
+def test_the_report_alone_speaks_of_them_and_leaves_the_log_as_it_was(
+    write: Writer,
+    chatml: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chatml.save_pretrained(tmp_path / "tokenizer")
+    flags = ["--tokenizer", str(tmp_path / "tokenizer")]
+    assert main([str(write(BARE)), *flags, "--text_prompts", "user"]) == 0
+    said = capsys.readouterr()
+    assert "2 prompts of bare text became user turns" in said.out and not said.err and not caplog.messages
+    assert not are_progress_bars_disabled()
+    with_turns(load_preferences(BARE), chatml)
+    assert any("plain text" in message for message in caplog.messages)
+
+
+def test_a_length_in_tokens_needs_a_tokenizer(write: Writer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(write(HEALTHY)), "--max_length", "60"]) == 2
+    assert "add --tokenizer" in capsys.readouterr().err
 
 
 def test_without_a_chat_template_bare_prompts_are_what_they_are(plain: PreTrainedTokenizerFast) -> None:
