@@ -17,6 +17,8 @@ from .mapping import check_columns, mapped
 from .reading import Located, Source, read_rows
 from .records import Candidates, DataError, Turn
 from .report import LoadReport
+from .tokenised import is_tokenised
+from .tokenised import read as tokenised_rows
 
 if TYPE_CHECKING:
     import datasets
@@ -142,23 +144,38 @@ def load(
             "any" for prompts with whatever answers there are.
         source, adapter, split, strict, columns, ties: as of `load_preferences`.
     """
-    records, used, report = parse(source, Reading(adapter, split, strict, columns, ties), purpose)
+    reading = Reading(adapter, split, strict, columns, ties)
+    first, rest, report = _opened(source, reading)
+    if adapter == "auto" and is_tokenised(first[0][1]):
+        report.adapter = "token ids"
+        encoded = tokenised_rows(chain(first, rest), report)
+        _log(report, bool(encoded))
+        return encoded, report
+    records, used = _understood(first, rest, report, reading, purpose)
+    _log(report, bool(records))
+    kind = {"sft": "sft", "prompts": "prompt"}.get(purpose, used.kind)
+    return to_dataset([candidates for _, candidates in records], kind), report
+
+
+def _log(report: LoadReport, kept: bool) -> None:
     level = logging.WARNING if report.needs_attention else logging.INFO
     for line in report.lines():
         log.log(level, "%s", line)
-    if not records:
+    if not kept:
         raise DataError("no row could be used\n" + "\n".join(report.lines()))
-    kind = {"sft": "sft", "prompts": "prompt"}.get(purpose, used.kind)
-    return to_dataset([candidates for _, candidates in records], kind), report
 
 
 def parse(
     source: Source, reading: Reading | None = None, purpose: str = "any"
 ) -> tuple[list[Record], Adapter, LoadReport]:
     """The records of a source with the place of each, the adapter that read them, and the account."""
-    if purpose not in KINDS:
-        raise DataError(f"unknown purpose {purpose!r}; known are {', '.join(KINDS)}")
-    reading, kinds = reading or Reading(), KINDS[purpose]
+    reading = reading or Reading()
+    first, rest, report = _opened(source, reading)
+    return *_understood(first, rest, report, reading, purpose), report
+
+
+def _opened(source: Source, reading: Reading) -> tuple[list[Located], Iterator[Located], LoadReport]:
+    """The first rows of a source, by which their format is told, the others, and the account of reading them."""
     report = LoadReport(_name(source), reading.strict)
     rows: Iterator[Located] = (
         (origin, _without_nulls(row)) for origin, row in read_rows(source, reading.split, report)
@@ -168,11 +185,20 @@ def parse(
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))
+    return sample, rows, report
+
+
+def _understood(
+    first: list[Located], rest: Iterator[Located], report: LoadReport, reading: Reading, purpose: str
+) -> tuple[list[Record], Adapter]:
+    """What the rows mean, and the adapter that says so."""
+    if purpose not in KINDS:
+        raise DataError(f"unknown purpose {purpose!r}; known are {', '.join(KINDS)}")
+    kinds = KINDS[purpose]
     known = reading.adapter == "auto"
-    used = _recognised(sample, kinds) if known else _allowed(_named(reading.adapter, sample), kinds)
+    used = _recognised(first, kinds) if known else _allowed(_named(reading.adapter, first), kinds)
     report.adapter = used.name
-    drop_ties = reading.ties == "drop"
-    return list(_adapted(chain(sample, rows), used, report, purpose, drop_ties)), used, report
+    return list(_adapted(chain(first, rest), used, report, purpose, reading.ties == "drop")), used
 
 
 def _name(source: Any) -> str:
@@ -272,6 +298,7 @@ def _allowed(adapter: Adapter, kinds: frozenset[str]) -> Adapter:
 def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     """Records of one kind ("pair", "list", "sft", "prompt") as a table; columns nobody filled are left out."""
     import datasets
+    import pyarrow
 
     chat = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
     types = {"prompt": chat, "later_turns": chat}
@@ -282,7 +309,9 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     types |= {name: datasets.List(datasets.Value(kind)) for name, kind in lists.items()}
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({name: types[name] for name in columns}))
+    schema = datasets.Features({name: types[name] for name in columns}).arrow_schema
+    # `Dataset.from_dict` would look at every cell in Python, whose types are known here.
+    return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.Table.from_pydict(columns, schema=schema)))
 
 
 def _plain(chat: Iterable[Turn]) -> list[dict[str, str]]:
