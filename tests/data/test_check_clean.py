@@ -246,6 +246,12 @@ def test_the_report_alone_speaks_of_them_and_leaves_the_log_as_it_was(
     assert any("plain text" in message for message in caplog.messages)
 
 
+def test_token_ids_hold_no_text_to_check(write: Writer, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4]}
+    assert main([str(write([row, row]))]) == 2
+    assert "rows.jsonl:1: the rows are token ids" in capsys.readouterr().err
+
+
 def test_a_length_in_tokens_needs_a_tokenizer(write: Writer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(write(HEALTHY)), "--max_length", "60"]) == 2
     assert "add --tokenizer" in capsys.readouterr().err
