@@ -31,6 +31,7 @@ KINDS = {
     "sft": frozenset({"pair", "list", "unpaired", "sft"}),
     "prompts": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),
     "any": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # prompts, with whatever answers they have
+    "own": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # what the rows' own kind is for: a tie is no pair
 }
 """Which kinds of row serve a purpose: SFT trains on the best of several responses, and every row has a prompt."""
 
@@ -271,6 +272,11 @@ def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
     adapter = recognise(rows, kinds)
     if adapter is not None:
         return adapter
+    if is_tokenised(rows[0]):
+        raise DataError(
+            f"{sample[0][0]}: the rows are token ids, which training takes as they are; only rows of text can be read "
+            "here, so give the file that they were made from"
+        )
     other = recognise(rows, ANY)
     hint = (
         f"\nThey look like {other.name!r}, which holds no {_wanted(kinds)}: use another load function." if other else ""
