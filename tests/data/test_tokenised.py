@@ -82,3 +82,10 @@ def test_the_loss_is_that_of_the_labels(tmp_path: Path, plain: Any) -> None:
             tokens.append(int((labels[1:] != X).sum()))
             losses.append(float(torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=X, reduction="sum")))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(sum(losses) / sum(tokens), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["one.jsonl", "one.json"])
+def test_a_file_of_one_row(name: str, tmp_path: Path) -> None:
+    """All fields of this row are lists, and so are those of a table that is written column by column."""
+    (tmp_path / name).write_text('{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}\n')
+    assert load(tmp_path / name, "any")[0].to_list() == [{"prompt_ids": [5], "response_ids": [[6, 7]]}]
