@@ -2,48 +2,54 @@
 
 import argparse
 import json
-import re
+import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..data.adapters import catalogue
-from ..data.check import UNREADABLE, FileReport, LengthBias, Report, check
+from ..data.check import check
+from ..data.findings import UNREADABLE
 from ..data.loading import Reading
 from ..data.mapping import parsed_columns
 from ..data.records import DataError
 from ..data.template_variables import set_template_defaults
+from ..data.text_prompts import MODES
+from .data_report import show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WORDS = {
-    "duplicate_rows": "exact duplicates of an earlier row",
-    "prompts_cut": "prompts cut to fit max_length",
-    "eos_lost": "answers that lose their EOS to max_length",
-    "boundary_merges": "answers whose first token would merge with the prompt's last",
-    "template_mismatches": "answers the chat template renders otherwise in the whole conversation",
-    "answers_dropped": "later answers dropped, as the chat template rewrites an earlier one",
-    "tool_calls_unwritten": "rows lost, as the chat template does not write their tool calls after the prompt",
-    "template_inputs_unread": "rows with tools or chat_template_kwargs the chat template does not read",
-    "special_tokens_kept": "rows whose prompt (or bare text) spells a special token, and so gets a real one",
-    "special_tokens_split": "rows whose answer (or plain prompt) spells a special token, kept as text",
-    "doubled_bos": "prompts that bring their own BOS",
-    "doubled_eos": "answers that bring their own EOS",
-}
+LEVELS = """\
+Errors are rows that were dropped or cannot be encoded, pairs whose answers are
+the same once encoded, and rows that say the opposite of an earlier one. All
+else that is found is a thing to look at: say, answers that lose their end, odd
+scores, repaired or repeated rows. The last line counts both, and says "clean"
+only where there is neither. Exit code: 0 no errors (though there may be things
+to look at), 1 errors, 2 a file could not be read."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check the files that the arguments name; 0 clean, 1 something was dropped, 2 something could not be read."""
+    """Check the files that the arguments name; 0 no errors, 1 rows are faulty, 2 something could not be read."""
     args = _parser().parse_args(list(argv))
     try:
         reading = Reading(args.adapter, args.split, args.strict, parsed_columns(args.columns))
-        report = check(args.files, reading, _tokenizer(args), args.max_length)
+        if args.max_length is not None and args.tokenizer is None:
+            raise DataError(
+                "--max_length counts tokens: add --tokenizer, the model path or hub id whose tokens they are"
+            )
+        if args.chat_template_kwargs is not None and args.tokenizer is None:
+            raise DataError("--chat_template_kwargs is for a chat template: add --tokenizer, the model that has it")
+        tokenizer = _tokenizer(args.tokenizer)
+        if tokenizer is not None:
+            set_template_defaults(tokenizer, args.chat_template_kwargs)
+        with _report_alone():
+            report = check(
+                args.files, reading, tokenizer, args.max_length, args.text_prompts, progress=sys.stderr.isatty()
+            )
     except DataError as error:
         _complain(str(error), args.json)
         return UNREADABLE
@@ -52,6 +58,23 @@ def main(argv: Sequence[str]) -> int:
     else:
         show(report, Console())
     return report.exit_code
+
+
+@contextmanager
+def _report_alone() -> Iterator[None]:
+    """Leave to the report what the log and other progress bars would say of prompts in plain text."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    log, shown = logging.getLogger("prefopt.data.text_prompts"), not are_progress_bars_disabled()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if shown:
+            enable_progress_bars()
 
 
 def _complain(error: str, as_json: bool) -> None:
@@ -64,8 +87,9 @@ def _complain(error: str, as_json: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prefopt data check",
-        description="Look for what spoils training: rows that cannot be used, answers cut off, duplicates, leaks.",
-        epilog="Exit code: 0 clean, 1 something was dropped, 2 a file could not be read.\n\nadapters:\n" + catalogue(),
+        description="Say what rows a dataset holds, show one as it is trained on, and look for what\n"
+        "spoils training: rows that cannot be used, contradict others or are cut off,\nduplicates, leaks.",
+        epilog=f"{LEVELS}\n\nadapters:\n{catalogue()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -90,85 +114,24 @@ def _parser() -> argparse.ArgumentParser:
         help="with --tokenizer: values of variables that its chat template reads, as in training",
     )
     parser.add_argument("--max_length", type=int, help="with --tokenizer: the longest sequence in tokens")
+    parser.add_argument(
+        "--text_prompts",
+        choices=MODES,
+        default="auto",
+        help="what a prompt of bare text is, as in training: a user's turn, text to go on with verbatim, or auto "
+        "(default): a user's turn where the tokenizer has a chat template",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used (exit code 2)")
     return parser
 
 
-def _tokenizer(args: argparse.Namespace) -> "PreTrainedTokenizerBase | None":
-    name: str | None = args.tokenizer
+def _tokenizer(name: str | None) -> "PreTrainedTokenizerBase | None":
     if name is None:
-        if args.chat_template_kwargs:
-            raise DataError("--chat_template_kwargs means nothing without --tokenizer, whose template reads them")
         return None
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(f"--tokenizer {name}: no tokenizer can be loaded from there: {error}") from error
-    set_template_defaults(tokenizer, args.chat_template_kwargs)
-    return tokenizer
-
-
-def show(report: Report, console: Console) -> None:
-    """The report as text, made for a terminal 80 columns wide."""
-    for file in report.files:
-        _show_file(file, console)
-    for (name, other), finding in report.shared.items():
-        table = _table()
-        _line(table, "yellow", finding.count, "prompts that both files hold", finding.examples)
-        console.print(Text(f"{Path(name).name} and {Path(other).name}", style="bold"), table, sep="\n")
-    dropped = sum(file.load.dropped.total() for file in report.files)
-    console.print(
-        Text(f"{dropped:,} dropped", style="red") if dropped else Text("clean: nothing was dropped", style="green")
-    )
-
-
-def _show_file(file: FileReport, console: Console) -> None:
-    load, table = file.load, _table()
-    for counter, word, colour in (
-        (load.dropped, "dropped", "red"),
-        (load.repaired, "repaired", "yellow"),
-        (load.noted, "noted", "yellow"),
-    ):
-        for reason, count in counter.most_common():
-            _line(table, colour, count, f"{word}: {reason}", load.examples[reason])
-    for name, finding in file.findings.items():
-        _line(table, "yellow", finding.count, WORDS[name], finding.examples)
-    console.print(Text(Path(load.source).name, style="bold"), Text(f"read as {load.adapter}"))
-    console.print(f"{load.rows:,} rows, {load.kept:,} kept, {load.dropped.total():,} dropped", table, sep="\n")
-    if file.length is not None:
-        console.print(Text(_length_line(file.length)))
-    console.print()
-
-
-def _table() -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(ratio=3)
-    table.add_column(ratio=2, overflow="fold")
-    return table
-
-
-def _line(table: Table, colour: str, count: int, what: str, places: list[str]) -> None:
-    table.add_row(Text(f"{count:,}"), Text(what), Text(_where(places)), style=colour if count else "dim")
-
-
-def _where(places: list[str]) -> str:
-    """Places without folders, and each file named once: "rows.jsonl:3, :7"."""
-    shown: list[str] = []
-    last = ""
-    for place in places:
-        short = re.sub(r"\S*/", "", place)
-        name = short.partition(":")[0]
-        shown.append(short.removeprefix(name) if name == last else short)
-        last = name
-    return ", ".join(shown)
-
-
-def _length_line(bias: LengthBias) -> str:
-    share = f"The chosen answer is the longer one in {bias.share:.1%} of {bias.pairs:,} pairs"
-    return (
-        f"{share} (95 % interval {bias.low:.1%} to {bias.high:.1%}; correlation with length {bias.correlation:+.2f})."
-    )

@@ -1,115 +1,27 @@
 """What is wrong with a dataset, in counts and examples: what `prefopt data check` prints.
 
-It looks for rows that cannot be used, for what happens to rows on their way to token ids, for duplicates and for
-prompts that two files share. It changes no data and needs no model.
+It looks for rows that cannot be used, for what happens to rows on their way to token ids (`check_encoding.py`), for
+rows that repeat or contradict others and for prompts that two files share. It changes no data and needs no model.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapters import Adapter
+from .adapters.columns import TELLING
+from .check_encoding import encoding_findings
+from .findings import FileReport, Finding, LengthBias, Report, Sample
 from .loading import Reading, Record, parse, to_dataset
-from .records import DataError, Response
-from .report import EXAMPLES_PER_REASON, LoadReport
-from .row_encoder import Encoder
+from .records import Response
+from .report import LoadReport
+from .text_prompts import check_mode, users_turns, with_turns
 from .truncation import Encoding
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
-
-CLEAN, DROPPED, UNREADABLE = 0, 1, 2  # exit codes
-BATCH = 256
-DROPS = {
-    "context_mismatches": "context mismatch",
-    "empty_sides": "empty ",
-    "identical_pairs": "identical ",
-}
-"""Names in the report -> how the reasons for dropping begin."""
-
-_NOTED = {
-    "prompts_cut": "_prompt_cut",
-    "eos_lost": "_stops_lost",
-    "template_mismatches": "_mismatches",
-    "answers_dropped": "_answers_dropped",
-    "tool_calls_unwritten": "_unwritten",
-    "template_inputs_unread": "_inputs_unread",
-    "special_tokens_kept": "_special_tokens_kept",
-    "special_tokens_split": "_special_tokens_split",
-}
-"""Names in the report -> columns that the encoder counts in."""
-
-RENAMED = {"special_tokens_kept": "specials_kept", "special_tokens_split": "specials_split"}
-"""Names in the report -> what 0.1 called them; the JSON report has both until 0.3."""
-
-
-@dataclass
-class Finding:
-    """How often something was found, and the first places."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, place: str, times: int = 1) -> None:
-        self.count += times
-        if times and len(self.examples) < EXAMPLES_PER_REASON:
-            self.examples.append(place)
-
-
-@dataclass(frozen=True)
-class LengthBias:
-    """How often the chosen answer is the longer one, of the pairs of unequal length, with its 95 % interval."""
-
-    pairs: int
-    share: float
-    low: float
-    high: float
-    correlation: float  # point-biserial, of length and being chosen, over all answers
-
-
-@dataclass
-class FileReport:
-    """What was found in one file."""
-
-    load: LoadReport
-    kind: str
-    findings: dict[str, Finding]
-    length: LengthBias | None = None
-
-    def counts(self) -> dict[str, int]:
-        """The drops that have a name of their own."""
-        dropped = self.load.dropped.items()
-        return {name: sum(n for reason, n in dropped if reason.startswith(start)) for name, start in DROPS.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
-        findings = {name: vars(finding) for name, finding in self.findings.items()}
-        findings |= {old: findings[name] for name, old in RENAMED.items() if name in findings}
-        return {
-            **self.load.to_dict(),
-            **self.counts(),
-            **findings,
-            "length": vars(self.length) if self.length else None,
-        }
-
-
-@dataclass
-class Report:
-    """What was found in all files, and between them."""
-
-    files: list[FileReport]
-    shared: dict[tuple[str, str], Finding]
-
-    @property
-    def exit_code(self) -> int:
-        """0 where all is clean, 1 where a row was dropped."""
-        return DROPPED if any(file.load.dropped for file in self.files) else CLEAN
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
-        shared = [{"files": list(names), **vars(finding)} for names, finding in self.shared.items()]
-        return {"exit_code": self.exit_code, "files": [f.to_dict() for f in self.files], "shared_prompts": shared}
+    import datasets
+    from transformers import PreTrainedTokenizerBase
 
 
 def check(
@@ -117,6 +29,8 @@ def check(
     reading: Reading | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_length: int | None = None,
+    text_prompts: str = "auto",
+    progress: bool = False,
 ) -> Report:
     """Read files as the load functions do and look for what spoils training.
 
@@ -125,19 +39,40 @@ def check(
         reading: how to read them; by default the format of each is recognised.
         tokenizer: to look at what happens on the way to token ids; None leaves that out.
         max_length: with a tokenizer, the longest sequence in tokens.
+        text_prompts: what a prompt of bare text is in training, as the option of the same name there; "auto" needs a
+            tokenizer.
+        progress: show a progress bar on stderr.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read; an unknown mode of `text_prompts`.
     """
+    check_mode(text_prompts)
     reports, prompts = [], []
     for source in files:
-        records, used, load = parse(source, reading)
-        findings = {"duplicate_rows": _duplicates(records)}
-        if tokenizer is not None:
-            findings |= _encoding(records, used.kind, tokenizer, Encoding(max_length))
-        reports.append(FileReport(load, used.kind, findings, _length_bias(records) if used.kind == "pair" else None))
+        records, used, load = parse(source, reading, "own")
+        report = FileReport(load, used.kind, used.fields, _findings(records, used, load))
+        report.labels, report.length = _labels(records, used.kind), _length_bias(records, used.kind)
+        _train_as(report, records, tokenizer, Encoding(max_length), text_prompts, progress)
+        reports.append(report)
         prompts.append(_by_prompt(records))
     return Report(reports, dict(_shared([report.load.source for report in reports], prompts)))
+
+
+# ---- what the texts say ----------------------------------------------------------------------------------------------
+
+
+def _findings(records: list[Record], used: Adapter, load: LoadReport) -> dict[str, Finding]:
+    """What the texts of a file alone tell, without a tokenizer."""
+    findings = {"duplicate_rows": _duplicates(records), "unread_telling": _unread_telling(load)}
+    if used.name != "text":  # documents have no prompt
+        findings["empty_prompts"] = _empty_prompts(records)
+    if used.kind == "pair":
+        findings |= _against(records)
+    elif used.kind == "list":
+        findings["repeated_answers"] = _repeated(records)
+    elif used.kind == "unpaired":
+        findings |= {"contradictions": _labelled_both_ways(records), "one_label": _one_label(records)}
+    return findings
 
 
 def _by_prompt(records: Iterable[Record]) -> dict[Any, str]:
@@ -162,11 +97,90 @@ def _duplicates(records: Iterable[Record]) -> Finding:
     """Rows that say the same as an earlier one."""
     finding, seen = Finding(), dict[tuple[Any, ...], str]()
     for origin, candidates in records:
-        row = (candidates.prompt, candidates.responses)
+        row = (candidates.prompt, candidates.responses, candidates.label)
         if row in seen:
             finding.add(f"{origin} = {seen[row]}")
         seen.setdefault(row, origin)
     return finding
+
+
+def _unread_telling(load: LoadReport) -> Finding:
+    """Columns that were left out, by a mapping or by an adapter of the user's own, and whose names say a lot."""
+    finding = Finding()
+    for name, count in load.unread.most_common():
+        finding.add(f"{name} ({count:,})", name in TELLING)
+    return finding
+
+
+def _empty_prompts(records: Iterable[Record]) -> Finding:
+    finding = Finding()
+    for origin, candidates in records:
+        finding.add(origin, not candidates.prompt[-1].content.strip())
+    return finding
+
+
+def _against(records: list[Record]) -> dict[str, Finding]:
+    """Pairs that say the opposite of an earlier one, and chosen answers that another pair to the prompt rejects.
+
+    The latter alone need not be wrong: in pairs made from a ranking, answers in its middle are both.
+    """
+    found = {"contradictions": Finding(), "chosen_elsewhere_rejected": Finding()}
+    pairs = [(origin, c.prompt, _stripped(c.responses[0]), _stripped(c.responses[1])) for origin, c in records]
+    places: dict[Any, str] = {}
+    rejecting: dict[Any, str] = {}
+    for origin, prompt, chosen, rejected in pairs:
+        places.setdefault((prompt, chosen, rejected), origin)
+        rejecting.setdefault((prompt, rejected), origin)
+    seen = set()
+    for origin, prompt, chosen, rejected in pairs:
+        opposite, seat = (prompt, rejected, chosen), (prompt, chosen)
+        if opposite in seen:
+            found["contradictions"].add(f"{origin} against {places[opposite]}")
+        elif opposite not in places and seat in rejecting:
+            found["chosen_elsewhere_rejected"].add(f"{origin} against {rejecting[seat]}")
+        seen.add((prompt, chosen, rejected))
+    return found
+
+
+def _stripped(response: Response) -> Response:
+    return response.strip() if isinstance(response, str) else response
+
+
+def _repeated(records: Iterable[Record]) -> Finding:
+    """Lists that hold an answer more than once."""
+    finding = Finding()
+    for origin, candidates in records:
+        finding.add(origin, len(set(map(_stripped, candidates.responses))) < len(candidates.responses))
+    return finding
+
+
+def _labelled_both_ways(records: Iterable[Record]) -> Finding:
+    """Answers that an earlier row calls the opposite."""
+    finding, seen = Finding(), dict[tuple[Any, ...], str]()
+    for origin, candidates in records:
+        said = (candidates.prompt, _stripped(candidates.responses[0]))
+        opposite = (*said, not candidates.label)
+        if opposite in seen:
+            finding.add(f"{origin} against {seen[opposite]}")
+        seen.setdefault((*said, candidates.label), origin)
+    return finding
+
+
+def _one_label(records: list[Record]) -> Finding:
+    """All rows, where they have one and the same label."""
+    finding = Finding()
+    if len({candidates.label for _, candidates in records}) == 1:
+        for origin, _ in records:
+            finding.add(origin)
+    return finding
+
+
+def _labels(records: Iterable[Record], kind: str) -> dict[str, int] | None:
+    """How many answers are good and how many bad, of unpaired rows."""
+    if kind != "unpaired":
+        return None
+    counts = Counter(candidates.label for _, candidates in records)
+    return {"good": counts[True], "bad": counts[False]}
 
 
 def _length(response: Response) -> int:
@@ -174,8 +188,10 @@ def _length(response: Response) -> int:
     return len(response) if isinstance(response, str) else sum(len(t.content) + len(t.tool_calls) for t in response)
 
 
-def _length_bias(records: Iterable[Record]) -> LengthBias | None:
+def _length_bias(records: Iterable[Record], kind: str) -> LengthBias | None:
     """Length in characters: a reward model that only counts them is right as often as `share` says."""
+    if kind != "pair":
+        return None
     from scipy.stats import binomtest, pointbiserialr
 
     lengths = [[_length(response) for response in candidates.responses] for _, candidates in records]
@@ -188,46 +204,56 @@ def _length_bias(records: Iterable[Record]) -> LengthBias | None:
     return LengthBias(len(unequal), sum(unequal) / len(unequal), float(interval.low), float(interval.high), correlation)
 
 
-def _encoding(
-    records: list[Record], kind: str, tokenizer: "PreTrainedTokenizerBase", encoding: Encoding
-) -> dict[str, Finding]:
-    """What happens to the rows on their way to token ids."""
-    findings = {name: Finding() for name in (*_NOTED, "boundary_merges", "doubled_bos", "doubled_eos")}
-    encoder = Encoder(tokenizer, encoding, _generation_config(tokenizer))
-    table = to_dataset([candidates for _, candidates in records], kind)
-    for start in range(0, len(records), BATCH):
-        batch = table[start : start + BATCH]
-        encoded = encoder(batch, list(range(start, start + len(batch["prompt"]))))
-        for number, (origin, _) in enumerate(records[start : start + BATCH]):
-            for name, note in _NOTED.items():
-                findings[name].add(origin, encoded[note][number])
-            for name, times in _boundaries({column: batch[column][number] for column in batch}, encoder).items():
-                findings[name].add(origin, times)
-    return findings
+# ---- what training makes of them -------------------------------------------------------------------------------------
 
 
-def _generation_config(tokenizer: "PreTrainedTokenizerBase") -> "GenerationConfig | None":
-    """What lies in the tokenizer's folder, so that responses end here as they do in training."""
-    folder = Path(tokenizer.name_or_path)
-    if not tokenizer.name_or_path or not (folder / "generation_config.json").is_file():
-        return None
-    from transformers import GenerationConfig
+def _train_as(
+    report: FileReport,
+    records: list[Record],
+    tokenizer: "PreTrainedTokenizerBase | None",
+    encoding: Encoding,
+    text_prompts: str,
+    progress: bool,
+) -> None:
+    """Add to a report what training sees of the rows: one of them, and what happens on the way to token ids."""
+    if not records:
+        return
+    places = [origin for origin, _ in records]
+    texts = to_dataset([candidates for _, candidates in records], report.kind)
+    rows = _with_turns(texts, tokenizer, text_prompts)
+    report.user_turns = _bare(texts) - _bare(rows)
+    number, encoded = 0, None
+    if tokenizer is not None:
+        if text_prompts == "auto" and tokenizer.chat_template:
+            report.findings["text_prompts"] = _text_prompts(places, texts)
+        findings, number, encoded = encoding_findings(rows, places, report.kind, tokenizer, encoding, progress)
+        report.findings |= findings
+    row = {name: value for name, value in rows[number].items() if value is not None and value != []}
+    report.sample = Sample(places[number], row, encoded)
 
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / 'generation_config.json'}: cannot be read: {error}") from error
+
+def _with_turns(
+    rows: "datasets.Dataset", tokenizer: "PreTrainedTokenizerBase | None", text_prompts: str
+) -> "datasets.Dataset":
+    """The rows with their bare prompts as training has them; without a tokenizer nothing tells what "auto" means."""
+    if tokenizer is not None:
+        return with_turns(rows, tokenizer, text_prompts)
+    return users_turns(rows) if text_prompts == "user" else rows
 
 
-def _boundaries(row: dict[str, Any], encoder: Encoder) -> dict[str, int]:
-    """What goes wrong at the edges of a row when prompt and answer are tokenised together, specials added blindly."""
-    opening, responses = encoder.render(row, 0)[:2]
-    answers = [segments[0].text for segments in responses]
-    alone, *rest = encoder.tokenise([opening, *answers, *(opening + answer for answer in answers)])
-    apart, joint = rest[: len(answers)], rest[len(answers) :]
-    stop = encoder.renderer.end(row["prompt"])
-    return {
-        "boundary_merges": sum(ids[: len(alone)] != alone for ids in joint),
-        "doubled_bos": int(encoder.brings_bos(alone, row["prompt"])),
-        "doubled_eos": sum(ids[-1:] == [stop] for ids in apart),
-    }
+def _bare(rows: "datasets.Dataset") -> int:
+    """How many prompts are bare text that says something."""
+    return sum(map(_is_question, rows["prompt"]))
+
+
+def _text_prompts(places: list[str], texts: "datasets.Dataset") -> Finding:
+    """Prompts of bare text, of which it is left open whether they are a user's turns."""
+    finding = Finding()
+    for origin, prompt in zip(places, texts["prompt"], strict=True):
+        finding.add(origin, _is_question(prompt))
+    return finding
+
+
+def _is_question(prompt: list[dict[str, str]]) -> bool:
+    """Whether a prompt is bare text that says something."""
+    return prompt[0]["role"] == "text" and bool(prompt[0]["content"].strip())

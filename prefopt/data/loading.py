@@ -17,6 +17,8 @@ from .mapping import check_columns, mapped
 from .reading import Located, Source, read_rows
 from .records import TURN_EXTRAS, Candidates, DataError, Response, Turn
 from .report import LoadReport
+from .tokenised import is_tokenised
+from .tokenised import read as tokenised_rows
 
 if TYPE_CHECKING:
     import datasets
@@ -29,6 +31,7 @@ KINDS = {
     "sft": frozenset({"pair", "list", "unpaired", "sft"}),
     "prompts": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),
     "any": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # prompts, with whatever answers they have
+    "own": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # what the rows' own kind is for: a tie is no pair
 }
 """Which kinds of row serve a purpose: SFT trains on the best of several responses, and every row has a prompt."""
 
@@ -142,23 +145,38 @@ def load(
             "any" for prompts with whatever answers there are.
         source, adapter, split, strict, columns, ties: as of `load_preferences`.
     """
-    records, used, report = parse(source, Reading(adapter, split, strict, columns, ties), purpose)
+    reading = Reading(adapter, split, strict, columns, ties)
+    first, rest, report = _opened(source, reading)
+    if adapter == "auto" and is_tokenised(first[0][1]):
+        report.adapter = "token ids"
+        encoded = tokenised_rows(chain(first, rest), report)
+        _log(report, bool(encoded))
+        return encoded, report
+    records, used = _understood(first, rest, report, reading, purpose)
+    _log(report, bool(records))
+    kind = {"sft": "sft", "prompts": "prompt"}.get(purpose, used.kind)
+    return to_dataset([candidates for _, candidates in records], kind), report
+
+
+def _log(report: LoadReport, kept: bool) -> None:
     level = logging.WARNING if report.needs_attention else logging.INFO
     for line in report.lines():
         log.log(level, "%s", line)
-    if not records:
+    if not kept:
         raise DataError("no row could be used\n" + "\n".join(report.lines()))
-    kind = {"sft": "sft", "prompts": "prompt"}.get(purpose, used.kind)
-    return to_dataset([candidates for _, candidates in records], kind), report
 
 
 def parse(
     source: Source, reading: Reading | None = None, purpose: str = "any"
 ) -> tuple[list[Record], Adapter, LoadReport]:
     """The records of a source with the place of each, the adapter that read them, and the account."""
-    if purpose not in KINDS:
-        raise DataError(f"unknown purpose {purpose!r}; known are {', '.join(KINDS)}")
-    reading, kinds = reading or Reading(), KINDS[purpose]
+    reading = reading or Reading()
+    first, rest, report = _opened(source, reading)
+    return *_understood(first, rest, report, reading, purpose), report
+
+
+def _opened(source: Source, reading: Reading) -> tuple[list[Located], Iterator[Located], LoadReport]:
+    """The first rows of a source, by which their format is told, the others, and the account of reading them."""
     report = LoadReport(_name(source), reading.strict)
     rows: Iterator[Located] = (
         (origin, _without_nulls(row)) for origin, row in read_rows(source, reading.split, report)
@@ -168,11 +186,20 @@ def parse(
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))
+    return sample, rows, report
+
+
+def _understood(
+    first: list[Located], rest: Iterator[Located], report: LoadReport, reading: Reading, purpose: str
+) -> tuple[list[Record], Adapter]:
+    """What the rows mean, and the adapter that says so."""
+    if purpose not in KINDS:
+        raise DataError(f"unknown purpose {purpose!r}; known are {', '.join(KINDS)}")
+    kinds = KINDS[purpose]
     known = reading.adapter == "auto"
-    used = _recognised(sample, kinds) if known else _allowed(_named(reading.adapter, sample), kinds)
+    used = _recognised(first, kinds) if known else _allowed(_named(reading.adapter, first), kinds)
     report.adapter = used.name
-    drop_ties = reading.ties == "drop"
-    return list(_adapted(chain(sample, rows), used, report, purpose, drop_ties)), used, report
+    return list(_adapted(chain(first, rest), used, report, purpose, reading.ties == "drop")), used
 
 
 def _name(source: Any) -> str:
@@ -246,6 +273,11 @@ def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
     adapter = recognise(rows, kinds)
     if adapter is not None:
         return adapter
+    if is_tokenised(rows[0]):
+        raise DataError(
+            f"{sample[0][0]}: the rows are token ids, which training takes as they are; only rows of text can be read "
+            "here, so give the file that they were made from"
+        )
     other = recognise(rows, ANY)
     hint = (
         f"\nThey look like {other.name!r}, which holds no {_wanted(kinds)}: use another load function." if other else ""
@@ -272,6 +304,7 @@ def _allowed(adapter: Adapter, kinds: frozenset[str]) -> Adapter:
 def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     """Records of one kind ("pair", "list", "sft", "prompt") as a table; columns nobody filled are left out."""
     import datasets
+    import pyarrow
 
     types: dict[str, Any] = {name: datasets.Value("float64") for name in ("margin", "score_chosen", "score_rejected")}
     types |= {name: datasets.Value("string") for name in ("chosen", "rejected", "response", "grade")}
@@ -281,7 +314,9 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     types |= {name: _chat_type(columns[name]) for name in ("prompt", "later_turns") if name in columns}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({name: types[name] for name in columns}))
+    schema = datasets.Features({name: types[name] for name in columns}).arrow_schema
+    # `Dataset.from_dict` would look at every cell in Python, whose types are known here.
+    return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.Table.from_pydict(columns, schema=schema)))
 
 
 def _chat_type(chats: Iterable[list[dict[str, str]]]) -> Any:

@@ -36,8 +36,10 @@ class Turn:
     @property
     def message(self) -> dict[str, str]:
         """The turn as a row of text has it, without the extras that it does not have."""
-        extras = {name: value for name in TURN_EXTRAS if (value := getattr(self, name))}
-        return {"role": self.role, "content": self.content, **extras}
+        message = {"role": self.role, "content": self.content}
+        if self.tool_calls or self.tools or self.chat_template_kwargs:
+            message |= {name: value for name in TURN_EXTRAS if (value := getattr(self, name))}
+        return message
 
 
 Response = str | tuple[Turn, ...]

@@ -43,6 +43,7 @@ from .heads import (
     upcast_head,
 )
 from .modes import is_quantized, keep_differentiable
+from .rotary import restore_frequencies
 from .wrappers import check_adapter
 
 logger = logging.getLogger(__name__)
@@ -250,6 +251,7 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             check_adapter(config)
+    restore_frequencies(model)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
 

@@ -169,11 +169,13 @@ class Objective(ABC):
 
     @property
     def unpaired(self) -> Objective:
-        """The objective that trains on unpaired rows, which have one response and a label.
+        """The objective that trains on unpaired rows, which have one response and a label: this one if it needs labels.
 
         Raises:
             ValueError: there is none.
         """
+        if "label" in self.needs:
+            return self
         raise ValueError(
             f"{type(self).__name__} does not learn from labels, and these rows have one response and a label that says "
             "whether it is a good one: take KTOTrainer, or leave out the bad ones and the column `label`"

@@ -101,10 +101,6 @@ class KTO(KTOArguments, Objective):
     def cross_batch(self) -> bool:  # type: ignore[override]
         return self.loss_type in SHIFTS
 
-    @property
-    def unpaired(self) -> KTO:
-        return self
-
     def sizes(self, batch: Batch) -> dict[str, Tensor]:
         """The usual units, and "labelled": responses with a label, which KTO's mismatched ones have not."""
         return {**super().sizes(batch), "labelled": batch.present[:, 0].sum()}

@@ -20,6 +20,7 @@ from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
 from ..models.reference import FrozenModel, Reference, reference_for
+from ..models.rotary import restore_frequencies
 from ..models.shared_critic import SharedCritic, share_critic
 from ..models.wrappers import check_adapter, unwrap
 from ..objectives.base import Objective, load
@@ -313,6 +314,8 @@ def _reference(
         return None
     if isinstance(ref_model, str):
         ref_model = load_policy(ref_model, **args.init_kwargs)
+    elif ref_model is not None:
+        restore_frequencies(ref_model)
     before_training = args.precompute_ref_log_probs
     reference = reference_for(model, ref_model, fresh_adapter=fresh, before_training=before_training)
     if args.sync_ref_model:

@@ -409,7 +409,7 @@ def test_data_check_counts_with_the_variables_of_the_template(
         cut.append(json.loads(capsys.readouterr().out)["files"][0]["prompts_cut"]["count"])
     assert cut == [0, 1]  # the empty thought takes the room
     assert "reads no variable 'x'" in error_of(capsys, *command, 99, "--chat_template_kwargs", '{"x": 1}')
-    assert "means nothing without --tokenizer" in error_of(capsys, "data", "check", file, *given)
+    assert "add --tokenizer, the model that has it" in error_of(capsys, "data", "check", file, *given)
 
 
 def test_held_out_prompts_are_not_trained_on() -> None:

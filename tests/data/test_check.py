@@ -150,4 +150,4 @@ def test_it_reads_well_at_80_columns(write: Writer, plain: PreTrainedTokenizerFa
     assert lines[0] == "training_pairs.jsonl read as query-chosen-rejected"
     assert any(line.split() == ["1", "dropped:", "empty", "chosen", "training_pairs.jsonl:4"] for line in lines)
     assert "The chosen answer is the longer one in 100.0% of 3 pairs" in out.getvalue()
-    assert lines[-1] == "3 dropped"
+    assert lines[-1] == "3 dropped; 5 things to look at"

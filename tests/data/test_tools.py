@@ -1,5 +1,6 @@
 """Tools and tool calls: what the template makes of them, in prompts and answers, and how rows hold them."""
 
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
+from prefopt.cli.data_report import show
 from prefopt.data import Candidates, DataError, Encoding, Turn, encode_dataset, encode_prompt, load, load_sft
 from prefopt.data.check import check
 from tests.helpers.tokenizers import CHATML, TOOLS, make_tokenizer
@@ -222,12 +225,27 @@ def test_special_tokens_that_the_template_writes_for_a_call_are_real() -> None:
 
 
 def test_data_check_counts_them(write: Callable[..., Path], tokenizer: PreTrainedTokenizerFast) -> None:
-    path = write([{"messages": [Q, calling()], "tools": [CLOCK]}, {"messages": [Q, bot("九点。")]}])
+    rows = [{"messages": [Q, calling()], "tools": [CLOCK]}, {"messages": [Q, bot("九点。")], "tools": [CLOCK]}]
+    path = write(rows)
     for used, count in ((tokenizer, 0), (make_tokenizer(CHATML), 1)):
-        found = check([path], tokenizer=used).files[0].findings
+        report = check([path], tokenizer=used)
+        found = report.files[0].findings
         assert found["tool_calls_unwritten"].count == found["template_inputs_unread"].count == count
+        assert found["tool_calls_unwritten"].examples == [f"{path}:1"][:count] and report.exit_code == count
+    pair = {"prompt": [Q], "chosen": [calling()], "rejected": [calling(CALL, CALL)]}
+    assert check([[pair]], tokenizer=tokenizer).exit_code == 0
+    assert check([[pair]], tokenizer=make_tokenizer(CHATML)).errors == {"tool_calls_unwritten": 1}
     same = {"prompt": [Q], "chosen": "a", "rejected": "b"}
     assert check([[{**same, "tools": [CLOCK]}, same, same]]).files[0].findings["duplicate_rows"].count == 1
+
+
+def test_data_check_shows_them(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = {"messages": [SYSTEM, Q, calling(), TOLD, bot("九点。")], "tools": [CLOCK]}
+    page = io.StringIO()
+    show(check([[row]], tokenizer=tokenizer), Console(file=page, width=400))
+    said = page.getvalue()
+    assert f"简短。 {json.dumps([CLOCK], ensure_ascii=False)[:40]}" in said and '"arguments": {"zone": "北京"}' in said
+    assert '⟦<call>clock {"zone": "北京"}</call><|im_end|>⟧' in said
 
 
 def test_an_adapter_of_your_own_may_give_them(tokenizer: PreTrainedTokenizerFast) -> None:

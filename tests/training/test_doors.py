@@ -25,7 +25,7 @@ from prefopt import (
 )
 from prefopt.data.batching import RowSampler
 from prefopt.models.load import load_scorer
-from prefopt.objectives.base import Objective
+from prefopt.objectives.base import Loss, Objective, Term
 from prefopt.objectives.dpo import DPO
 from tests.helpers.models import tiny_llama
 from tests.helpers.rows import ragged_pairs
@@ -190,3 +190,24 @@ def test_a_reward_model_from_a_policy_with_an_adapter(by_name: bool, adapter: Pa
     merged = policy.merge_and_unload()
     torch.testing.assert_close(scorer.model.state_dict(), merged.model.state_dict())
     assert scorer.score.out_features == 1 and not isinstance(scorer, PeftModel)
+
+
+class MeanReward(Objective):
+    """An objective of one's own that reads labels."""
+
+    needs = frozenset({"reference", "label"})
+    responses = 1
+
+    def loss(self, out: Any, batch: Any) -> Loss:
+        ratios = (out.required("logps") - batch.ref_logps).sum(-1)[:, 0]
+        return Loss({"mean": Term((torch.where(batch.label, -1, 1) * ratios).sum(), "responses")})
+
+
+@pytest.mark.parametrize("rows", [UNPAIRED, ragged_pairs(3)], ids=["unpaired", "pairs"])
+def test_an_objective_of_ones_own_may_read_labels(rows: Dataset, tmp_path: Path, tokenizer: Any) -> None:
+    args = PreferenceConfig(**quiet(tmp_path, learning_rate=1e-2, max_steps=3))
+    trainer = PreferenceTrainer(tiny_llama(), MeanReward(), args, rows, rows, tokenizer)
+    assert len(trainer.train_dataset) == 6
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(0, abs=1e-5)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < -0.1

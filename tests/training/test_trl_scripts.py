@@ -147,6 +147,24 @@ def test_kto_script(rows: Dataset, checkpoint: str, tmp_path: Path) -> None:
     assert logged[0]["loss"] == pytest.approx(0.5, abs=1e-6)  # 1 - sigmoid(0), since policy and reference are the same
 
 
+@pytest.mark.parametrize(("loss", "unpaired"), [("kto", "kto"), ("bco_pair", "bco"), ("apo_zero", "apo_zero_unpaired")])
+def test_dpo_trainer_takes_unpaired_rows(loss: str, unpaired: str, checkpoint: str, tmp_path: Path) -> None:
+    """And trains and evaluates as KTOTrainer does."""
+    settings = small(beta=0.3, undesirable_weight=1.5, learning_rate=1e-2, eval_strategy="epoch", max_steps=3)
+    given = {"train_dataset": UNPAIRED_CONVERSATIONAL, "eval_dataset": UNPAIRED_STANDARD}
+    logs = []
+    for trainer_type, config, name in (
+        (prefopt.DPOTrainer, prefopt.DPOConfig, loss),
+        (prefopt.KTOTrainer, prefopt.KTOConfig, unpaired),
+    ):
+        trainer: Any = trainer_type(checkpoint, args=config(str(tmp_path), **settings, loss_type=name), **given)
+        trainer.train()
+        steps = [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log]
+        logs.append([{k: v for k, v in log.items() if "runtime" not in k and "per_second" not in k} for log in steps])
+    assert logs[0] == logs[1] and len(logs[0]) == 4
+    assert logs[0][0]["rewards/margins"] == pytest.approx(0, abs=1e-5) and logs[0][3]["eval_rewards/margins"] > 0.01
+
+
 def test_the_defaults_of_kto_are_trl_s(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl", reason="needs TRL, which the test extra installs")
     theirs, ours = trl.KTOConfig(str(tmp_path), **small()), prefopt.KTOConfig(str(tmp_path), **small())

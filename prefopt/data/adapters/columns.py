@@ -118,12 +118,12 @@ def is_turn_or_exchange(value: Any) -> bool:
 
 def is_chat_turn(value: object) -> bool:
     """Whether this is an object with a role: {role, content}, {from, value} or {role, text}."""
-    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+    return (type(value) is dict or isinstance(value, Mapping)) and ("role" in value or "from" in value)
 
 
 def exchange_of(value: object) -> tuple[str, str] | None:
     """The names of the two sides of an exchange such as {human, assistant}; None if it is something else."""
-    if not isinstance(value, Mapping):
+    if not (type(value) is dict or isinstance(value, Mapping)):
         return None
     return next((names for names in EXCHANGES if all(isinstance(value.get(name), str) for name in names)), None)
 

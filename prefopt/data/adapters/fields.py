@@ -126,9 +126,9 @@ def is_chat(value: object) -> bool:
     return holds_turns(value)
 
 
-def chat_turn(value: object, name: str) -> Turn:
+def chat_turn(value: Any, name: str) -> Turn:
     """One chat turn from {role, content}, {from, value} or {role, text}; `name` is the field that holds it."""
-    if not isinstance(value, Mapping) or not is_chat_turn(value):
+    if not is_chat_turn(value):
         raise Drop(f"field {name!r}: is {kind_of(value)}, expected a turn with a role and its text")
     role = str(value.get("role") or value.get("from"))
     if role.lower() not in ROLES:

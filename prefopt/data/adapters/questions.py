@@ -75,6 +75,8 @@ def asked(row: Row, name: str) -> Prompt:
     value = decoded(row[name])
     if name == "instruction":
         return Prompt((Turn("user", _instruction(row)),))
+    if isinstance(value, str):
+        return _of_text(value, verbatim=name == "prompt")
     if isinstance(value, Mapping) and not is_chat_turn(value):
         value = _of_object(value, name)
     if is_chat_turn(value):

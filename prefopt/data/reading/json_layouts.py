@@ -1,5 +1,6 @@
 """Finds the rows in a JSON document: an array, an array in a wrapper, columns, splits, or the one row itself."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ from .rows import Located, names_split, objects
 WRAPPERS = ("data", "instances", "rows")
 """Where an array of rows may stand in an object: in many files, in LMFlow's, and in what the hub's datasets-server
 answers (https://huggingface.co/docs/dataset-viewer/rows)."""
+
+_LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)\b")
+_ID_COLUMNS = {"input_ids", "prompt_ids", "chosen_ids", "rejected_ids", "prompt_input_ids", "chosen_input_ids"}
+"""Columns of token ids, whose cells are lists: a row of them alone is no table of columns."""
 
 TURN = ("role", "from", "content", "value")
 
@@ -81,6 +86,8 @@ def _columns(content: Mapping[str, Any], place: str) -> list[dict[str, Any]] | N
         if all(key.isdigit() for key in keys) and all(list(column) == keys for column in values):
             return [{name: column[key] for name, column in content.items()} for key in keys]
     if not values or not all(isinstance(column, list) and not _is_chat(column) for column in values):
+        return None
+    if _LINES.search(place) or _ID_COLUMNS & content.keys():  # one row, all of whose fields are lists
         return None
     if len({len(column) for column in values}) > 1:
         lengths = ", ".join(f"{name} has {len(column)}" for name, column in content.items())

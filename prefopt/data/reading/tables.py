@@ -106,6 +106,19 @@ def converters_of(schema: "pyarrow.Schema", parsed: bool = False) -> dict[str, C
     return {name: converter for name, converter in found if converter is not None}
 
 
+def is_plain(feature: Any) -> bool:
+    """Whether a column of `datasets` holds what Arrow does: values, lists and objects, and no images or audio."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return all(map(is_plain, feature.values()))
+    if isinstance(feature, list):
+        return is_plain(feature[0])
+    if isinstance(feature, datasets.List | datasets.LargeList | datasets.Sequence):
+        return is_plain(feature.feature)
+    return isinstance(feature, datasets.Value | datasets.ClassLabel | datasets.Json)
+
+
 def _converter(kind: "pyarrow.DataType", feature: Any, parsed: bool) -> Convert | None:
     """How to convert a cell of this type.
 
