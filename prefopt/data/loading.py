@@ -323,7 +323,7 @@ def _chat_type(chats: Iterable[list[dict[str, str]]]) -> Any:
     """The type of conversations: of the extras, those that some turn has."""
     import datasets
 
-    some = {name for chat in chats for turn in chat for name in turn}
+    some = {"role", "content"} | {name for chat in chats for turn in chat if len(turn) > 2 for name in turn}
     return datasets.List({n: datasets.Value("string") for n in ("role", "content", *TURN_EXTRAS) if n in some})
 
 

@@ -37,9 +37,14 @@ class Turn:
     def message(self) -> dict[str, str]:
         """The turn as a row of text has it, without the extras that it does not have."""
         message = {"role": self.role, "content": self.content}
-        if self.tool_calls or self.tools or self.chat_template_kwargs:
-            message |= {name: value for name in TURN_EXTRAS if (value := getattr(self, name))}
-        return message
+        return message | self.extras if self.tool_calls or self.tools or self.chat_template_kwargs else message
+
+    @property
+    def extras(self) -> dict[str, str]:
+        """What the turn has of `TURN_EXTRAS`; in most conversations nothing."""
+        if not (self.tool_calls or self.tools or self.chat_template_kwargs):
+            return {}
+        return {name: value for name in TURN_EXTRAS if (value := getattr(self, name))}
 
 
 Response = str | tuple[Turn, ...]
@@ -87,13 +92,14 @@ def responses_of(row: Mapping[str, Any]) -> list[str]:
 
 def texts(candidates: Candidates) -> Iterator[str]:
     """Every text in a record: what the prompt's turns say, and the responses."""
-    for turn in candidates.prompt:
-        yield from turn.message.values()
     for response in candidates.responses:
         if isinstance(response, str):
             yield response
-        else:
-            yield from (text for turn in response for text in turn.message.values())
+    for turns in (candidates.prompt, *(turns for turns in candidates.responses if not isinstance(turns, str))):
+        for turn in turns:
+            yield turn.content
+            if turn.tool_calls or turn.tools or turn.chat_template_kwargs:
+                yield from turn.extras.values()
 
 
 def plain_turn(turn: Mapping[str, Any]) -> dict[str, Any]:

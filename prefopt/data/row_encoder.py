@@ -167,7 +167,7 @@ class Encoder:
         said += [Piece(turn["tool_calls"], True) for turn in later if turn.get("tool_calls")]
         others = [turn for turn in later if turn["role"] != "assistant"]
         parses_special = pieces[0].parse_special
-        said += [Piece(str(text), parses_special) for turn in (*row["prompt"], *others) for text in _said(turn)]
+        said += [Piece(text, parses_special) for turn in (*row["prompt"], *others) for text in _said(turn)]
         became = {piece.parse_special for piece in said if self.special_tokens.spelled_in(piece.text)}
         return True in became, False in became
 
@@ -234,7 +234,8 @@ def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
 def _said(turn: Message) -> Iterator[str]:
     """What a turn says, and what it brings for the template."""
     yield turn["content"]
-    yield from (turn[name] for name in TURN_EXTRAS if turn.get(name))
+    if len(turn) > 2:
+        yield from (str(turn[name]) for name in TURN_EXTRAS if turn.get(name))
 
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:

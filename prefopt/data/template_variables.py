@@ -70,7 +70,7 @@ def inputs_of(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[s
     Raises:
         DataError: it is something else, or a later turn brings some too.
     """
-    if not any(message.get(name) for message in messages for name in _SETTINGS):
+    if _are_plain(messages) or not any(message.get(name) for message in messages for name in _SETTINGS):
         return Inputs(None, {})
     late = next((name for message in messages[1:] for name in _SETTINGS if message.get(name)), None)
     if late is not None:
@@ -82,6 +82,8 @@ def inputs_of(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[s
 
 def unread_inputs(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a conversation brings tools, tool calls or variables that nothing reads: no template, or not this one."""
+    if _are_plain(messages):
+        return False
     tools, kwargs = inputs_of(tokenizer, messages)
     calls = any(message.get("tool_calls") for message in messages)
     if not (tools or kwargs or calls):
@@ -93,12 +95,23 @@ def unread_inputs(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mappi
     return not wanted <= variables(template) or (calls and "tool_calls" not in template)
 
 
-def turn_for_template(message: Mapping[str, Any], text: bool = False) -> dict[str, Any]:
-    """A turn as the template takes it: tool calls as objects, and nothing that is not the turn's own.
+def turns_for_template(messages: Sequence[Mapping[str, Any]], text: bool = False) -> list[dict[str, Any]]:
+    """Turns as the template takes them: tool calls as objects, and nothing that is not a turn's own.
 
     Args:
         text: give the arguments of calls as JSON text.
     """
+    if _are_plain(messages):
+        return list(messages)  # type: ignore[arg-type]
+    return [_turn_for_template(message, text) for message in messages]
+
+
+def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether turns have a role and a content alone: most do, and are rendered often."""
+    return all(len(message) == 2 for message in messages)
+
+
+def _turn_for_template(message: Mapping[str, Any], text: bool) -> dict[str, Any]:
     turn = {name: value for name, value in message.items() if name not in _SETTINGS and value is not None}
     if calls := turn.pop("tool_calls", None):
         calls = _decoded("tool_calls", calls)

@@ -27,6 +27,8 @@ ROLES = {
 }
 
 
+_EXTRAS = frozenset((*TEMPLATE_INPUTS, "tool_calls", "function_call"))
+"""What a turn may have beside its role and what it says."""
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -134,11 +136,14 @@ def chat_turn(value: Any, name: str) -> Turn:
     if role.lower() not in ROLES:
         raise Drop(f"field {name!r}: unknown role {role!r}")
     content = next((value[key] for key in ("content", "value", "text") if value.get(key) is not None), None)
+    said = "" if content is None else _content(content, name)
+    if _EXTRAS.isdisjoint(value):
+        return Turn(ROLES[role.lower()], said)
     inputs = {key: template_input(value, key) for key in TEMPLATE_INPUTS if key in value}
     calls = _tool_calls(value, name) if value.get("tool_calls") or value.get("function_call") else ""
     if calls and ROLES[role.lower()] != "assistant":
         raise Drop(f"field {name!r}: a turn of {role!r} has tool_calls, which only the assistant's may have")
-    return Turn(ROLES[role.lower()], "" if content is None else _content(content, name), calls, **inputs)
+    return Turn(ROLES[role.lower()], said, calls, **inputs)
 
 
 def template_input(row: Mapping[str, Any], name: str) -> str:
