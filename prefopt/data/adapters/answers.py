@@ -265,7 +265,7 @@ def _of_objects(entries: Sequence[Mapping[str, Any]], column: str) -> tuple[floa
     for names, sign in ((SCORES, 1.0), (RANKS, -1.0)):
         name = next((name for name in names if all(entry.get(name) is not None for entry in entries)), None)
         if name is not None:
-            return tuple(sign * number(dict(entry), name) for entry in entries)
+            return tuple(sign * number(dict(entry), name) + 0.0 for entry in entries)  # and not -0.0
     named = next((name for name in (*SCORES, *RANKS) if any(entry.get(name) is not None for entry in entries)), None)
     if named is not None:
         raise Drop(f"field {column!r}: some of its responses have {named!r} and others have not")
