@@ -3,7 +3,7 @@
 Here stand the types that the rest of prefopt speaks of: `Candidates`, `Turn`, `Messages`, and `DataError`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,27 +24,29 @@ class Turn:
     """One turn of a conversation.
 
     Roles are "system", "user", "assistant", "tool", and "text" for a prompt that came as bare text: it has no speaker
-    and is encoded verbatim, without a template. The others are as in `TURN_EXTRAS`.
+    and is encoded verbatim, without a template. `more` has what the turn has of `TURN_EXTRAS`, in most nothing: pairs
+    of a name and JSON text, as `Turn.of` makes them.
     """
 
     role: str
     content: str
-    tool_calls: str = ""
-    tools: str = ""
-    chat_template_kwargs: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, role: str, content: str, **extras: str) -> "Turn":
+        """A turn with extras by their names; those that are empty are left out."""
+        return cls(role, content, tuple((name, extras[name]) for name in TURN_EXTRAS if extras.get(name)))
 
     @property
     def message(self) -> dict[str, str]:
         """The turn as a row of text has it, without the extras that it does not have."""
         message = {"role": self.role, "content": self.content}
-        return message | self.extras if self.tool_calls or self.tools or self.chat_template_kwargs else message
+        return message | dict(self.more) if self.more else message
 
     @property
-    def extras(self) -> dict[str, str]:
-        """What the turn has of `TURN_EXTRAS`; in most conversations nothing."""
-        if not (self.tool_calls or self.tools or self.chat_template_kwargs):
-            return {}
-        return {name: value for name in TURN_EXTRAS if (value := getattr(self, name))}
+    def tool_calls(self) -> str:
+        """The tools that the turn calls, as JSON text; "" for none."""
+        return dict(self.more).get("tool_calls", "") if self.more else ""
 
 
 Response = str | tuple[Turn, ...]
@@ -90,16 +92,18 @@ def responses_of(row: Mapping[str, Any]) -> list[str]:
     return [row[name] for name in ("chosen", "rejected", "response") if name in row]
 
 
-def texts(candidates: Candidates) -> Iterator[str]:
-    """Every text in a record: what the prompt's turns say, and the responses."""
+def texts(candidates: Candidates) -> list[str]:
+    """Every text in a record: the responses, what the prompt's turns say, and what else is said in them."""
+    said = [response for response in candidates.responses if isinstance(response, str)]
+    turns = candidates.prompt
     for response in candidates.responses:
-        if isinstance(response, str):
-            yield response
-    for turns in (candidates.prompt, *(turns for turns in candidates.responses if not isinstance(turns, str))):
-        for turn in turns:
-            yield turn.content
-            if turn.tool_calls or turn.tools or turn.chat_template_kwargs:
-                yield from turn.extras.values()
+        if not isinstance(response, str):
+            turns += response
+    for turn in turns:
+        said.append(turn.content)
+        if turn.more:
+            said += [value for _, value in turn.more]
+    return said
 
 
 def plain_turn(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def test_a_template_may_close_no_answer() -> None:
 def test_a_template_may_want_arguments_as_text() -> None:
     """DeepSeek-V3's does."""
     tokenizer = make_tokenizer(TOOLS.replace(" + call.function.arguments | tojson", " + call.function.arguments"))
-    prompt = [Turn("user", "几点？"), Turn("assistant", "", json.dumps([CALL])), Turn("tool", "9:00")]
+    prompt = [Turn("user", "几点？"), Turn.of("assistant", "", tool_calls=json.dumps([CALL])), Turn("tool", "9:00")]
     assert '<call>clock {"zone": "北京"}</call>' in decoded(encode_prompt(prompt, tokenizer), tokenizer)
 
 
@@ -252,7 +252,7 @@ def test_an_adapter_of_your_own_may_give_them(tokenizer: PreTrainedTokenizerFast
     from prefopt.data.adapters import Adapter
 
     calls = json.dumps([CALL])
-    prompt, answer = Turn("user", "几点？", tools=json.dumps([CLOCK])), Turn("assistant", "", calls)
+    prompt, answer = Turn.of("user", "几点？", tools=json.dumps([CLOCK])), Turn.of("assistant", "", tool_calls=calls)
     adapter = Adapter("own", "sft", "", lambda row: True, lambda row: Candidates((prompt,), ((answer,),)))
     assert adapter({"a": 1}).responses == ((answer,),)
     assert adapter({"a": 1}).prompt[0].message == {"role": "user", "content": "几点？", "tools": json.dumps([CLOCK])}

@@ -239,7 +239,7 @@ def _turn(value: Any) -> Turn:
     if isinstance(value, Turn):
         return value
     if isinstance(value, Mapping) and {"role", "content"} <= value.keys():
-        return Turn(**{name: str(text) for name, text in plain_turn(value).items()})
+        return Turn.of(**{name: str(text) for name, text in plain_turn(value).items()})
     raise TypeError(f"{kind_of(value)} where a turn belongs")
 
 

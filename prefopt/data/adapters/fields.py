@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ...grades import GRADES
@@ -143,7 +142,7 @@ def chat_turn(value: Any, name: str) -> Turn:
     calls = _tool_calls(value, name) if value.get("tool_calls") or value.get("function_call") else ""
     if calls and ROLES[role.lower()] != "assistant":
         raise Drop(f"field {name!r}: a turn of {role!r} has tool_calls, which only the assistant's may have")
-    return Turn(ROLES[role.lower()], said, calls, **inputs)
+    return Turn.of(ROLES[role.lower()], said, tool_calls=calls, **inputs)
 
 
 def template_input(row: Mapping[str, Any], name: str) -> str:
@@ -238,7 +237,7 @@ def chat_turns(row: Row, name: str) -> list[Turn]:
             turns.append(chat_turn(value, name))
         else:
             turns += [Turn("user", value[names[0]]), Turn("assistant", value[names[1]])]
-    if any(turn.tools or turn.chat_template_kwargs for turn in turns[1:]):
+    if any(name in TEMPLATE_INPUTS for turn in turns[1:] if turn.more for name, _ in turn.more):
         raise Drop(f"field {name!r}: a later turn has {' or '.join(TEMPLATE_INPUTS)}, which the first may have")
     return turns
 
@@ -253,7 +252,8 @@ def merge_speakers(conversation: list[Turn]) -> tuple[list[Turn], tuple[str, ...
         if result and turn.role == result[-1].role and turn.role in ("user", "assistant"):
             joined = "\n\n".join(part for part in (result[-1].content, turn.content) if part)
             calls = [call for each in (result[-1], turn) if each.tool_calls for call in json.loads(each.tool_calls)]
-            result[-1] = replace(result[-1], content=joined, tool_calls=_json(calls, "tool_calls") if calls else "")
+            extras = {**dict(result[-1].more), "tool_calls": _json(calls, "tool_calls") if calls else ""}
+            result[-1] = Turn.of(turn.role, joined, **extras)
         else:
             result.append(turn)
     return result, ("consecutive turns of one speaker merged",) if len(result) < len(conversation) else ()

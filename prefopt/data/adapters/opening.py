@@ -1,5 +1,6 @@
 """What stands before a prompt in any format: system turn, earlier turns, and what is for the chat template."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ..records import Candidates, Turn, kind_of
@@ -36,15 +37,19 @@ def opened(row: Columns, candidates: Candidates) -> Candidates:
 
 def _with_inputs(before: tuple[Turn, ...], prompt: tuple[Turn, ...], inputs: dict[str, str]) -> tuple[Turn, ...]:
     """A whole prompt, of which the first turn has what is for the template: from columns, or from its own turns."""
-    own = {name: found for name in TEMPLATE_INPUTS if prompt and (found := getattr(prompt[0], name))}
+    own = {name: value for name, value in (prompt[0].more if prompt else ()) if name in TEMPLATE_INPUTS}
     differ = next((name for name in own if inputs.get(name, own[name]) != own[name]), None)
     if differ is not None:
         raise Drop(f"two different values of {differ!r}, one in a column and one in the conversation")
     turns = (*before, *prompt)
     if not turns or not (own or inputs):
         return turns
-    turns = (*before, *(replace(turn, **dict.fromkeys(own, "")) for turn in prompt[:1]), *prompt[1:])
-    return (replace(turns[0], **own | inputs), *turns[1:])
+    first, *others = (*before, *(_less(turn, own) for turn in prompt[:1]), *prompt[1:])
+    return Turn.of(first.role, first.content, **dict(first.more) | own | inputs), *others
+
+
+def _less(turn: Turn, names: Collection[str]) -> Turn:
+    return replace(turn, more=tuple((name, value) for name, value in turn.more if name not in names))
 
 
 def _system(row: Columns, unread: list[str]) -> list[Turn]:
