@@ -10,7 +10,7 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .records import TURN_EXTRAS, DataError
-from .template_variables import inputs_of, names_of_calls, turns_for_template, unread_inputs
+from .template_variables import are_plain, inputs_of, names_of_calls, turns_for_template, unread_inputs
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -93,14 +93,17 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], prompt
 
     Tools and variables are what its first turn brings, see `template_variables`.
     """
-    tools, kwargs = inputs_of(tokenizer, messages)
-    rest: Any = {"tools": tools, "tokenize": False, "add_generation_prompt": prompt, **kwargs}
-    objects = turns_for_template(messages)
     try:
+        if are_plain(messages):
+            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)  # type: ignore
+        tools, kwargs = inputs_of(tokenizer, messages)
+        rest: Any = {"tools": tools, "tokenize": False, "add_generation_prompt": prompt, **kwargs}
         try:
-            return str(tokenizer.apply_chat_template(objects, **rest))
+            return str(tokenizer.apply_chat_template(turns_for_template(messages), **rest))
         except TypeError:  # DeepSeek-V3's takes the arguments of calls as text, most take objects
             return str(tokenizer.apply_chat_template(turns_for_template(messages, text=True), **rest))
+    except DataError:
+        raise
     except Exception as error:  # templates raise errors of their own, without saying for which conversation
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error

@@ -70,7 +70,7 @@ def inputs_of(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[s
     Raises:
         DataError: it is something else, or a later turn brings some too.
     """
-    if _are_plain(messages) or not any(message.get(name) for message in messages for name in _SETTINGS):
+    if are_plain(messages) or not any(message.get(name) for message in messages for name in _SETTINGS):
         return Inputs(None, {})
     late = next((name for message in messages[1:] for name in _SETTINGS if message.get(name)), None)
     if late is not None:
@@ -82,7 +82,7 @@ def inputs_of(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[s
 
 def unread_inputs(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a conversation brings tools, tool calls or variables that nothing reads: no template, or not this one."""
-    if _are_plain(messages):
+    if are_plain(messages):
         return False
     tools, kwargs = inputs_of(tokenizer, messages)
     calls = any(message.get("tool_calls") for message in messages)
@@ -101,14 +101,14 @@ def turns_for_template(messages: Sequence[Mapping[str, Any]], text: bool = False
     Args:
         text: give the arguments of calls as JSON text.
     """
-    if _are_plain(messages):
+    if are_plain(messages):
         return list(messages)  # type: ignore[arg-type]
     return [_turn_for_template(message, text) for message in messages]
 
 
-def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
+def are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether turns have a role and a content alone: most do, and are rendered often."""
-    return all(len(message) == 2 for message in messages)
+    return {*map(len, messages)} <= {2}
 
 
 def _turn_for_template(message: Mapping[str, Any], text: bool) -> dict[str, Any]:
