@@ -86,6 +86,14 @@ def users_turns(
     return rows.map(converted, load_from_cache_file=False, features=rows.features, desc="Making prompts turns")
 
 
+def count_bare(rows: "datasets.Dataset") -> int:
+    """How many prompts are a question in plain text."""
+    chat = getattr(rows.features.get("prompt"), "feature", None)
+    if not isinstance(chat, Mapping) or "text" not in _roles(rows):
+        return 0
+    return sum(is_bare(prompt) and bool(prompt and prompt[0]["content"].strip()) for prompt in rows["prompt"])
+
+
 def _roles(rows: "datasets.Dataset") -> set[str]:
     """The roles that occur in prompts."""
     import pyarrow.compute

@@ -5,6 +5,7 @@ Both sources give pairs to learn from, held-out pairs, test prompts, and prompts
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,16 @@ from datasets import Dataset
 from ...candidates.candidate import prompt_key
 from ...data.loading import load
 from ...data.records import Messages
-from ...data.text_prompts import users_turns
+from ...data.text_prompts import count_bare, users_turns
 from ...testbed import Recipe, gold_of, preference_rows, sample_prompts, sft_rows
 from ...utils import jsonl
 from .plan import TESTBED, Data, Evaluation, PlanError
 
 HELD_OUT = 1000
 """The seed of the synthetic task's test and validation rows, which are the same for all seeds of a plan."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,17 @@ class FileSource:
 
     def _read(self, source: str, split: str) -> Dataset:
         rows = load(source, "any", self.data.adapter, split, columns=self.data.columns)[0]
-        return users_turns(rows) if self.data.text_prompts == "user" else rows
+        if self.data.text_prompts == "user":
+            return users_turns(rows)
+        if bare := count_bare(rows):
+            logger.warning(
+                "%s: %d of %d prompts are plain text, and stay so for every method: a chat model wants them as turns, "
+                "by text_prompts: user in the plan's data",
+                source,
+                bare,
+                len(rows),
+            )
+        return rows
 
     def _validation(self, train: Dataset) -> tuple[list[Messages], Dataset]:
         """Prompts for validation during training, and the rows to learn from, which contain none of them."""

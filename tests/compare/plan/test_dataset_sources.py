@@ -1,5 +1,7 @@
 """The rows of a comparison: what is learnt from and what is measured on have no prompt in common."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,17 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     again, also = TrainingData.read(tmp_path / "rows"), HeldOutData.read(tmp_path / "held_out")
     assert again.train[:] == rows.train[:] and again.validation == rows.validation
     assert also.prompts == held_out.prompts and also.pairs is not None and also.pairs[:] == held_out.pairs[:]  # type: ignore[index]
+
+
+def test_a_plan_says_what_columns_and_plain_text_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"ask": f"问题 {i}？", "good": f" 好 {i}", "bad": "坏"} for i in range(12)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    columns = {"prompt": "ask", "chosen": "good", "rejected": "bad"}
+    data = Data(train=str(path), test=str(path), columns=columns)
+    bare = make_dataset_source(data, SMALL).rows(0).train
+    assert {turn["role"] for prompt in bare["prompt"] for turn in prompt} == {"text"}
+    assert "12 of 12 prompts are plain text" in caplog.text
+    turns = make_dataset_source(replace(data, text_prompts="user"), SMALL).rows(0).train
+    assert {turn["role"] for prompt in turns["prompt"] for turn in prompt} == {"user"}
+    assert all(answer == answer.strip() for answer in turns["chosen"])
