@@ -126,7 +126,7 @@ class Tie(Drop):
 _TIES = {"tie", "tie (bothbad)", "both", "neither", "same", "equal", "tied", "draw", "both_bad"}
 
 
-def by_name(row: Row, names: tuple[str, str], columns: tuple[str, ...]) -> int:
+def by_ending(row: Row, names: tuple[str, str], columns: tuple[str, ...]) -> int:
     """The verdict names the better answer as its column ends: 0 or 1, 1 or 2, a or b, model_a."""
     (column,) = columns
     value = _present(row, column)

@@ -9,7 +9,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..records import Candidates
-from .answers import Verdict, by_flags, by_name, by_score, by_sign, first_if_true, judged, pair, prompt_or_drop, several
+from .answers import (
+    Verdict,
+    by_ending,
+    by_flags,
+    by_score,
+    by_sign,
+    first_if_true,
+    judged,
+    pair,
+    prompt_or_drop,
+    several,
+)
 from .base import register
 from .columns import CONVERSATIONS, HISTORY, QUESTIONS
 from .fields import Drop, Row
@@ -78,7 +89,7 @@ JUDGED = (
     JudgedFormat(
         "pku-saferlhf",
         ("response_0", "response_1"),
-        by_name,
+        by_ending,
         ("better_response_id",),
         HUB + "PKU-Alignment/PKU-SafeRLHF",
         unread="safer_response_id, is_response_0_safe, is_response_1_safe",
@@ -98,7 +109,7 @@ JUDGED = (
     JudgedFormat(
         "arena",
         ("conversation_a", "conversation_b"),
-        by_name,
+        by_ending,
         ("winner",),
         HUB + "lmsys/chatbot_arena_conversations",
         "",
@@ -117,11 +128,11 @@ JUDGED = (
     JudgedFormat(
         "align-anything",
         ("response_1", "response_2"),
-        by_name,
+        by_ending,
         ("overall_response",),
         HUB + "PKU-Alignment/align-anything",
     ),
-    JudgedFormat("alpaca-farm", ("output_1", "output_2"), by_name, ("preference",), HUB + "tatsu-lab/alpaca_farm"),
+    JudgedFormat("alpaca-farm", ("output_1", "output_2"), by_ending, ("preference",), HUB + "tatsu-lab/alpaca_farm"),
 )
 
 TWINS = (
@@ -218,7 +229,7 @@ def _enter_twins() -> None:
         found = _twins(row)
         if found is None:
             raise Drop(f"no two answers, such as {' and '.join(TWINS[0])}, and none of the fields {', '.join(NAMED)}")
-        return judged(row, found[0], by_name, (found[1],), prompt_or_drop(row))
+        return judged(row, found[0], by_ending, (found[1],), prompt_or_drop(row))
 
     fields = f"prompt, two of {', '.join(names[0] + '/' + names[1][-1] for names in TWINS)}, one of {', '.join(NAMED)}"
     register("two-answers", kind="pair", fields=fields, recognises=lambda row: _twins(row) is not None)(read)
