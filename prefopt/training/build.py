@@ -36,6 +36,9 @@ from .given_rows import check_responses, check_rows, purpose_of
 
 logger = logging.getLogger(__name__)
 
+ANSWERS = frozenset(("chosen", "response", "responses", "response_ids"))
+"""Columns in which a row has answers, as text or as token ids."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -232,10 +235,11 @@ def prepare_demonstrations(dataset: Any, rows: Any, built: Built, args: Preferen
         if dataset is not None:
             raise ValueError(f"ptx_dataset is mixed in with ptx_coef, which {built.objective!r} has not above 0")
         return None
-    found = prepare_dataset(rows if dataset is None else dataset, replace(built, objective=SFT()), args)
-    if found is not None and not all(any(row) for row in found["response_ids"]):
+    source = rows if dataset is None else dataset
+    encoded = "prompt_ids" in getattr(source, "column_names", ())
+    if source is not None and not encoded and ANSWERS.isdisjoint(as_text(source).column_names):
         raise ValueError("ptx_coef needs answers to learn, and these rows are prompts: pass ptx_dataset with answers")
-    return found
+    return prepare_dataset(source, replace(built, objective=SFT()), args)
 
 
 def as_rows(dataset: Any, built: Built, args: PreferenceConfig) -> Any:

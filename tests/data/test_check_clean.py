@@ -1,11 +1,13 @@
 """What "clean" means: every fault is counted once and named, and a file without any is clean."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets.utils import are_progress_bars_disabled
+from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -100,11 +102,11 @@ def test_each_is_named_to_people(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")  # so that no words are broken over lines
+    out = io.StringIO()
+    monkeypatch.setattr("prefopt.cli.data_check.Console", lambda: Console(file=out, width=300))  # which breaks no lines
     chatml.save_pretrained(tmp_path / "tokenizer")
     assert main([str(write(FAULTY)), "--tokenizer", str(tmp_path / "tokenizer"), "--max_length", "60"]) == 1
-    said = capsys.readouterr()
-    text = " ".join(said.out.split())
+    text = " ".join(out.getvalue().split())
     for words in (
         "dropped: empty chosen",
         "noted: chosen and rejected have the same score",
@@ -115,10 +117,9 @@ def test_each_is_named_to_people(
         "prompts that already end as the template ends a prompt rows.jsonl:15",
     ):
         assert words in text
-    assert (
-        said.out.splitlines()[-1] == ("1 dropped, 1 contradicting, 1 identical once encoded; 13 things to look at")
-        and not said.err
-    )
+    last = out.getvalue().splitlines()[-1]
+    assert last == "1 dropped, 1 contradicting, 1 identical once encoded; 13 things to look at"
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("tokenizer", [None, "plain", "plain_bos", "chatml"])

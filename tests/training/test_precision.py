@@ -31,7 +31,12 @@ def update(tmp_path: Path, tokenizer: Any, **args: Any) -> tuple[Tensor, Any]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_master_weights_stay_in_float32(layout: str, checkpointing: bool, tmp_path: Path, tokenizer: Any) -> None:
     exact, _ = update(tmp_path, tokenizer, layout=layout)
-    found, trainer = update(tmp_path, tokenizer, layout=layout, bf16=True, gradient_checkpointing=checkpointing)
+    try:
+        found, trainer = update(tmp_path, tokenizer, layout=layout, bf16=True, gradient_checkpointing=checkpointing)
+    except RuntimeError as error:
+        if "only supported when avx512" in str(error):  # of torch's own attention, with ATEN_CPU_CAPABILITY=default
+            pytest.skip(f"torch has no attention in bfloat16 here: {error}")
+        raise
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     # Weights kept in bfloat16 could not move by less than a 256th of their size.
     moved = found[found != 0].abs()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from prefopt.training.setting_names import ALIASES, ELSEWHERE
+from prefopt.training.trl_settings import SETTINGS
 from prefopt.utils.extensions import NoSuchModule, load_named
 from prefopt.utils.names import did_you_mean, hint, nearest
 from prefopt.utils.options import changed, option, worded
@@ -37,7 +38,8 @@ def test_every_alias_stands_for_a_setting() -> None:
     kinds = [training.ModelConfig, training.ScriptArguments, ScorerArguments, *(t.config for t in named_trainers())]
     settings = {field.name for kind in kinds for field in fields(kind)}
     assert set(ALIASES.values()) <= settings
-    assert not settings & {*ALIASES, *ELSEWHERE}, "a setting's own name needs no hint"
+    assert not settings & {*ALIASES}, "a setting's own name needs no hint"
+    assert settings & {*ELSEWHERE} == settings & {*SETTINGS}, "only those of TRL that are refused have one"
 
 
 def test_an_object_in_a_module_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -619,7 +619,7 @@ def test_a_schedule_that_follows_the_loss_is_refused(tmp_path, tokenizer, pairs)
 def test_it_needs_a_scorer_and_prompts(tmp_path, tokenizer, pairs) -> None:
     with pytest.raises(ValueError, match="PPO generates responses and nothing scores them: pass scorer="):
         PPOTrainer(untrained(tokenizer), config(tmp_path), train_dataset=pairs, processing_class=tokenizer)
-    with pytest.raises(ValueError, match="training needs a train_dataset"):
+    with pytest.raises(ValueError, match="train_dataset is missing"):
         trainer_of(tmp_path, tokenizer, None).train()
     with pytest.raises(ValueError, match="these rows are prompts: pass ptx_dataset"):
         trainer_of(tmp_path, tokenizer, pairs.select_columns(["prompt"]), ptx_coef=0.5)
