@@ -252,12 +252,12 @@ def check(candidates: Candidates, kind: str) -> Candidates:
     prompt, responses = candidates.prompt, candidates.responses
     if not prompt:
         raise Drop("no prompt")
-    if len(prompt) > 1 and any(turn.role == "text" for turn in prompt):
+    roles = [turn.role for turn in prompt]
+    if len(roles) > 1 and "text" in roles:
         raise Drop("bare text beside other turns")
-    if prompt[-1].role not in ("user", "tool", "text"):
-        raise Drop(f"prompt ends on {_a_turn(prompt[-1])}, expected a user turn")
-    opening = next((turn for turn in prompt if turn.role != "system"), None)
-    if opening is not None and opening.role == "assistant":
+    if roles[-1] not in ("user", "tool", "text"):
+        raise Drop(f"prompt ends on {_a_turn(roles[-1])}, expected a user turn")
+    if next((role for role in roles if role != "system"), None) == "assistant":
         raise Drop("prompt starts on an assistant turn")
     for place, response in enumerate(responses):
         if isinstance(response, str) and not response.strip():
@@ -266,7 +266,7 @@ def check(candidates: Candidates, kind: str) -> Candidates:
             raise Drop(f"an answer is {len(response)} turns, expected one")
     if kind == "pair" and _same(*responses):
         raise Drop("identical answers")
-    if not all(text.isascii() or _is_unicode(text) for text in texts(candidates)):
+    if not _is_unicode("".join(texts(candidates))):
         raise Drop("text holds half a surrogate pair, which is not valid Unicode")
     return candidates
 
@@ -276,8 +276,8 @@ def holds(kind: str, count: int) -> bool:
     return count >= 2 if kind == "list" else count == {"prompt": 0, "sft": 1, "unpaired": 1, "pair": 2}[kind]
 
 
-def _a_turn(turn: Turn) -> str:
-    return f"a{'n' if turn.role == 'assistant' else ''} {turn.role} turn"
+def _a_turn(role: str) -> str:
+    return f"a{'n' if role == 'assistant' else ''} {role} turn"
 
 
 def _same(chosen: object, rejected: object) -> bool:
@@ -287,6 +287,8 @@ def _same(chosen: object, rejected: object) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

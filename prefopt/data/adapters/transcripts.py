@@ -64,9 +64,9 @@ def pair_of(sides: list[list[Turn]], repairs: tuple[str, ...] = ()) -> Candidate
     chosen, rejected = sides
     if any(not side or side[-1].role != "assistant" for side in (chosen, rejected)):
         raise Drop("conversation ends on a user turn")
-    if chosen == rejected:
-        raise Drop("identical answers")
     shared = common_turns(chosen, rejected)
+    if len(chosen) == len(rejected) == shared:
+        raise Drop("identical answers")
     if not len(chosen) == len(rejected) == shared + 1:
         raise Drop("context mismatch")
     return Candidates(tuple(chosen[:shared]), (response_of(chosen[-1]), response_of(rejected[-1])), repairs=repairs)
@@ -74,8 +74,12 @@ def pair_of(sides: list[list[Turn]], repairs: tuple[str, ...] = ()) -> Candidate
 
 def common_turns(chosen: list[Turn], rejected: list[Turn]) -> int:
     """How many turns two conversations share from the start."""
-    same = (a == b for a, b in zip(chosen, rejected))  # noqa: B905 (the shorter one ends it)
-    return next((count for count, equal in enumerate(same) if not equal), min(len(chosen), len(rejected)))
+    shared = 0
+    for one, other in zip(chosen, rejected):  # noqa: B905 (the shorter one ends it)
+        if one != other:
+            break
+        shared += 1
+    return shared
 
 
 def tagged_prompt(transcript: str) -> tuple[tuple[Turn, ...], tuple[str, ...]] | None:
