@@ -1,8 +1,8 @@
 """Where the boundary between prompt and answer is decided, and the stop token: batches of text rows to token ids.
 
-A prompt is encoded as sampling sees it, a response as sampling would produce it: the two are tokenised apart, so the
-boundary between them is the same in training and at inference, and every response ends with one stop token, unless
-the row says that it was truncated: then it has none, as a target holds no stop token that sampling did not emit.
+A prompt is encoded as sampling sees it, a response as sampling would produce it after those ids, see `continuation.py`:
+so the boundary between them is the same in training and at inference, and every response ends with one stop token,
+unless the row says that it was truncated: then it has none, as a target holds no stop token that sampling did not emit.
 
 Special tokens come from the template and from here, never from what a message says: an answer that spells "<eos>" is
 encoded as ordinary text. Two texts are not: a templated prompt, as template and contents are one text there, and what
@@ -12,6 +12,7 @@ has no template at all, bare prompts and documents, as they may bring their auth
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .continuation import Continuation, continuations
 from .records import TURN_EXTRAS, DataError, responses_of
 from .special_tokens import Piece, SpecialTokens
 from .template import Message, Renderer, Rendering, Segment, is_bare
@@ -25,6 +26,7 @@ NOTES = {
     "_prompt_cut": "prompts cut",
     "_responses_cut": "responses cut",
     "_stops_lost": "stop tokens lost",
+    "_merges": "answers that merge with the text before them when tokenised with it: encoded as sampling gives them",
     "_mismatches": "responses that the chat template renders otherwise within the whole conversation",
     "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
     "_unwritten": "rows dropped, as the chat template does not write their tool calls after the prompt",
@@ -76,7 +78,7 @@ class Encoder:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         rendered = [self.render(row, number) for row, number in zip(rows, indices, strict=True)]
         pieces = [self._pieces(row["prompt"], texts) for row, texts in zip(rows, rendered, strict=True)]
-        ids = iter(self.special_tokens.tokenise(piece for row in pieces for piece in row))
+        ids = iter(continuations(self.special_tokens, (piece for row in pieces for piece in row)))
         encoded = [self._row(*parts, ids) for parts in zip(rows, rendered, pieces, strict=True)]
         return {name: [row[name] for row in encoded] for name in encoded[0]}
 
@@ -129,10 +131,14 @@ class Encoder:
         parses_special = self._parses_special(prompt)
         is_document = not texts.prompt or not self.special_tokens.can_split
         pieces = [Piece(texts.prompt, parses_special)]
-        for segment in (segment for segments in texts.responses for segment in segments):
-            text = self._unstopped(segment.text, prompt) if segment.trained else segment.text
-            means_special = is_document or segment.templated if segment.trained else parses_special
-            pieces.append(Piece(text, means_special))
+        stop = self.end_texts[self.renderer.end(prompt)]
+        for segments in texts.responses:
+            before = texts.prompt
+            for segment in segments:
+                text = self._unstopped(segment.text, prompt) if segment.trained else segment.text
+                means_special = is_document or segment.templated if segment.trained else parses_special
+                pieces.append(Piece(text, means_special, before))
+                before = stop if segment.trained else segment.text
         return pieces
 
     def _unstopped(self, answer: str, prompt: list[Message]) -> str:
@@ -141,11 +147,15 @@ class Encoder:
         trimmed = answer.rstrip()
         return trimmed.removesuffix(stop) if trimmed.endswith(stop) else answer
 
-    def _row(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece], ids: Any) -> dict[str, Any]:
+    def _row(
+        self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece], ids: Iterator[Continuation]
+    ) -> dict[str, Any]:
         """The encoded row; `ids` gives the ids of its pieces, one after another."""
-        prompt = self.prompt_ids(next(ids), row["prompt"])
+        own = [next(ids) for _ in pieces]
+        prompt = self.prompt_ids(own[0].ids, row["prompt"])
         stop = self.renderer.end(row["prompt"])
-        whole = [self._joined(segments, stop, ids) for segments in texts.responses]
+        said = (piece.ids for piece in own[1:])
+        whole = [self._joined(segments, stop, said) for segments in texts.responses]
         kept, part = truncate(prompt, (len(response) for response, _ in whole), self.encoding, self.bos)
         cut = [len(response[part]) < len(response) for response, _ in whole]
         lost = sum(c and segments[-1].finished for c, segments in zip(cut, texts.responses, strict=True))
@@ -153,7 +163,8 @@ class Encoder:
         if "later_turns" in row:
             encoded["loss_mask"] = [mask[part] for _, mask in whole]
         truncated = (len(kept) < len(prompt), sum(cut), lost if part.start is None else 0)
-        templated = (texts.mismatches, texts.dropped, texts.unwritten, texts.inputs_unread)
+        merges = sum(piece.merges for piece in own)
+        templated = (merges, texts.mismatches, texts.dropped, texts.unwritten, texts.inputs_unread)
         counts = (*truncated, *templated, *self._spelled(row, texts, pieces))
         return encoded | dict(zip(NOTES, counts, strict=True))
 
@@ -189,7 +200,7 @@ class Encoder:
         surplus = [self.bos] * (1 if self.adds_bos(prompt) else 2)
         return self.bos is not None and ids[: len(surplus)] == surplus
 
-    def _joined(self, segments: list[Segment], stop: int, ids: Any) -> tuple[list[int], list[int]]:
+    def _joined(self, segments: list[Segment], stop: int, ids: Iterator[list[int]]) -> tuple[list[int], list[int]]:
         """A response's ids and its loss mask, 1 on answers and 0 between them."""
         joined: list[int] = []
         mask: list[int] = []
