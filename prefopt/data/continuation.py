@@ -49,7 +49,9 @@ def _lead(special_tokens: SpecialTokens, piece: Piece) -> Piece:
     special = special_tokens.last_in(end)
     if special is None:
         return piece._replace(after=end)
-    plain = "" if special[0] in special_tokens.strip_right and not end[special.end() :].strip() else end[special.end() :]
+    plain = (
+        "" if special[0] in special_tokens.strip_right and not end[special.end() :].strip() else end[special.end() :]
+    )
     if piece.parse_special or not (plain or special_tokens.spelled_in(piece.text)):
         return piece._replace(after=end[special.start() :], parse_special=True)
     return piece._replace(after=plain or ("" if special_tokens.begins_anew_after(special[0]) else ANCHORS[0]))

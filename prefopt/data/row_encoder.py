@@ -135,17 +135,17 @@ class Encoder:
         for segments in texts.responses:
             before = texts.prompt
             for segment in segments:
-                text = self._unstopped(segment.text, prompt) if segment.trained else segment.text
+                text = self._unstopped(segment, prompt) if segment.trained else segment.text
                 means_special = is_document or segment.templated if segment.trained else parses_special
                 pieces.append(Piece(text, means_special, before))
                 before = stop if segment.trained else segment.text
         return pieces
 
-    def _unstopped(self, answer: str, prompt: list[Message]) -> str:
-        """An answer without the stop token's text at its end."""
+    def _unstopped(self, answer: Segment, prompt: list[Message]) -> str:
+        """An answer without the stop token's text that it may bring at its end."""
         stop = self.end_texts[self.renderer.end(prompt)]
-        trimmed = answer.rstrip()
-        return trimmed.removesuffix(stop) if trimmed.endswith(stop) else answer
+        trimmed = answer.text.rstrip()
+        return trimmed.removesuffix(stop) if trimmed.endswith(stop) else answer.whole
 
     def _row(
         self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece], ids: Iterator[Continuation]

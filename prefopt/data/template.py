@@ -24,13 +24,20 @@ class Segment(NamedTuple):
     """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers.
 
     An answer that was truncated is not `finished`: it is trained on without a stop token. One that calls tools is
-    `templated`: the template wrote it, and meant the special tokens in it.
+    `templated`: the template wrote it, and meant the special tokens in it. `space_after` is what the template writes
+    between an answer and its stop token, which the policy has to write, too.
     """
 
     text: str
     trained: bool
     finished: bool = True
     templated: bool = False
+    space_after: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Everything that is trained on but the stop token."""
+        return self.text + self.space_after if self.finished else self.text
 
 
 class Rendering(NamedTuple):
@@ -143,8 +150,8 @@ class Renderer:
         """The segments of a response: one answer, or answers with the turns between.
 
         `opening` is the prompt's text. The template agrees when it renders the whole conversation as exactly these
-        segments, each answer with its stop token, following the prompt. Some insert or strip text by position; then
-        the segments are still what sampling would see. An earlier answer that the template trims is trained trimmed;
+        segments, each answer with its stop token, following the prompt. Space that it writes around answers belongs to
+        them. Some insert or strip text by position; then the segments are still what sampling would see. An earlier answer that the template trims is trained trimmed;
         one that it rewrites ends the response, as nothing tells where the next answer would begin.
         """
         if not self.templated(prompt) and any(map(_calls, tail)):
@@ -184,20 +191,35 @@ class Renderer:
             if said is None:
                 return UNWRITTEN
             following = render(self.tokenizer, prompt + tail[:next_number], prompt=True)
-            said = _as_kept(said, following, opening, self.closing) if said.templated else said
+            said = (
+                _as_kept(said, following, opening, self.closing)
+                if said.templated
+                else self._spaced(said, following, opening)
+            )
             split = self._within(said.text, following, opening)
             if split is None:
                 return Rendering([*segments, said], False, len(answers) - done)
             answer, between = split
-            agrees &= following.startswith(opening + answer + self.stop_text)
-            segments += [said._replace(text=answer), Segment(between, False)]
+            said = said._replace(text=answer)
+            agrees &= following.startswith(opening + said.whole + self.stop_text)
+            segments += [said, Segment(between, False)]
             opening = following
         last = self._answer(prompt + tail, opening)
         if last is None:
             return UNWRITTEN
         whole = render(self.tokenizer, prompt + tail)
-        agrees &= whole.startswith(opening + last.text + self.stop_text)
+        last = last if last.templated else self._spaced(last, whole, opening)
+        agrees &= whole.startswith(opening + last.whole + self.stop_text)
         return Rendering([*segments, last], agrees)
+
+    def _spaced(self, answer: Segment, conversation: str, opening: str) -> Segment:
+        """An answer with the space that the template writes around it: Llama 2's has one before and one after."""
+        place = conversation.find(answer.text, len(opening)) if conversation.startswith(opening) else -1
+        before, rest = conversation[len(opening) : place], conversation[place + len(answer.text) :]
+        stopped = rest.lstrip()
+        if place < 0 or before.strip() or not stopped.startswith(self.stop_text):
+            return answer
+        return answer._replace(text=before + answer.text, space_after=rest[: len(rest) - len(stopped)])
 
     def _answer(self, conversation: list[Message], opening: str) -> Segment | None:
         """The answer that ends a conversation: its text, or what the template writes for it if it calls tools.

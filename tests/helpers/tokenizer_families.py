@@ -105,7 +105,7 @@ def _core(family: str) -> str:
         "bytes": (models.BPE(), trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, **special)),
         "fallback": (
             models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True),
-            trainers.BpeTrainer(vocab_size=620, show_progress=False, special_tokens=[*SPECIALS, *BYTES], max_token_length=8),
+            trainers.BpeTrainer(vocab_size=620, show_progress=False, special_tokens=[*SPECIALS, *BYTES]),
         ),
         "unigram": (models.Unigram(), trainers.UnigramTrainer(vocab_size=160, unk_token="<unk>", **special)),
         "wordpiece": (models.WordPiece(unk_token="<unk>"), trainers.WordPieceTrainer(vocab_size=300, **special)),
@@ -113,10 +113,9 @@ def _core(family: str) -> str:
     core = Tokenizer(model)
     if normalizer is not None:
         core.normalizer = normalizer
-    if pre_tokenizer is not None:
-        core.pre_tokenizer = pre_tokenizer
-    core.decoder = decoder
+    core.pre_tokenizer = _metaspace("first", True) if kind == "fallback" else pre_tokenizer  # merges stay within words
     core.train_from_iterator(LINES * 3, trainer)
+    core.pre_tokenizer, core.decoder = pre_tokenizer, decoder
     return str(core.to_str())
 
 
