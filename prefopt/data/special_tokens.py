@@ -4,6 +4,7 @@ Which of the two holds for a prompt, an answer or what stands between answers, i
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,10 +57,7 @@ class SpecialTokens:
 
     def last_in(self, text: str) -> re.Match[str] | None:
         """The last special token that a text holds."""
-        found = None
-        for found in self.pattern.finditer(text):
-            pass
-        return found
+        return next(iter(deque(self.pattern.finditer(text), maxlen=1)), None)
 
     @cached_property
     def strip_right(self) -> frozenset[str]:

@@ -120,6 +120,11 @@ class Renderer:
     """Writes prompts and responses as text, with the chat template when the tokenizer has one, else plainly."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None" = None):
+        if type(tokenizer).__name__ == "MistralCommonBackend":
+            raise DataError(
+                "MistralCommonBackend writes conversations by itself and has no chat template that tells where an "
+                "answer begins: load the tokenizer with AutoTokenizer and give it a chat_template"
+            )
         self.tokenizer = tokenizer
         self.stop = stop_token_ids(tokenizer, generation_config)[0]
         self.stop_text = str(tokenizer.decode([self.stop], skip_special_tokens=False))
@@ -150,9 +155,10 @@ class Renderer:
         """The segments of a response: one answer, or answers with the turns between.
 
         `opening` is the prompt's text. The template agrees when it renders the whole conversation as exactly these
-        segments, each answer with its stop token, following the prompt. Space that it writes around answers belongs to
-        them. Some insert or strip text by position; then the segments are still what sampling would see. An earlier answer that the template trims is trained trimmed;
-        one that it rewrites ends the response, as nothing tells where the next answer would begin.
+        segments, each answer with its stop token, following the prompt. Space that it writes around an answer belongs
+        to the answer. Some templates insert or strip text by position; then the segments are still what sampling would
+        see. An earlier answer that the template trims is trained trimmed; one that it rewrites ends the response, as
+        nothing tells where the next answer would begin.
         """
         if not self.templated(prompt) and any(map(_calls, tail)):
             return UNWRITTEN
