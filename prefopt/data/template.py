@@ -279,4 +279,4 @@ def _calls(turn: Message) -> bool:
 
 def is_bare(prompt: Sequence[Mapping[str, str]]) -> bool:
     """Whether a prompt is bare text (or empty), which is encoded verbatim."""
-    return not prompt or [turn["role"] for turn in prompt] == ["text"]
+    return not prompt or (len(prompt) == 1 and prompt[0]["role"] == "text")
