@@ -261,6 +261,7 @@ def _known(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _added_bos(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The BOS id, if the tokenizer begins plain text with it."""
+    """The BOS id, if the tokenizer begins plain text with it; of an encoder such as BERT that is CLS."""
     ids: Any = tokenizer("a")["input_ids"]
-    return ids[0] if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
+    begins = {tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None)} - {None}
+    return ids[0] if ids[:1] and ids[0] in begins else None

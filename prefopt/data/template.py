@@ -72,11 +72,20 @@ def _eos_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: "Generatio
     """The tokens on which sampling stops, the tokenizer's own first."""
     configured: Any = getattr(generation_config, "eos_token_id", None)
     configured = [configured] if isinstance(configured, int) else list(configured or [])
-    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
+    end = end_of_text(tokenizer)
+    own = [] if end is None else [end]
     ids = list(dict.fromkeys(own + configured))
     if not ids:
         raise DataError("the tokenizer has no EOS token, so no response could ever end; set tokenizer.eos_token")
     return ids
+
+
+def end_of_text(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token that ends a text: EOS, or SEP for an encoder such as BERT, which has no other."""
+    end: Any = tokenizer.eos_token_id
+    if end is None:
+        end = getattr(tokenizer, "sep_token_id", None)
+    return None if end is None else int(end)
 
 
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
@@ -128,7 +137,8 @@ class Renderer:
         self.tokenizer = tokenizer
         self.stop = stop_token_ids(tokenizer, generation_config)[0]
         self.stop_text = str(tokenizer.decode([self.stop], skip_special_tokens=False))
-        self.eos = self.stop if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        end = end_of_text(tokenizer)
+        self.eos = self.stop if end is None else end
 
     @cached_property
     def closing(self) -> str:

@@ -27,6 +27,7 @@ from .layout import packed, padded, predictable
 from .layout_selection import PADDED, LayoutSelection, run_on_layout, select_layout
 from .peft_adapters import adapter_layers, layers_using_adapter
 from .shared_critic import SharedCritic
+from .whole_scores import WHOLE, whole_scores
 from .wrappers import run_under_wrapper, unwrap
 
 FROM_HEAD = frozenset({"scores", "values"})
@@ -113,6 +114,8 @@ def _run(model_pass: _Pass, batch: Batch, selection: LayoutSelection) -> dict[st
 def _outputs(
     inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
 ) -> dict[str, Tensor]:
+    if selection.reading == WHOLE:
+        return {"scores": _scores_of_whole(inner, batch, wants, reward_head)}
     layout = padded(batch) if selection.layout == PADDED else packed(batch, whole="scores" in wants)
     part, head = _parts(inner, wants, selection)
     states = run_on_layout(inner, part, layout, selection.layout)[0].flatten(0, 1)
@@ -132,6 +135,17 @@ def _outputs(
         # Pool by our own mask: transformers pools by token id and reads one token early when pad is eos.
         outputs["scores"] = _scatter(_score(reward_head, states[layout.last[batch.present]]), batch.present)
     return outputs
+
+
+def _scores_of_whole(inner: Any, batch: Batch, wants: frozenset[str], reward_head: nn.Module | None) -> Tensor:
+    if more := wants - {"scores"}:
+        raise ValueError(
+            f"{type(inner).__name__} scores a text by its own forward pass, as encoders do, and cannot give "
+            f"{', '.join(sorted(more))}: take a classification model of a causal family"
+        )
+    if is_counting():
+        count_forward(inner, padded(batch).inputs["position_ids"], 0, int(batch.present.sum()), reward_head)
+    return whole_scores(inner, batch)
 
 
 def _parts(inner: Any, wants: frozenset[str], selection: LayoutSelection) -> tuple[Callable[..., Any], Head]:

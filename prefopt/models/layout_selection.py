@@ -25,6 +25,7 @@ from .attention import KERNELS, Rule, Unsupported, packed_attention
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
+from .whole_scores import LAST, WHOLE, find_reading
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,12 @@ class LayoutSelection:
     Args:
         layout: "padded", or the attention kernel of packed rows.
         heads: names in `language_heads` of those that give the logits that the model itself gives.
+        reading: where scores come from, see `whole_scores.py`; of a policy it says nothing.
     """
 
     layout: str
     heads: frozenset[str]
+    reading: str = LAST
 
 
 _requested: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -120,6 +123,11 @@ def _check(inner: Any, device: torch.device) -> LayoutSelection:
     requested, name = _requested.get(inner, "auto"), type(inner).__name__
     batch = _two_groups(inner.config.get_text_config().vocab_size, device)
     with torch.autocast(device.type, enabled=False):
+        if is_scorer(inner) and find_reading(inner, device, _rounding(inner)) == WHOLE:
+            _log_once(
+                logging.INFO, f"{name} scores by its own forward pass, on padded rows; prompt and response are one text"
+            )
+            return LayoutSelection(PADDED, frozenset(), WHOLE)
         heads = frozenset({"own"}) if is_scorer(inner) else _matching_heads(inner, padded(batch))
         if requested == PADDED:
             return LayoutSelection(PADDED, heads)

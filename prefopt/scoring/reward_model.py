@@ -22,7 +22,7 @@ from ..data.records import Messages
 from ..data.row_encoder import UNREAD, Encoder
 from ..data.truncation import Encoding
 from ..models.forward import forward
-from ..models.heads import LM_HEAD, is_scorer, normalize
+from ..models.heads import LM_HEAD, check_single_label, is_scorer, normalize
 from ..models.load import load_scorer, load_tokenizer
 from ..models.modes import evaluating, freeze, is_quantized
 from ..models.reference import FrozenModel, fingerprint
@@ -213,8 +213,7 @@ def _check(model: Any, source: str) -> None:
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not is_scorer(inner):
         raise ValueError(f"{source} has no reward head: train a reward model first, or pass a function")
-    if inner.config.num_labels != 1:
-        raise ValueError(f"{source} has {inner.config.num_labels} labels; a reward model has one")
+    check_single_label(inner, source)
 
 
 def _named(place: str) -> str:
