@@ -21,6 +21,7 @@ from ._activation_checkpointing import MakeContext, checkpointed_context
 from ._logits import FROM_LOGITS, Head, token_outputs
 from .auxiliary import CRITIC
 from .critic import critic_of
+from .embedding_noise import has_noise
 from .flops import count_forward
 from .heads import is_scorer, language_heads, reward_head_of
 from .layout import packed, padded, predictable
@@ -113,7 +114,8 @@ def _run(model_pass: _Pass, batch: Batch, selection: LayoutSelection) -> dict[st
 def _outputs(
     inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
 ) -> dict[str, Tensor]:
-    layout = padded(batch) if selection.layout == PADDED else packed(batch, whole="scores" in wants)
+    whole = "scores" in wants or has_noise(inner)
+    layout = padded(batch) if selection.layout == PADDED else packed(batch, whole=whole)
     part, head = _parts(inner, wants, selection)
     states = run_on_layout(inner, part, layout, selection.layout)[0].flatten(0, 1)
     mask, by_token = predictable(batch), {}

@@ -70,6 +70,20 @@ class Layout:
     last: Tensor
     packing: Packing | None = None
 
+    @property
+    def sequence_lengths(self) -> Tensor:
+        """How many tokens of this input the sequence of each token has; of a prompt, that of its longest response.
+
+        [B, 1] for padded rows, [1, T] for a packed one.
+        """
+        if self.packing is None:
+            return self.inputs["attention_mask"].sum(1, keepdim=True)
+        lengths, response = self.packing.lengths, self.packing.response
+        totals = lengths[:, :1] + lengths[:, 1:]
+        longest = totals.amax(1)[self.packing.group]
+        own = totals[self.packing.group, response.clamp(min=0)]
+        return torch.where(response == -1, longest, own)[None]
+
 
 def predictable(batch: Batch) -> Tensor:
     """Which response tokens have a token before them, to predict them from: [G, K, R] bool.

@@ -22,6 +22,7 @@ from ..data.collate import collate
 from ..utils.renamed import renamed
 from ._logits import Head
 from .attention import KERNELS, Rule, Unsupported, packed_attention
+from .embedding_noise import noise_by_length
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
@@ -102,10 +103,11 @@ def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> A
     Returns:
         What `part` returned.
     """
-    if layout.packing is None:
-        return part(**layout.inputs, use_cache=False)
-    with packed_attention(inner, kernel):
-        return part(**layout.inputs, use_cache=False, layout=layout)
+    with noise_by_length(inner, layout):
+        if layout.packing is None:
+            return part(**layout.inputs, use_cache=False)
+        with packed_attention(inner, kernel):
+            return part(**layout.inputs, use_cache=False, layout=layout)
 
 
 def backbone(inner: Any) -> Any | None:
