@@ -27,6 +27,7 @@ from .heads import is_scorer, language_heads, reward_head_of
 from .layout import packed, padded, predictable
 from .layout_selection import PADDED, LayoutSelection, run_on_layout, select_layout
 from .peft_adapters import adapter_layers, layers_using_adapter
+from .rope_lengths import length_rules, run_by_frequencies
 from .shared_critic import SharedCritic
 from .wrappers import run_under_wrapper, unwrap
 
@@ -107,14 +108,19 @@ def _critic_pass(inner: nn.Module, critic: nn.Module, wants: frozenset[str]) -> 
 
 
 def _run(model_pass: _Pass, batch: Batch, selection: LayoutSelection) -> dict[str, Tensor]:
-    with checkpointed_context(model_pass.inner, model_pass.make_context):
-        return _outputs(model_pass.inner, batch, model_pass.wants, selection, model_pass.head)
+    inner = model_pass.inner
+
+    def run(part: Batch) -> dict[str, Tensor]:
+        return _outputs(inner, part, model_pass.wants, selection, model_pass.head)
+
+    with checkpointed_context(inner, model_pass.make_context):
+        return run_by_frequencies(inner, batch, run)
 
 
 def _outputs(
     inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
 ) -> dict[str, Tensor]:
-    whole = "scores" in wants or has_noise(inner)
+    whole = "scores" in wants or has_noise(inner) or bool(length_rules(inner))
     layout = padded(batch) if selection.layout == PADDED else packed(batch, whole=whole)
     part, head = _parts(inner, wants, selection)
     states = run_on_layout(inner, part, layout, selection.layout)[0].flatten(0, 1)

@@ -112,8 +112,8 @@ def packed(batch: Batch, *, whole: bool) -> Layout:
     """Lay all prompts and responses out in one row without padding, each prompt once: inputs of shape [1, T].
 
     Args:
-        whole: feed the last token of each response too, where a reward head reads. It predicts nothing, so without a
-            reward head it is left out.
+        whole: feed the last token of each response too, where a reward head reads, or what is computed depends on how
+            long a sequence is. It predicts nothing, so otherwise it is left out.
     """
     mask = batch.response_mask
     fed = mask if whole else F.pad(mask[..., 1:], (0, 1))

@@ -26,6 +26,7 @@ from .embedding_noise import noise_by_length
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
+from .rope_lengths import forget_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> A
     Returns:
         What `part` returned.
     """
+    forget_lengths(inner)
     with noise_by_length(inner, layout):
         if layout.packing is None:
             return part(**layout.inputs, use_cache=False)
