@@ -123,7 +123,7 @@ def _outputs(
     whole = "scores" in wants or has_noise(inner) or bool(length_rules(inner))
     layout = padded(batch) if selection.layout == PADDED else packed(batch, whole=whole)
     part, head = _parts(inner, wants, selection)
-    states = run_on_layout(inner, part, layout, selection.layout)[0].flatten(0, 1)
+    states = run_on_layout(inner, part, layout, selection.layout).flatten(0, 1)
     mask, by_token = predictable(batch), {}
     predicting = states[layout.before[mask]] if wants - {"scores"} else states
     if is_counting():

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 ANSWERS = frozenset(("chosen", "response", "responses", "response_ids"))
 """Columns in which a row has answers, as text or as token ids."""
 
+BALANCING = ("router_aux_loss_coef", "aux_loss_coef")
+"""What configs call the weight of a loss that balances experts; the latter is JetMoe's."""
 TOO_LONG = "--max_length {limit} truncates rows to that (those that come encoded: prefopt.data.encode.encode_dataset)"
 """What to do about rows that are longer than a model's positions."""
 
@@ -309,13 +311,22 @@ def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: A
 
 
 def _note_balancing(model: Any, args: PreferenceConfig) -> None:
-    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without."""
-    coefficient = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
-    if coefficient and getattr(args, "router_aux_loss_coef", None) is None:
+    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without.
+
+    It is no sum over rows, but a product of two means over the tokens of a batch: what a row adds would depend on the
+    rows, the padding and the shared prompts beside it.
+    """
+    config = model.config.get_text_config()
+    found = {name: value for name in BALANCING if (value := getattr(config, name, None))}
+    if found and getattr(args, "router_aux_loss_coef", None) is None:
+        name, coefficient = next(iter(found.items()))
         logger.warning(
-            "this model's config has router_aux_loss_coef=%s, and no load-balancing loss is added here: set "
-            "router_aux_loss_coef=0.0 in the arguments, which is the same, to be told no more",
+            "this model's config has %s=%s%s, and no load-balancing loss is added here: it is a product of means over "
+            "a batch, so that what a row adds would depend on its batch. Set router_aux_loss_coef=0.0 in the "
+            "arguments, which is the same, to be told no more",
+            name,
             coefficient,
+            " and output_router_logits=True" if getattr(config, "output_router_logits", False) else "",
         )
 
 
