@@ -44,7 +44,7 @@ from .heads import (
 )
 from .merge import merge_adapter
 from .modes import is_quantized, keep_differentiable
-from .peft_adapters import base_of, make_base_absolute
+from .peft_adapters import base_of, name_base
 from .rotary import restore_frequencies
 from .wrappers import check_adapter
 
@@ -198,7 +198,7 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_che
     elif gradient_checkpointing:
         model.enable_input_require_grads()
     adapted = get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
-    make_base_absolute(adapted)
+    name_base(adapted)
     return adapted
 
 
@@ -225,8 +225,9 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         options["quantization_config"] = quantization_config
     if _is_adapter(source):
         check_adapter(PeftConfig.from_pretrained(source))
-        model = _on_base(auto, base_of(source)).from_pretrained(source, is_trainable=True, **options)
-        make_base_absolute(model)
+        base = base_of(source)
+        model = _on_base(auto, base).from_pretrained(source, is_trainable=True, **options)
+        name_base(model, base)
     else:
         model = _complete(auto, source, options)
     if isinstance(model, nn.Module) and is_quantized(model):
@@ -280,7 +281,7 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             check_adapter(config)
-        make_base_absolute(model)
+        name_base(model)
     restore_frequencies(model)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterator
@@ -281,7 +282,7 @@ def base_of(source: str) -> str:
         raise ValueError(f"{source} names no base: write its path into base_model_name_or_path of adapter_config.json")
     if Path(name).is_dir() or not Path(source).is_dir():
         return name
-    places = (parent / name for parent in Path(source).absolute().parents)
+    places = (parent / name for parent in Path(os.path.abspath(source)).parents)
     found = next((place for place in places if (place / "config.json").is_file()), None)
     if found is None and not _HUB_ID.fullmatch(name):
         raise ValueError(
@@ -291,9 +292,13 @@ def base_of(source: str) -> str:
     return name if found is None else str(found)
 
 
-def make_base_absolute(model: Any) -> None:
-    """Let the adapters of a model name their base by its absolute path, by which a saved one loads from anywhere."""
+def name_base(model: Any, base: str | None = None) -> None:
+    """Let a model's adapters name their base by its absolute path, by which a saved adapter loads from anywhere.
+
+    Args:
+        model: in which nothing is changed if it carries no adapter.
+        base: path or hub id of the base, where the adapters may not name it rightly.
+    """
     for config in getattr(model, "peft_config", {}).values():
-        name = config.base_model_name_or_path
-        if name and Path(name).is_dir():
-            config.base_model_name_or_path = str(Path(name).absolute())
+        name = base or config.base_model_name_or_path
+        config.base_model_name_or_path = os.path.abspath(name) if name and Path(name).is_dir() else name
