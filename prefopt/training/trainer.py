@@ -206,8 +206,7 @@ class PreferenceTrainer(Trainer):
         if not self.args.precompute_ref_log_probs or self.reference is None:
             return
         reference = ReferencePass(self.step, self.model, cast(Any, self.processing_class), self.args)
-        self.train_dataset = reference.added_to(self.train_dataset)
-        self.eval_dataset = reference.added_to(self.eval_dataset)
+        self.train_dataset, self.eval_dataset = reference.run(self.train_dataset, self.eval_dataset)
         self.step.reference = None  # its memory is the point of computing it once
 
     # ---- a training ------------------------------------------------------------------------------------------------
