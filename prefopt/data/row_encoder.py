@@ -16,6 +16,7 @@ from .continuation import Continuation, continuations
 from .records import TURN_EXTRAS, DataError, responses_of
 from .special_tokens import Piece, SpecialTokens
 from .template import Message, Renderer, Rendering, Segment, is_bare
+from .tokenizer_identity import tokenizer_fingerprint
 from .truncation import Encoding, truncate
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ NOTES = {
     "_mismatches": "responses that the chat template renders otherwise within the whole conversation",
     "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
     "_unwritten": "rows dropped, as the chat template does not write their tool calls after the prompt",
+    "_resampled": "responses trained on by the ids that were sampled, which are not those of their text",
+    "_foreign": "responses encoded from their text, as their sampled ids are another tokenizer's, or of another text",
     "_inputs_unread": f"rows: {UNREAD}",
     "_special_tokens_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
@@ -156,6 +159,7 @@ class Encoder:
         stop = self.renderer.end(row["prompt"])
         said = (piece.ids for piece in own[1:])
         whole = [self._joined(segments, stop, said) for segments in texts.responses]
+        resampled, foreign = self._with_sampled(row, texts, whole)
         kept, part = truncate(prompt, (len(response) for response, _ in whole), self.encoding, self.bos)
         cut = [len(response[part]) < len(response) for response, _ in whole]
         lost = sum(c and segments[-1].finished for c, segments in zip(cut, texts.responses, strict=True))
@@ -164,9 +168,41 @@ class Encoder:
             encoded["loss_mask"] = [mask[part] for _, mask in whole]
         truncated = (len(kept) < len(prompt), sum(cut), lost if part.start is None else 0)
         merges = sum(piece.merges for piece in own)
-        templated = (merges, texts.mismatches, texts.dropped, texts.unwritten, texts.inputs_unread)
-        counts = (*truncated, *templated, *self._spelled(row, texts, pieces))
+        templated = (merges, texts.mismatches, texts.dropped, texts.unwritten)
+        others = (resampled, foreign, texts.inputs_unread)
+        counts = (*truncated, *templated, *others, *self._spelled(row, texts, pieces))
         return encoded | dict(zip(NOTES, counts, strict=True))
+
+    def _with_sampled(
+        self, row: Mapping[str, Any], texts: RowTexts, whole: list[tuple[list[int], list[int]]]
+    ) -> tuple[int, int]:
+        """Put the ids that were sampled in the place of those of the text: a policy may have said it in other tokens.
+
+        Returns:
+            How many were other ids, and how many are of another tokenizer, or of a text that was edited since, so that
+            those of the text stay.
+        """
+        sampled, by = row.get("sampled_ids"), row.get("sampled_by")
+        if not sampled or not by or row.get("later_turns"):
+            return 0, 0
+        if by != tokenizer_fingerprint(self.tokenizer):
+            return 0, sum(map(bool, sampled))
+        others, edited, stop = 0, 0, self.renderer.end(row["prompt"])
+        for number, (ids, text) in enumerate(zip(sampled, responses_of(row), strict=True)):
+            said = _ended(list(ids), stop, texts.responses[number][-1].finished)
+            if not ids or said == whole[number][0]:
+                continue
+            if not self._says(ids, text):
+                edited += 1
+                continue
+            others += 1
+            whole[number] = said, [1] * len(said)
+        return others, edited
+
+    def _says(self, ids: list[int], text: str) -> bool:
+        """Whether ids are those of a text, less the space around it and what the length limit left of a character."""
+        decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return _trimmed(decoded) == _trimmed(text)
 
     def _spelled(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece]) -> tuple[bool, bool]:
         """Whether a special token's text became that token somewhere in a row's contents, and whether it did not."""
@@ -211,6 +247,10 @@ class Encoder:
             joined += piece
             mask += [int(segment.trained)] * len(piece)
         return joined, mask
+
+
+def _trimmed(text: str) -> str:
+    return text.strip().rstrip("\ufffd").rstrip()
 
 
 def _ended(answer: list[int], stop: int, finished: bool) -> list[int]:

@@ -22,9 +22,11 @@ from ..data.collate import collate
 from ..utils.renamed import renamed
 from ._logits import Head
 from .attention import KERNELS, Rule, Unsupported, packed_attention
+from .embedding_noise import noise_by_length
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
+from .rope_lengths import forget_lengths
 from .whole_scores import ALONE, LAST, find_reading
 
 logger = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ def _cuda_devices(model: nn.Module) -> list[torch.device]:
     return list({p.device for p in model.parameters() if p.device.type == "cuda"})
 
 
-def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Any:
+def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Tensor:
     """Run a part of a model on a batch that lies in a layout.
 
     Args:
@@ -103,12 +105,17 @@ def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> A
         kernel: the attention kernel, where the layout is packed.
 
     Returns:
-        What `part` returned.
+        The hidden states of the backbone, the logits of a whole model: [B, T, H or V].
     """
-    if layout.packing is None:
-        return part(**layout.inputs, use_cache=False)
-    with packed_attention(inner, kernel):
-        return part(**layout.inputs, use_cache=False, layout=layout)
+    forget_lengths(inner)
+    with noise_by_length(inner, lambda: layout.sequence_lengths):
+        if layout.packing is None:
+            output = part(**layout.inputs, use_cache=False)
+        else:
+            with packed_attention(inner, kernel):
+                output = part(**layout.inputs, use_cache=False, layout=layout)
+    logits = getattr(output, "logits", None)  # not first where a model of experts gives its balancing loss too
+    return output[0] if logits is None else logits
 
 
 def backbone(inner: Any) -> Any | None:
@@ -172,7 +179,7 @@ def _reason_against_packing(inner: Any, kernel: str, batch: Batch) -> str | None
 
     def states(layout: Layout) -> Tensor:
         output = run_on_layout(inner, backbone(inner) or inner.forward, layout, kernel)
-        return output[0].flatten(0, 1)[layout.before[mask]]
+        return output.flatten(0, 1)[layout.before[mask]]
 
     on_padded = states(padded(batch))
     if not on_padded.isfinite().all():
@@ -200,8 +207,8 @@ def _matching_heads(inner: Any, layout: Layout) -> frozenset[str]:
     part = backbone(inner)
     if part is None:
         return frozenset()
-    logits = run_on_layout(inner, inner.forward, layout, PADDED)[0].flatten(0, 1)
-    states = run_on_layout(inner, part, layout, PADDED)[0].flatten(0, 1)
+    logits = run_on_layout(inner, inner.forward, layout, PADDED).flatten(0, 1)
+    states = run_on_layout(inner, part, layout, PADDED).flatten(0, 1)
 
     def matches(head: Head) -> bool:
         try:

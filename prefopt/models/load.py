@@ -34,6 +34,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from .generation_config import repair_generation_config
 from .heads import (
     HEAD_NAMES,
     LM_HEAD,
@@ -254,8 +255,10 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         model = auto.from_pretrained(source, is_trainable=True, **options)
     else:
         model = _complete(auto, source, options)
-    if isinstance(model, nn.Module) and is_quantized(model):
-        keep_differentiable(model)
+    if isinstance(model, nn.Module):
+        repair_generation_config(model)
+        if is_quantized(model):
+            keep_differentiable(model)
     return model
 
 
@@ -302,6 +305,7 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
         for config in model.peft_config.values():
             check_adapter(config)
     restore_frequencies(model)
+    repair_generation_config(model)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
 

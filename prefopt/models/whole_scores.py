@@ -19,8 +19,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..batch import Batch
 from ..data.collate import collate
+from .embedding_noise import noise_by_length
 from .heads import reward_head_of, score, several_labels
 from .layout import padded
+from .rope_lengths import forget_lengths
 from .wrappers import own_forward, patched_forward
 
 LAST = "last token"
@@ -109,8 +111,11 @@ def _last_scores(inner: Any, batch: Batch) -> Tensor:
 def _agree(found: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Whether scores are the same; not where all expected ones are alike, as of a head of zeros, which shows nothing.
 
-    In half precision one text may differ by more than rounding: it chose other experts.
+    In half precision one text may differ by more than rounding: it chose other experts. What is not a number is named
+    where scores are asked for.
     """
+    if not expected.isfinite().all():
+        return not found.isfinite().all()
     differences = (found.float() - expected.float()).abs() / expected.float().abs().max().clamp(min=1e-12)
     deviation = differences.max() if tolerance < 1e-3 else differences.sort().values[-2]
     return bool(expected.float().std() > 0) and bool(deviation <= tolerance)
@@ -165,9 +170,11 @@ def whole_scores(inner: Any, batch: Batch, *, alone: bool = False) -> Tensor:
 
 
 def _run(inner: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    width = int(mask.sum(1).max())
-    ids, mask = ids[:, :width], mask[:, :width]
-    logits = own_forward(inner)(input_ids=ids, attention_mask=mask.long()).logits
+    lengths = mask.sum(1, keepdim=True)
+    width = int(lengths.max())
+    forget_lengths(inner)
+    with noise_by_length(inner, lambda: lengths):
+        logits = own_forward(inner)(input_ids=ids[:, :width], attention_mask=mask[:, :width].long()).logits
     return logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32))
 
 

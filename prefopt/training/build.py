@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, set_seed
 
+from ..data.batching import sequence_lengths
 from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
 from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import with_turns
@@ -19,6 +20,7 @@ from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
+from ..models.positions import check_lengths, position_limit
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import SharedCritic, share_critic
@@ -38,6 +40,11 @@ logger = logging.getLogger(__name__)
 
 ANSWERS = frozenset(("chosen", "response", "responses", "response_ids"))
 """Columns in which a row has answers, as text or as token ids."""
+
+BALANCING = ("router_aux_loss_coef", "aux_loss_coef")
+"""What configs call the weight of a loss that balances experts; the latter is JetMoe's."""
+TOO_LONG = "--max_length {limit} truncates rows to that (those that come encoded: prefopt.data.encode.encode_dataset)"
+"""What to do about rows that are longer than a model's positions."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,10 @@ def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
         dataset = with_turns(as_text(dataset, purpose_of(built.objective)), built.tokenizer, args.text_prompts)
     encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation)
     encoded = _with_responses(encoded, built.objective)
+    lengths = sequence_lengths(encoded)
+    backbones = [unwrap(model) for model in _models(built.model, built.reference)]
+    for model in {(type(model), position_limit(model)): model for model in backbones}.values():  # each kind once
+        check_lengths(model, lengths, TOO_LONG)
     return with_mismatched(encoded, args.max_length) if "mismatched" in built.objective.needs else encoded
 
 
@@ -300,13 +311,22 @@ def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: A
 
 
 def _note_balancing(model: Any, args: PreferenceConfig) -> None:
-    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without."""
-    coefficient = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
-    if coefficient and getattr(args, "router_aux_loss_coef", None) is None:
+    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without.
+
+    It is no sum over rows, but a product of two means over the tokens of a batch: what a row adds would depend on the
+    rows, the padding and the shared prompts beside it.
+    """
+    config = model.config.get_text_config()
+    found = {name: value for name in BALANCING if (value := getattr(config, name, None))}
+    if found and getattr(args, "router_aux_loss_coef", None) is None:
+        name, coefficient = next(iter(found.items()))
         logger.warning(
-            "this model's config has router_aux_loss_coef=%s, and no load-balancing loss is added here: set "
-            "router_aux_loss_coef=0.0 in the arguments, which is the same, to be told no more",
+            "this model's config has %s=%s%s, and no load-balancing loss is added here: it is a product of means over "
+            "a batch, so that what a row adds would depend on its batch. Set router_aux_loss_coef=0.0 in the "
+            "arguments, which is the same, to be told no more",
+            name,
             coefficient,
+            " and output_router_logits=True" if getattr(config, "output_router_logits", False) else "",
         )
 
 
