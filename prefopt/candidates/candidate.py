@@ -36,6 +36,8 @@ class Candidate:
             is a stop token that training does not end responses with, as of a policy that may stop on several.
         policy: the version of the policy, such as its fingerprint or the name of its checkpoint.
         temperature, seed: what it was sampled with.
+        ids: every id that was sampled, as `Sample.ids`; None where it is text alone, such as a dataset's answer.
+        tokenizer: the fingerprint of the tokenizer that the ids are of, see `prefopt.data.tokenizer_identity`.
 
     Raises:
         ValueError: another finish reason, or a number below 0.
@@ -50,6 +52,8 @@ class Candidate:
     policy: str
     temperature: float
     seed: int
+    ids: tuple[int, ...] | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.finish_reason not in FINISH_REASONS:
@@ -84,17 +88,29 @@ class Candidate:
         """What the run that sampled it decided."""
         return self.policy, self.temperature, self.seed
 
+    @property
+    def trained_ids(self) -> tuple[int, ...]:
+        """The ids that training takes, which end as the text does; () where they do not say what the text says.
+
+        The tokens of a stop string are no part of the text, and where it begins within one, no ids say the text.
+        """
+        if self.ids is None or self.finish_reason == "stop_string":
+            return ()
+        return self.ids[:-1] if self.finish_reason == "other_stop" else self.ids
+
     def record(self) -> dict[str, Any]:
         """The candidate as a line of a file has it."""
         prompt = [plain_turn(turn) for turn in self.prompt]
         temperature = float(self.temperature)  # 1 and 1.0 are the same bytes
-        return {**asdict(self), "prompt": prompt, "prompt_key": self.prompt_key, "temperature": temperature}
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**fields, "prompt": prompt, "prompt_key": self.prompt_key, "temperature": temperature}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Candidate:
         """The candidate of a record."""
         fields = {name: value for name, value in record.items() if name != "prompt_key"}
-        return cls(**fields | {"prompt": tuple(record["prompt"])})
+        ids = None if fields.get("ids") is None else tuple(fields["ids"])
+        return cls(**fields | {"prompt": tuple(record["prompt"]), "ids": ids})
 
 
 class Scored(NamedTuple):
@@ -114,12 +130,14 @@ def candidates_from(
     temperature: float,
     seed: int,
     end: Callable[[Messages], int] | None = None,
+    tokenizer: str | None = None,
 ) -> list[Candidate]:
     """What `sample` returned for `prompts`, as candidates. Responses to a prompt that stands there twice count on.
 
     Args:
         samples: for each prompt the responses to it.
         end: says which stop token ends a response to a prompt in training; None takes any for it.
+        tokenizer: the fingerprint of the policy's tokenizer; without it the ids are left out.
     """
     responses_to: Counter[str] = Counter()
 
@@ -129,7 +147,8 @@ def candidates_from(
             for sample in responses:
                 k, responses_to[key] = responses_to[key], responses_to[key] + 1
                 content = (tuple(prompt), sample.text, _finish_reason(sample, prompt, end))
-                yield Candidate(round, iteration, k, *content, policy, temperature, seed)
+                ids = None if tokenizer is None else tuple(sample.ids)
+                yield Candidate(round, iteration, k, *content, policy, temperature, seed, ids, tokenizer)
 
     return list(candidates())
 

@@ -8,6 +8,7 @@
 
 Rows come in the order in which their prompts first stand in the pool. Each also has `finished`, a list that says of its
 responses in their order whether they ended with a stop token: training gives the others none, as the policy gave none.
+And `sampled_ids` with `sampled_by`, the ids that the policy sampled, which training takes rather than encode the text.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | Non
             "responses": [_text(row.candidate) for row in top],
             "scores": [row.score for row in top],
             "finished": _finished(*top),
+            **_sampled(*top),
         }
         for top in tops
     ]
@@ -179,8 +181,19 @@ def _finished(*responses: Scored) -> list[bool]:
     return [row.candidate.finish_reason == "stop" for row in responses]
 
 
+def _sampled(*responses: Scored) -> Row:
+    """The ids that were sampled for a row's responses, [] for text that came from elsewhere, and their tokenizer.
+
+    Where they are of several tokenizers, as in a pool that went on with another policy, the texts are left to speak.
+    """
+    tokenizers = {row.candidate.tokenizer for row in responses if row.candidate.trained_ids}
+    by = tokenizers.pop() or "" if len(tokenizers) == 1 else ""
+    return {"sampled_ids": [list(row.candidate.trained_ids) if by else [] for row in responses], "sampled_by": by}
+
+
 def _answer(row: Scored) -> Row:
-    return {"prompt": _prompt(row), "response": _text(row.candidate), "score": row.score, "finished": _finished(row)}
+    said = {"prompt": _prompt(row), "response": _text(row.candidate), "score": row.score}
+    return {**said, "finished": _finished(row), **_sampled(row)}
 
 
 def _pair(chosen: Scored, rejected: Scored) -> Row:
@@ -191,6 +204,7 @@ def _pair(chosen: Scored, rejected: Scored) -> Row:
         "score_chosen": chosen.score,
         "score_rejected": rejected.score,
         "finished": _finished(chosen, rejected),
+        **_sampled(chosen, rejected),
     }
 
 
@@ -248,4 +262,5 @@ def _against(row: Mapping[str, Any], candidate: Candidate) -> Row:
     prompt = [plain_turn(turn) for turn in row["prompt"]]
     ended = (row.get("finished") or [True])[0]
     sides = {"chosen": row["response"], "rejected": candidate.response}
-    return {"prompt": prompt, **sides, "finished": [ended, candidate.finish_reason == "stop"]}
+    ids = {"sampled_ids": [[], list(candidate.trained_ids)], "sampled_by": candidate.tokenizer or ""}
+    return {"prompt": prompt, **sides, "finished": [ended, candidate.finish_reason == "stop"], **ids}

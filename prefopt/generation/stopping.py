@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -121,7 +122,19 @@ class StoppingRules:
         if text is None:
             kept = list(ids[:-1] if finish_reason == "stop" else ids)
             text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
-        return text if bare_prompt else text.strip()
+        return self._leading_space(ids) + text if bare_prompt else text.strip()
+
+    def _leading_space(self, ids: Sequence[int]) -> str:
+        """The space that a response begins with and that some tokenizers, SentencePiece's, leave out of its text."""
+        behind = [*self._word, *ids[:1]]
+        text, word = (str(self.tokenizer.decode(each, skip_special_tokens=True)) for each in (behind, self._word))
+        alone = str(self.tokenizer.decode(list(ids[:1]), skip_special_tokens=True))
+        return " " if text == f"{word} {alone}" and text != word + alone else ""
+
+    @cached_property
+    def _word(self) -> list[int]:
+        """A word that a response is decoded behind."""
+        return list(self.tokenizer("a", add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
 
     def _before_stop_string(self, ids: Sequence[int]) -> str | None:
         """The text before the first stop string, None without one.

@@ -60,6 +60,25 @@ def is_scorer(model: nn.Module) -> bool:
     return any(isinstance(getattr(model, name, None), nn.Module) for name in HEAD_NAMES)
 
 
+def several_labels(name: str, labels: object) -> str:
+    """What is wrong with a classification model that gives several numbers to a response."""
+    return (
+        f"{name} gives {labels} numbers to a response, and a reward model gives one: make it with num_labels=1 "
+        "(AutoModelForSequenceClassification has 2 unless told) and train it again"
+    )
+
+
+def check_single_label(model: Any, name: str) -> None:
+    """Refuse a classification model that does not give one number to a response.
+
+    Raises:
+        ValueError: it has no head, or several labels.
+    """
+    reward_head_of(model)
+    if (labels := model.config.num_labels) != 1:
+        raise ValueError(several_labels(name, labels))
+
+
 def upcast_head(model: nn.Module) -> None:
     """Convert a reward head in half precision to float32: bfloat16 scores tie about a fifth of all pairs."""
     head = reward_head_of(model)
@@ -98,6 +117,13 @@ def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ValueError: all special tokens of the tokenizer end a response.
     """
+    own: Any = model.config.pad_token_id
+    if _counts_positions_by_pad(model) and own is not None:
+        if tokenizer.pad_token_id != own:
+            token = tokenizer.convert_ids_to_tokens(own)
+            logger.warning("%s counts positions by its own pad token: pad is now %r", type(model).__name__, token)
+            tokenizer.pad_token = token
+        return
     ends = {tokenizer.eos_token_id, *_template_ends(tokenizer)}
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
         free = [i for i in sorted(tokenizer.all_special_ids) if i not in ends]
@@ -110,6 +136,11 @@ def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         logger.warning("pad was an end token, which plain transformers would not score: pad is now %r", token)
         tokenizer.pad_token = token
     model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _counts_positions_by_pad(model: nn.Module) -> bool:
+    """Whether another pad token would shift all positions: RoBERTa counts from the ids that are not pad."""
+    return any(hasattr(part, "padding_idx") and hasattr(part, "position_embeddings") for part in model.modules())
 
 
 def _template_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:

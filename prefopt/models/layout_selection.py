@@ -22,9 +22,12 @@ from ..data.collate import collate
 from ..utils.renamed import renamed
 from ._logits import Head
 from .attention import KERNELS, Rule, Unsupported, packed_attention
+from .embedding_noise import noise_by_length
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
+from .rope_lengths import forget_lengths
+from .whole_scores import LAST, WHOLE, find_reading
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +44,12 @@ class LayoutSelection:
     Args:
         layout: "padded", or the attention kernel of packed rows.
         heads: names in `language_heads` of those that give the logits that the model itself gives.
+        reading: where scores come from, see `whole_scores.py`; of a policy it says nothing.
     """
 
     layout: str
     heads: frozenset[str]
+    reading: str = LAST
 
 
 _requested: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -91,7 +96,7 @@ def _cuda_devices(model: nn.Module) -> list[torch.device]:
     return list({p.device for p in model.parameters() if p.device.type == "cuda"})
 
 
-def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Any:
+def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Tensor:
     """Run a part of a model on a batch that lies in a layout.
 
     Args:
@@ -100,12 +105,17 @@ def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> A
         kernel: the attention kernel, where the layout is packed.
 
     Returns:
-        What `part` returned.
+        The hidden states of the backbone, the logits of a whole model: [B, T, H or V].
     """
-    if layout.packing is None:
-        return part(**layout.inputs, use_cache=False)
-    with packed_attention(inner, kernel):
-        return part(**layout.inputs, use_cache=False, layout=layout)
+    forget_lengths(inner)
+    with noise_by_length(inner, layout):
+        if layout.packing is None:
+            output = part(**layout.inputs, use_cache=False)
+        else:
+            with packed_attention(inner, kernel):
+                output = part(**layout.inputs, use_cache=False, layout=layout)
+    logits = getattr(output, "logits", None)  # not first where a model of experts gives its balancing loss too
+    return output[0] if logits is None else logits
 
 
 def backbone(inner: Any) -> Any | None:
@@ -120,6 +130,11 @@ def _check(inner: Any, device: torch.device) -> LayoutSelection:
     requested, name = _requested.get(inner, "auto"), type(inner).__name__
     batch = _two_groups(inner.config.get_text_config().vocab_size, device)
     with torch.autocast(device.type, enabled=False):
+        if is_scorer(inner) and find_reading(inner, device, _rounding(inner)) == WHOLE:
+            _log_once(
+                logging.INFO, f"{name} scores by its own forward pass, on padded rows; prompt and response are one text"
+            )
+            return LayoutSelection(PADDED, frozenset(), WHOLE)
         heads = frozenset({"own"}) if is_scorer(inner) else _matching_heads(inner, padded(batch))
         if requested == PADDED:
             return LayoutSelection(PADDED, heads)
@@ -152,7 +167,7 @@ def _reason_against_packing(inner: Any, kernel: str, batch: Batch) -> str | None
 
     def states(layout: Layout) -> Tensor:
         output = run_on_layout(inner, backbone(inner) or inner.forward, layout, kernel)
-        return output[0].flatten(0, 1)[layout.before[mask]]
+        return output.flatten(0, 1)[layout.before[mask]]
 
     on_padded = states(padded(batch))
     if not on_padded.isfinite().all():
@@ -180,8 +195,8 @@ def _matching_heads(inner: Any, layout: Layout) -> frozenset[str]:
     part = backbone(inner)
     if part is None:
         return frozenset()
-    logits = run_on_layout(inner, inner.forward, layout, PADDED)[0].flatten(0, 1)
-    states = run_on_layout(inner, part, layout, PADDED)[0].flatten(0, 1)
+    logits = run_on_layout(inner, inner.forward, layout, PADDED).flatten(0, 1)
+    states = run_on_layout(inner, part, layout, PADDED).flatten(0, 1)
 
     def matches(head: Head) -> bool:
         try:

@@ -19,27 +19,34 @@ from peft import (
     prepare_model_for_kbit_training,
 )
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
-from transformers.utils import find_adapter_config_file
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from .generation_config import repair_generation_config
 from .heads import (
     HEAD_NAMES,
     LM_HEAD,
     attach_lm_head,
+    check_single_label,
     head_name,
     is_scorer,
     load_normalization,
     reward_head_of,
     scorer_from_policy,
     separate_pad,
+    several_labels,
     upcast_head,
 )
 from .merge import merge_adapter
@@ -55,6 +62,10 @@ class IncompleteCheckpoint(ValueError):
     """Weights are missing that transformers would fill in with random numbers."""
 
 
+GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""What a tokenizer_config.json says of a tokenizer that is of no family, all of which is in its tokenizer.json."""
+PROBE = "It's  12,345 cafés_x²!\n\n\tdef f(x): 中文，测试 don't"
+"""A text on which tokenizers with other rules give other ids."""
 WEIGHT_FILES = ("adapter_model.safetensors", "model.safetensors")
 """Files that hold all weights of a folder."""
 
@@ -68,10 +79,32 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         source: path or hub id.
         kwargs: for `AutoTokenizer.from_pretrained`.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False} | kwargs)
+    options = {"trust_remote_code": False} | kwargs
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    if get_tokenizer_config(source).get("tokenizer_class") in GENERIC and not _has_files_ids(tokenizer, source):
+        logger.warning(
+            "%s holds a tokenizer of its own, which AutoTokenizer turns into a %s with other ids because of the model "
+            "beside it: it is loaded as it was saved; elsewhere use PreTrainedTokenizerFast.from_pretrained",
+            source,
+            type(tokenizer).__name__,
+        )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _has_files_ids(tokenizer: Any, source: str) -> bool:
+    """Whether a tokenizer gives the ids of the tokenizer.json that it was loaded from."""
+    file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file is None or not tokenizer.is_fast or type(tokenizer) is PreTrainedTokenizerFast:
+        return True
+    saved, loaded = Tokenizer.from_file(file), tokenizer.backend_tokenizer
+    words = " ".join(sorted(saved.get_vocab())[:1000])
+    return all(
+        saved.encode(text, add_special_tokens=False).ids == loaded.encode(text, add_special_tokens=False).ids
+        for text in (PROBE, words)
+    )
 
 
 def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_config: Any = None, **kwargs: Any) -> Any:
@@ -122,13 +155,17 @@ def load_scorer(
             )
         source, kwargs = load_policy(source, **kwargs), {}
     if isinstance(source, str):
-        auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
+        is_adapter = _is_adapter(source)
+        auto = AutoPeftModelForSequenceClassification if is_adapter else AutoModelForSequenceClassification
+        if not is_adapter:
+            _check_saved_labels(source)
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
     else:
         scorer = source = _merged_if_policy(_given_model(source, quantization_config, kwargs))
         if not isinstance(scorer, PeftModel) and not is_scorer(scorer):
             scorer = scorer_from_policy(scorer)
     inner: Any = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
+    check_single_label(inner, source if isinstance(source, str) else type(inner).__name__)
     upcast_head(inner)
     if isinstance(source, str) and Path(source).is_dir():
         _restore_head(inner, Path(source))
@@ -138,6 +175,13 @@ def load_scorer(
     if lm_head and not hasattr(inner, LM_HEAD):
         attach_lm_head(inner, _language_model(source, kwargs))
     return scorer
+
+
+def _check_saved_labels(source: str) -> None:
+    """Refuse a saved classification model of several labels before transformers fails on the shape of its head."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config.num_labels != 1 and any("Classification" in kind for kind in config.architectures or ()):
+        raise ValueError(several_labels(source, config.num_labels))
 
 
 def _is_policy_adapter(source: str) -> bool:
@@ -230,8 +274,10 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         name_base(model, base)
     else:
         model = _complete(auto, source, options)
-    if isinstance(model, nn.Module) and is_quantized(model):
-        keep_differentiable(model)
+    if isinstance(model, nn.Module):
+        repair_generation_config(model)
+        if is_quantized(model):
+            keep_differentiable(model)
     return model
 
 
@@ -255,7 +301,7 @@ def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
     finally:
         transformers_logging.set_verbosity(verbosity)
     missing = set(info["missing_keys"])
-    head = {name for name in missing if name.split(".")[0] in HEAD_NAMES}
+    head = {name for name in missing if _is_of_head(name, model)}
     if missing - head:
         raise IncompleteCheckpoint(
             f"{source} lacks weights, which would be random: {', '.join(sorted(missing - head)[:5])}"
@@ -263,6 +309,13 @@ def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
     if head:
         logger.info("%s has no reward head: a new one was made", source)
     return model
+
+
+def _is_of_head(name: str, model: Any) -> bool:
+    """Whether a weight is the reward head's: of an encoder also the layers between it and the backbone."""
+    if name.split(".")[0] in HEAD_NAMES:
+        return True
+    return is_scorer(model) and (not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -283,6 +336,7 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
             check_adapter(config)
         name_base(model)
     restore_frequencies(model)
+    repair_generation_config(model)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
 

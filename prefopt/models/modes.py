@@ -12,6 +12,12 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
+NEFTUNE = "neftune_noise_alpha"
+"""The attribute by which transformers marks embeddings that get noise in training (NEFTune, arXiv:2310.05914)."""
+NOISE = frozenset((NEFTUNE, "jitter_noise", "input_jitter_noise", "moe_jitter_eps"))
+"""Attributes of modules that add noise in training mode: NEFTune's embeddings, and routers of experts. Nothing else of
+these modules depends on their own mode."""
+
 
 def freeze(model: nn.Module) -> nn.Module:
     """Put a model into evaluation mode and let no weight take gradients; returns the model."""
@@ -50,18 +56,23 @@ def disable_dropout(model: nn.Module) -> None:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Set every dropout rate to zero inside the block, in whatever mode the modules are.
+    """Take dropout and all other noise of training out of a model inside the block, in whatever mode the modules are.
 
     Evaluation mode would do the same for a plain model, but quantised layers compute differently in the two modes, so
     a reference on the policy's own layers has to run in the policy's mode.
     """
     rates = _dropouts(model)
+    noisy = [module for module in model.modules() if module.training and not NOISE.isdisjoint(vars(module))]
     disable_dropout(model)
+    for module in noisy:
+        module.training = False
     try:
         yield
     finally:
         for module, name, rate in rates:
             setattr(module, name, rate)
+        for module in noisy:
+            module.training = True
 
 
 @contextmanager

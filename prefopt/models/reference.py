@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from ..data.encode import stop_token_ids
+from ..data.tokenizer_identity import vocabulary
 from ..utils import files
 from ..utils.flop_counter import scope
 from .auxiliary import is_critic_parameter
@@ -236,7 +237,7 @@ def fingerprint(
     for name, tensor in sorted(weights.items()):
         hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         hasher.update(full_weight(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    for part in (settings, _vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
+    for part in (settings, vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
         hasher.update(json.dumps(part, sort_keys=True, default=_as_json).encode())
     for row in rows:
         hasher.update(json.dumps([row["prompt_ids"], row["response_ids"]]).encode())
@@ -268,14 +269,6 @@ def _changes_no_response(name: str) -> bool:
 def _as_json(value: Any) -> Any:
     """A value that JSON lacks, the same in every process, as the order of a set is not."""
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
-
-
-def _vocabulary(tokenizer: Any) -> Any:
-    """What decides how text becomes ids; not padding and truncation, which any call of the tokenizer may set."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return sorted(tokenizer.get_vocab().items())
-    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
 
 
 def _settings(model: Any) -> dict[str, Any]:

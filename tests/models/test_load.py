@@ -12,11 +12,13 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
 )
 
 from prefopt import DPOConfig, DPOTrainer
@@ -30,7 +32,7 @@ from prefopt.models.load import (
     load_tokenizer,
 )
 from prefopt.models.modes import keep_differentiable, make_trainable
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import tiny, tiny_llama
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
 
@@ -342,3 +344,15 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_an_error(tokenizer: Any) -> Non
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>", pad_token="<eos>")
     with pytest.raises(ValueError, match="add_special_tokens.*resize_token_embeddings"):
         load_scorer(tiny_llama(), bare)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_tokenizer_comes_back_as_it_was_saved(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Beside a Qwen2 model AutoTokenizer makes another of it, which gives no ids at all for this text."""
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "bread": 1, "and": 2, "water": 3}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="<unk>").save_pretrained(tmp_path)
+    tiny(family).config.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer("bread and water")["input_ids"] == [1, 2, 3]
+    assert any("loaded as it was saved" in message for message in caplog.messages) == (family == "qwen2")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..records import Candidates, Turn, kind_of
 from .columns import decoded, peek
-from .fields import Drop, Row, is_chat_turn, items, merge_speakers, number, numbers, said, terminated
+from .fields import Drop, Row, is_chat_turn, items, merge_speakers, number, numbers, said, sampled, terminated
 from .questions import Prompt, answer_turn, prompt_of
 from .transcripts import common_turns, pair_of, untagged
 
@@ -232,7 +232,7 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
     objects = bool(entries) and all(isinstance(entry, Mapping) and not is_chat_turn(entry) for entry in entries)
     scores = _of_objects(entries, column) if objects else _beside(row)
     responses = [_text_of(entry, column) for entry in entries]
-    finished = terminated(row, len(responses))
+    finished, ids = terminated(row, len(responses)), sampled(row, len(responses))
     if len(responses) != len(scores or responses):
         raise Drop("responses and scores differ in number")
     best_first = sorted(range(len(responses)), key=lambda k: -scores[k]) if scores else range(len(responses))
@@ -245,6 +245,8 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
         tuple(responses[k].strip() for k in kept),
         tuple(scores[k] for k in kept) if scores else None,
         finished=tuple(finished[k] for k in kept) if finished else None,
+        sampled_ids=tuple(ids[0][k] for k in kept) if ids else None,
+        sampled_by=ids[1] if ids else None,
         repairs=prompt.repairs + repairs,
     )
 

@@ -1,0 +1,217 @@
+"""Classification models of 22 families score as transformers' `.logits`: alone, batched, trained and saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from prefopt import RewardConfig, RewardTrainer
+from prefopt.data import Encoding
+from prefopt.data.collate import collate
+from prefopt.data.row_encoder import Encoder
+from prefopt.models.forward import forward
+from prefopt.models.load import load_scorer
+from prefopt.scoring import scorer_from
+from tests.helpers.models import FAMILIES, VOCAB
+from tests.helpers.training import quiet
+
+SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+ENCODER = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0}
+OFFSET = {**ENCODER, "pad_token_id": 1}  # positions are counted from the ids that are not pad, and begin at 2
+RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", ENCODER),
+    "roberta": ("Roberta", OFFSET),
+    "deberta": ("Deberta", ENCODER | RELATIVE),
+    "deberta-v2": ("DebertaV2", ENCODER | RELATIVE),
+    "distilbert": (
+        "DistilBert",
+        {"vocab_size": VOCAB, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64},
+    ),
+    "modernbert": (
+        "ModernBert",
+        ENCODER | {"cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3},
+    ),
+    "electra": ("Electra", ENCODER | {"embedding_size": 32}),
+    "xlm-r": ("XLMRoberta", OFFSET),
+    "albert": ("Albert", ENCODER | {"embedding_size": 16}),
+    "mpnet": ("MPNet", OFFSET),
+    "camembert": ("Camembert", OFFSET),
+}
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi", "gpt2", "gpt_neox", "opt", "bloom")
+ALL = [*ENCODERS, *DECODERS]
+ROWS = [
+    {"prompt_ids": [5, 6, 7], "response_ids": [[8, 9, 10, 3], [11, 3]]},
+    {"prompt_ids": [15, 16, 17, 18, 19], "response_ids": [[8, 3], [11, 12, 13, 14, 20, 3]]},
+    {"prompt_ids": [31], "response_ids": [[45, 3], [44, 46, 3]]},
+]
+SCORES = frozenset({"scores"})
+
+
+def classifier(family: str, labels: int = 1, dtype: torch.dtype = torch.float32) -> Any:
+    name, settings = ENCODERS[family] if family in ENCODERS else FAMILIES[family]
+    config = getattr(hf, f"{name}Config")(**settings, num_labels=labels)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else parameter.data.add_(
+            torch.randn_like(parameter) * 0.1
+        )
+    return model.to(dtype).eval()
+
+
+def texts(rows: Any = ROWS) -> list[list[int]]:
+    return [row["prompt_ids"] + response for row in rows for response in row["response_ids"]]
+
+
+def plain(model: Any, rows: Any = ROWS) -> Tensor:
+    """What plain transformers gives to each text alone."""
+    with torch.no_grad():
+        return torch.stack([model(torch.tensor([ids])).logits[0, 0] for ids in texts(rows)])
+
+
+def ours(model: Any, rows: Any = ROWS) -> Tensor:
+    with torch.no_grad():
+        return forward(model, collate(list(rows)), SCORES).required("scores").flatten()
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert expected.float().std() > 0.01, "scores that are all alike would show nothing"
+    torch.testing.assert_close(found.float(), expected.float(), rtol=tolerance, atol=tolerance)
+
+
+def words(cls: bool = False, pad: str = "[PAD]") -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words; with `cls` one of BERT's kind, which has CLS and SEP, and no BOS or EOS."""
+    names = ["[PAD]", "<pad>", "[CLS]", "[SEP]", "[UNK]", *(f"w{i}" for i in range(5, VOCAB))]
+    core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
+    if cls:
+        core.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=core, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]"
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="[CLS]", eos_token="[SEP]", pad_token=pad, unk_token="[UNK]"
+    )
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_scores_are_the_logits_alone_and_batched(family: str) -> None:
+    model = classifier(family)
+    expected = plain(model)
+    close(ours(model), expected)
+    close(torch.cat([ours(model, [row]) for row in ROWS]), expected)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_gradients_are_those_of_the_logits(family: str) -> None:
+    model = classifier(family)
+    sum(model(torch.tensor([ids])).logits[0, 0].sin() for ids in texts()).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    forward(model, collate(ROWS), SCORES).required("scores").sin().sum().backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    scale = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_trained_and_saved_model_scores_the_same_everywhere(family: str, tmp_path: Path) -> None:
+    model = classifier(family)
+    tokenizer = words(pad="<pad>" if model.config.pad_token_id == 1 else "[PAD]")
+    args = RewardConfig(**quiet(tmp_path, max_steps=2, per_device_train_batch_size=3, learning_rate=1e-2))
+    before = plain(model)
+    trainer = RewardTrainer(model, args, train_dataset=ROWS, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    expected = plain(saved)
+    assert (expected - before).abs().max() > 1e-3, "training that changes nothing would show nothing"
+    close(ours(trainer.model.eval()), expected)
+    close(ours(load_scorer(str(tmp_path / "saved")).eval()), expected)
+    scorer = scorer_from(str(tmp_path / "saved"), normalized=False)
+    given = scorer.score_ids([row["prompt_ids"] for row in ROWS], [row["response_ids"][0] for row in ROWS], tokenizer)
+    close(torch.tensor(given), expected[::2])
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_dropout_is_on_in_training_and_off_in_evaluation(family: str) -> None:
+    model = classifier(family)
+    torch.manual_seed(0)
+    assert not torch.equal(ours(model.train()), ours(model)) or family == "modernbert"  # which has none by default
+    assert torch.equal(ours(model.eval()), ours(model))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "distilbert"])
+def test_the_head_is_in_float32_over_a_half_precision_backbone(family: str, tmp_path: Path) -> None:
+    classifier(family).save_pretrained(tmp_path)
+    model = load_scorer(str(tmp_path), dtype=torch.bfloat16).eval()
+    assert model.classifier.state_dict().popitem()[1].dtype == torch.float32
+    close(ours(model), plain(classifier(family)), 0.1)
+
+
+def test_a_text_of_berts_has_cls_before_it_and_sep_behind_it() -> None:
+    tokenizer = words(cls=True)
+    batch = {"prompt": [[{"role": "text", "content": "w7 w8"}]], "response": [" w9 w10"]}
+    row = Encoder(tokenizer, Encoding())(batch, [0])
+    assert row["prompt_ids"][0] + row["response_ids"][0][0] == tokenizer("w7 w8 w9 w10")["input_ids"]
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("labels", [2, 3])
+def test_several_labels_are_refused_at_both_doors(family: str, labels: int, tmp_path: Path) -> None:
+    model, tokenizer = classifier(family, labels), words()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    args = RewardConfig(**quiet(tmp_path))
+    message = rf"gives {labels} numbers to a response, and a reward model gives one: make it with num_labels=1"
+    for source in (model, str(tmp_path / "model")):
+        with pytest.raises(ValueError, match=message):
+            RewardTrainer(source, args, train_dataset=ROWS, processing_class=tokenizer)
+        with pytest.raises(ValueError, match=message):
+            scorer_from(source, tokenizer=tokenizer)
+
+
+def test_a_model_that_scores_tokens_is_refused_at_its_first_score() -> None:
+    config = hf.LlamaConfig(**FAMILIES["llama"][1], num_labels=1)
+    model = hf.LlamaForTokenClassification(config).eval()
+    with pytest.raises(ValueError, match=r"LlamaForTokenClassification gives 5x1 numbers to a response"):
+        ours(model)
+
+
+def test_an_encoder_has_no_values() -> None:
+    with pytest.raises(
+        ValueError, match="scores a text by its own forward pass, as encoders do, and cannot give values"
+    ):
+        forward(classifier("bert"), collate(ROWS), frozenset({"values"}))
+
+
+def test_an_encoder_without_a_classification_head_gets_a_new_one(tmp_path: Path, caplog: Any) -> None:
+    """Also the layers between head and backbone are new then, and nothing else may be."""
+    backbone = classifier("distilbert").distilbert
+    backbone.save_pretrained(tmp_path)
+    caplog.set_level("INFO")
+    model = load_scorer(str(tmp_path))
+    assert any("has no reward head: a new one was made" in message for message in caplog.messages)
+    assert all(torch.equal(a, b) for a, b in zip(model.distilbert.parameters(), backbone.parameters(), strict=True))
+
+
+def test_a_pad_token_that_positions_are_counted_by_stays_the_models(tmp_path: Path, caplog: Any) -> None:
+    """The tokenizer gets it then: with another one in its config RoBERTa's positions would begin elsewhere."""
+    model, tokenizer = classifier("roberta"), words()
+    before = plain(model)
+    RewardTrainer(model, RewardConfig(**quiet(tmp_path)), train_dataset=ROWS, processing_class=tokenizer)
+    assert (model.config.pad_token_id, tokenizer.pad_token) == (1, "<pad>")
+    assert any("counts positions by its own pad token" in message for message in caplog.messages)
+    close(plain(model), before)

@@ -1,0 +1,222 @@
+"""What was sampled is what is trained on: a policy may say a text in other tokens than its tokenizer would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from prefopt import (
+    PPOConfig,
+    PPOTrainer,
+    PreferenceConfig,
+    PreferenceTrainer,
+    RejectionSamplingTrainer,
+    RRHFConfig,
+    RRHFTrainer,
+)
+from prefopt.batch import Batch
+from prefopt.candidates import Candidate, Pool, Scored, best, best_worst, by_prompt, self_rejected, write_rows
+from prefopt.data import Encoding, encode_dataset, load_preferences, load_sft
+from prefopt.data.row_encoder import NOTES, Encoder
+from prefopt.data.tokenizer_identity import tokenizer_fingerprint
+from prefopt.generation import sample
+from prefopt.testbed import preference_rows
+from prefopt.training import step
+from tests.helpers.iterations import DRAWN, config, vowels
+from tests.helpers.models import untrained
+from tests.helpers.tokenizer_families import family_tokenizer
+from tests.helpers.tokenizers import CHATML, make_tokenizer
+from tests.helpers.training import quiet
+
+
+@pytest.fixture
+def pairs() -> Dataset:
+    return Dataset.from_list(preference_rows(8, seed=3))
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
+    """The ids of every response that a loss is computed on."""
+    found: set[tuple[int, ...]] = set()
+    forward = step.forward
+
+    def watched(model: Any, batch: Batch, wants: Any) -> Any:
+        for ids, mask in zip(batch.response_ids.flatten(0, 1), batch.response_mask.flatten(0, 1), strict=True):
+            found.add(tuple(ids[mask].tolist()))
+        return forward(model, batch, wants)
+
+    monkeypatch.setattr(step, "forward", watched)
+    return found
+
+
+def reencoded(candidate: Candidate, tokenizer: Any) -> tuple[int, ...]:
+    row = {"prompt": [list(candidate.prompt)], "response": [candidate.response], "finished": [[True]]}
+    return tuple(Encoder(tokenizer, Encoding())(row, [0])["response_ids"][0][0])
+
+
+def sampled(pool: Path, tokenizer: Any) -> Iterator[Candidate]:
+    """What a policy sampled; some of it in other tokens than the tokenizer would, or the test would show nothing."""
+    candidates = [each for each in Pool(pool).candidates() if each.ids is not None]
+    ended = [each for each in candidates if each.finish_reason == "stop"]
+    assert any(each.ids != reencoded(each, tokenizer) for each in ended)
+    assert {each.tokenizer for each in candidates} == {tokenizer_fingerprint(tokenizer)}
+    yield from candidates
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in sorted(folder.glob("iteration-*/selection.jsonl")) for line in file.open()]
+
+
+def test_rejection_sampling(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]) -> None:
+    args = config(tmp_path, iterations=2)
+    policy = untrained(tokenizer)
+    RejectionSamplingTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels).train()
+    candidates = {each.ids for each in sampled(tmp_path / "run/pool", tokenizer)}
+    assert seen and seen - {()} <= candidates
+    assert seen - {()} == {tuple(ids) for row in rows_of(tmp_path / "run") for ids in row["sampled_ids"]}
+
+
+def test_rrhf(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]) -> None:
+    """Beside the dataset's answers, which are text."""
+    args = config(tmp_path, RRHFConfig)
+    policy = untrained(tokenizer)
+    RRHFTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels).train()
+    candidates = {each.ids for each in sampled(tmp_path / "run/pool", tokenizer)}
+    written = [{"prompt": row["prompt"], "response": row[side]} for row in pairs for side in ("chosen", "rejected")]
+    given = {tuple(row["response_ids"][0]) for row in encode_dataset(Dataset.from_list(written), tokenizer)}
+    assert seen & candidates and seen & given and seen - {()} <= candidates | given
+
+
+def test_ppo(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]], monkeypatch: Any) -> None:
+    from prefopt.training.ppo import rollout
+
+    given: set[tuple[int, ...]] = set()
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        samples = sample(*args, **kwargs)
+        given.update(tuple(each.ids) for row in samples for each in row)
+        return samples
+
+    monkeypatch.setattr(rollout, "sample", watched)
+    args = PPOConfig(**quiet(tmp_path, per_device_train_batch_size=4, max_steps=4, **DRAWN))
+    PPOTrainer(untrained(tokenizer), args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels).train()
+    assert given and seen - {()} <= given
+
+
+@pytest.mark.parametrize("through", ["file", "rows"])
+def test_a_pool_that_is_selected_by_hand(
+    through: str, tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]
+) -> None:
+    """Best of n for SFT, and best and worst for DPO, from the same candidates."""
+    policy, candidates = untrained(tokenizer), []
+    prompts = [row["prompt"] for row in pairs]
+    for prompt, row in zip(prompts, sample(policy, tokenizer, prompts, k=6, max_new_tokens=12), strict=True):
+        for k, each in enumerate(row):
+            how = (each.text, each.finish_reason, "v", 1.0, 0, tuple(each.ids), tokenizer_fingerprint(tokenizer))
+            candidates.append(Candidate(0, 0, k, tuple(prompt), *how))
+    scores = vowels((), [each.response for each in candidates])
+    scored = [Scored(*pair) for pair in zip(candidates, scores, strict=True)]
+    groups = by_prompt(scored, include_truncated=True)
+    for rows, load, kind in ((best(groups), load_sft, "sft"), (best_worst(groups), load_preferences, "dpo")):
+        seen.clear()
+        write_rows(tmp_path / f"{kind}.jsonl", rows)
+        data = load(str(tmp_path / f"{kind}.jsonl")) if through == "file" else Dataset.from_list(rows)
+        args = PreferenceConfig(**quiet(tmp_path / kind, per_device_train_batch_size=4, max_steps=2))
+        PreferenceTrainer(untrained(tokenizer), kind, args, data, processing_class=tokenizer).train()
+        assert seen and seen - {()} <= {each.ids for each in candidates}
+
+
+def test_self_rejected_pairs(tokenizer: Any) -> None:
+    prompt = [{"role": "user", "content": "中国的首都是哪里？"}]
+    ids = [*tokenizer("上", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    drawn = Candidate(0, 0, 0, tuple(prompt), "上", "stop", "v", 1.0, 0, tuple(ids), "t")
+    (row,), _ = self_rejected([{"prompt": prompt, "response": "北京"}], [drawn])
+    assert (row["sampled_ids"], row["sampled_by"]) == ([[], ids], "t")
+
+
+# ---- what becomes of ids in a row ------------------------------------------------------------------------------------
+
+TOKENIZER = make_tokenizer(CHATML, eos="<|im_end|>")
+PROMPT = [{"role": "user", "content": "What is bread?"}]
+LETTERS = [TOKENIZER.convert_tokens_to_ids(letter) for letter in "Flour"]
+END = TOKENIZER.eos_token_id
+
+
+def row(ids: list[int], by: str | None = None, text: str = "Flour", finished: bool = True) -> dict[str, Any]:
+    by = tokenizer_fingerprint(TOKENIZER) if by is None else by
+    return {"prompt": PROMPT, "response": text, "finished": [finished], "sampled_ids": [ids], "sampled_by": by}
+
+
+def trained(rows: list[dict[str, Any]], tokenizer: Any = TOKENIZER) -> list[list[int]]:
+    return [row["response_ids"][0] for row in encode_dataset(load_sft(rows), tokenizer)]
+
+
+def test_ids_that_the_tokenizer_would_not_give_are_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert trained([row([*LETTERS, END]), row(LETTERS, finished=False)]) == [[*LETTERS, END], LETTERS]
+    assert TOKENIZER("Flour", add_special_tokens=False)["input_ids"] != LETTERS
+    assert f"2 {NOTES['_resampled']}" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        row([*LETTERS, END], by="another"),
+        row([*LETTERS, END], text="Water"),
+    ],
+    ids=["another tokenizer", "an edited text"],
+)
+def test_ids_of_something_else_are_left_out_and_counted(given: Any, caplog: pytest.LogCaptureFixture) -> None:
+    expected = TOKENIZER(given["response"], add_special_tokens=False)["input_ids"]
+    assert trained([given]) == [[*expected, END]]
+    assert f"1 {NOTES['_foreign']}" in caplog.messages
+
+
+@pytest.mark.parametrize("nothing", [{"sampled_ids": [[]], "sampled_by": ""}, {"sampled_ids": None}, {}])
+def test_rows_without_ids_are_text(nothing: Any, caplog: pytest.LogCaptureFixture) -> None:
+    expected = TOKENIZER("Flour", add_special_tokens=False)["input_ids"]
+    assert trained([{"prompt": PROMPT, "response": "Flour", **nothing}]) == [[*expected, END]]
+    assert not any("sampled" in message for message in caplog.messages)
+
+
+def test_a_list_is_put_in_order_with_its_ids() -> None:
+    rows = [{"query": "x", "responses": ["a", "b"], "scores": [1, 2], "sampled_ids": [[7], [8]], "sampled_by": "t"}]
+    (loaded,) = load_preferences(rows)
+    assert (loaded["responses"], loaded["sampled_ids"], loaded["sampled_by"]) == (["b", "a"], [[8], [7]], "t")
+
+
+@pytest.mark.parametrize("ids", [[[1], [2]], ["ab"], [[1.5]], [[True]]])
+def test_what_is_no_list_of_ids_drops_its_row(ids: Any) -> None:
+    good = row([*LETTERS, END])
+    with pytest.raises(Exception, match="field 'sampled_ids': expected a list of ids for each of 1 responses"):
+        load_sft([{**good, "sampled_ids": ids}], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [("stop", (5, 6, 1)), ("other_stop", (5, 6)), ("length", (5, 6, 1)), ("stop_string", ())],
+)
+def test_which_ids_of_a_candidate_are_trained_on(reason: str, kept: tuple[int, ...]) -> None:
+    assert Candidate(0, 0, 0, tuple(PROMPT), "x", reason, "v", 1.0, 0, (5, 6, 1), "t").trained_ids == kept
+
+
+def test_a_candidate_without_ids_is_the_line_that_it_was() -> None:
+    """So that a pool of an earlier version goes on, byte for byte."""
+    old = Candidate(0, 0, 0, tuple(PROMPT), "x", "stop", "v", 1.0, 0)
+    assert not {"ids", "tokenizer"} & old.record().keys() and Candidate.of(old.record()) == old
+    new = Candidate(0, 0, 0, tuple(PROMPT), "x", "stop", "v", 1.0, 0, (5, 6), "t")
+    assert Candidate.of(json.loads(json.dumps(new.record()))) == new
+
+
+def test_a_fingerprint_is_of_vocabulary_and_rules_alone() -> None:
+    one = family_tokenizer("llama", CHATML)
+    assert tokenizer_fingerprint(one) == tokenizer_fingerprint(family_tokenizer("llama"))
+    assert tokenizer_fingerprint(one) != tokenizer_fingerprint(family_tokenizer("llama-legacy"))
+    before = tokenizer_fingerprint(one)
+    one.add_tokens(["<new>"])
+    assert tokenizer_fingerprint(one) != before
