@@ -238,8 +238,8 @@ def _loadable_configs(model: PeftModel, names: list[str]) -> Iterator[None]:
     for name in names:
         if _have_parted(model, name):
             logger.warning(
-                "adapter %r: the tied adapters of embeddings and head were moved to another device or dtype, by which "
-                "PEFT unties them, and have trained apart: both are saved, with ensure_weight_tying=False",
+                "adapter %r is not the same on embeddings and head any more, since PEFT unties what it moves to another "
+                "device or dtype: both sides are saved as they are, with ensure_weight_tying=False",
                 name,
             )
             model.peft_config[name] = untied_config(model, name)
@@ -255,6 +255,8 @@ def _have_parted(model: PeftModel, name: str) -> bool:
         return False
     inner: Any = model.get_base_model()
     embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    if name not in getattr(head, "lora_A", {}):  # PEFT loaded it second, without what it has on the head
+        return True
     sides = (
         (head.lora_A[name].weight, embedding.lora_embedding_B[name]),
         (head.lora_B[name].weight, embedding.lora_embedding_A[name]),

@@ -57,11 +57,13 @@ KINDS = {
     "8-bit, biases": Kind({"bias": "all"}, quantised=EXACT_8_BIT, biased=True),
 }
 ORIGINS = ["fresh", "carried", "folder", "merged", "second round"]
+FROM_FOLDERS = {"lora", "tied, both alike", "tokens, tied", "4-bit, tied alike"}
 TABLE = [
     (name, origin)
     for name, kind in KINDS.items()
     for origin in ORIGINS
-    if kind.adapter is not None or origin in ("fresh", "second round")
+    if (kind.adapter is not None or origin in ("fresh", "second round"))
+    and (origin != "folder" or name in FROM_FOLDERS)
 ]
 
 
