@@ -139,7 +139,7 @@ def keep_differentiable(model: nn.Module) -> None:
 def make_trainable(model: nn.Module) -> None:
     """Check that training this model trains what was meant, and unfreeze a plain model whose weights are all frozen.
 
-    That is how `merge_and_unload` leaves them; such a model is trained in full.
+    That is how `merge_adapter` leaves them; such a model is trained in full.
 
     Raises:
         ValueError: an adapter that is frozen, that transformers and not PEFT put on the model, or quantised weights
