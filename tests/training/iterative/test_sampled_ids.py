@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from prefopt import (
     PPOConfig,
@@ -27,6 +29,7 @@ from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.generation import sample
 from prefopt.testbed import preference_rows
 from prefopt.training import step
+from prefopt.utils import jsonl
 from tests.helpers.iterations import DRAWN, config, vowels
 from tests.helpers.models import untrained
 from tests.helpers.tokenizer_families import family_tokenizer
@@ -79,6 +82,45 @@ def test_rejection_sampling(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen
     candidates = {each.ids for each in sampled(tmp_path / "run/pool", tokenizer)}
     assert seen and seen - {()} <= candidates
     assert seen - {()} == {tuple(ids) for row in rows_of(tmp_path / "run") for ids in row["sampled_ids"]}
+
+
+def without_ids(path: Path) -> list[dict[str, Any]]:
+    """Write a file as versions that kept text alone wrote it."""
+    new = ("ids", "tokenizer", "sampled_ids", "sampled_by")
+    rows = [{name: value for name, value in row.items() if name not in new} for row in jsonl.read(path)]
+    jsonl.replace(path, rows)
+    return rows
+
+
+@pytest.mark.parametrize("killed_in", ["sampling", "training"])
+def test_a_run_of_a_version_that_kept_text_alone_goes_on(
+    killed_in: str, tmp_path: Path, tokenizer: Any, pairs: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed while it sampled or while it trained: what it has is encoded from its text, and counted."""
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            raise Killed
+
+    args = config(tmp_path, iterations=1)
+    given = {"train_dataset": pairs, "processing_class": tokenizer, "scorer": vowels}
+    with pytest.raises(Killed):
+        RejectionSamplingTrainer(untrained(tokenizer), args, callbacks=[Kill()], **given).train()
+    run = tmp_path / "run"
+    selection, pool = run / "iteration-000/selection.jsonl", run / "pool/candidates-000-00000.jsonl"
+    texts, lines = without_ids(selection), without_ids(pool)
+    if killed_in == "sampling":
+        selection.unlink()
+        jsonl.replace(pool, lines[: len(lines) // 2])
+        shutil.rmtree(run / "pool/scores")
+    RejectionSamplingTrainer(untrained(tokenizer), args, **given).train(resume_from_checkpoint=True)
+    rows = rows_of(run)
+    assert [row["response"] for row in rows] == [row["response"] for row in texts]
+    without = sum(not row["sampled_by"] for row in rows)
+    assert without == len(rows) if killed_in == "training" else 0 < without < len(rows)
 
 
 def test_rrhf(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]) -> None:
