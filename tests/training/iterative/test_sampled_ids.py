@@ -23,10 +23,12 @@ from prefopt import (
 )
 from prefopt.batch import Batch
 from prefopt.candidates import Candidate, Pool, Scored, best, best_worst, by_prompt, self_rejected, write_rows
+from prefopt.candidates.report import summary_of
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.row_encoder import NOTES, Encoder
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.generation import sample
+from prefopt.scoring import CallableScorer
 from prefopt.testbed import preference_rows
 from prefopt.training import step
 from prefopt.utils import jsonl
@@ -121,6 +123,12 @@ def test_a_run_of_a_version_that_kept_text_alone_goes_on(
     assert [row["response"] for row in rows] == [row["response"] for row in texts]
     without = sum(not row["sampled_by"] for row in rows)
     assert without == len(rows) if killed_in == "training" else 0 < without < len(rows)
+    groups = by_prompt(Pool(run / "pool").scored(CallableScorer(vowels)))
+    count = sum(each.candidate.ids is None for group in groups for each in group)
+    (report,) = jsonl.read(run / "iteration-000/report.json")
+    assert report["without_ids"] == count > 0
+    assert f"{count} of {sum(map(len, groups))} sampled responses to select from have no ids" in caplog.text
+    assert f"selected from {count} responses without ids" in summary_of(report)
 
 
 def test_rrhf(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]) -> None:
@@ -171,6 +179,26 @@ def test_a_pool_that_is_selected_by_hand(
         args = PreferenceConfig(**quiet(tmp_path / kind, per_device_train_batch_size=4, max_steps=2))
         PreferenceTrainer(untrained(tokenizer), kind, args, data, processing_class=tokenizer).train()
         assert seen and seen - {()} <= {each.ids for each in candidates}
+
+
+def test_rejection_sampling_with_stop_strings(
+    tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]
+) -> None:
+    """A response that a stop string ended is trained on by the ids before it, or by its text where it splits an id."""
+    stops = [" ", "a", "r", "。"]
+    args = config(tmp_path, iterations=1, stop_strings=stops, max_new_tokens=40)
+    given = {"train_dataset": pairs, "processing_class": tokenizer, "scorer": vowels}
+    RejectionSamplingTrainer(untrained(tokenizer), args, **given).train()
+    candidates = list(Pool(tmp_path / "run/pool").candidates())
+    ended = [each for each in candidates if each.finish_reason == "stop_string"]
+    whole, split = ([each for each in ended if (each.ids is None) is is_split] for is_split in (False, True))
+    assert whole and split
+    for each in whole:
+        said = tokenizer.decode(each.ids, skip_special_tokens=True)
+        assert said.strip() == each.response and not any(stop in said for stop in stops)
+    assert any(each.ids in seen and each.ids != reencoded(each, tokenizer)[:-1] for each in whole)
+    texts = {reencoded(each, tokenizer)[:-1] for each in split if each.response.strip()}
+    assert seen - {()} <= {each.ids for each in candidates if each.ids} | texts
 
 
 def test_self_rejected_pairs(tokenizer: Any) -> None:
@@ -266,7 +294,7 @@ def test_a_policy_of_another_template_ends_responses_as_its_own_does() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "kept"),
-    [("stop", (5, 6, 1)), ("other_stop", (5, 6)), ("length", (5, 6, 1)), ("stop_string", ())],
+    [("stop", (5, 6, 1)), ("other_stop", (5, 6)), ("length", (5, 6, 1)), ("stop_string", (5, 6, 1))],
 )
 def test_which_ids_of_a_candidate_are_trained_on(reason: str, kept: tuple[int, ...]) -> None:
     assert Candidate(0, 0, 0, tuple(PROMPT), "x", reason, "v", 1.0, 0, (5, 6, 1), "t").trained_ids == kept
