@@ -199,6 +199,9 @@ def called(name: str, read: Read, row: Row) -> Candidates:
     except (Drop, DataError):
         raise
     except Exception as error:
+        ours = str(getattr(read, "__module__", "")).startswith(f"{__package__}.")
+        if ours and isinstance(error, KeyError) and error.args and error.args[0] not in row:
+            raise Drop(f"field {error.args[0]!r}: missing") from error
         raise DataError(f"adapter {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(candidates, Candidates):
         raise DataError(f"adapter {name!r} returned {kind_of(candidates)}, expected prefopt.data.Candidates")
