@@ -51,7 +51,9 @@ from .heads import (
     several_labels,
     upcast_head,
 )
+from .merge import merge_adapter
 from .modes import is_quantized, keep_differentiable
+from .peft_adapters import base_of, name_base
 from .rotary import restore_frequencies
 from .wrappers import check_adapter
 
@@ -149,8 +151,12 @@ def load_scorer(
         ValueError: as `load_policy`; a family without a classification model; `lm_head` without a language model.
     """
     if isinstance(source, str) and _is_policy_adapter(source):
-        source = load_policy(source, quantization_config=quantization_config, **kwargs)
-        quantization_config, kwargs = None, {}
+        if quantization_config is not None:
+            raise ValueError(
+                f"{source} is a policy's adapter, which is merged under a reward head, and nothing quantised can be "
+                "merged into: save merge_adapter(load_policy(...)), and load that with the quantization_config"
+            )
+        source, kwargs = load_policy(source, **kwargs), {}
     if isinstance(source, str):
         auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
         _check_saved_labels(source, kwargs)
@@ -211,8 +217,8 @@ def _merged_if_policy(model: Any) -> Any:
     """A policy's adapter becomes part of the backbone under a reward head; the model handed in stays as it is."""
     if not isinstance(model, PeftModel) or is_scorer(model.get_base_model()):
         return model
-    logger.info("the policy's adapter is merged into the backbone of the reward model")
-    return copy.deepcopy(model).merge_and_unload()
+    logger.info("the policy's adapter becomes part of the backbone of the reward model")
+    return merge_adapter(model)
 
 
 def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str, Any]) -> Any:
@@ -220,7 +226,7 @@ def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str,
     if not isinstance(source, str):
         return source
     if _is_adapter(source):
-        source = PeftConfig.from_pretrained(source).base_model_name_or_path
+        source = base_of(source)
     try:
         return load_policy(source, **kwargs)
     except IncompleteCheckpoint:
@@ -236,18 +242,29 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_che
         gradient_checkpointing: layers are checkpointed, for which the inputs of frozen layers need gradients.
 
     Raises:
-        ValueError: the model already carries an adapter.
+        ValueError: the model already carries an adapter, or cannot run with this one.
     """
     if isinstance(model, PeftModel):
         raise ValueError(
             "the model already has an adapter and a peft_config was given: pass the model alone to go on training its "
-            "adapter, or model.merge_and_unload() with the peft_config to start a new one"
+            "adapter, or prefopt.models.merge_adapter(model) with the peft_config to start a new one"
+        )
+    if (
+        getattr(peft_config, "use_dora", False)
+        and getattr(model, "is_loaded_in_8bit", False)
+        and model.device.type == "cpu"
+    ):
+        raise ValueError(
+            "DoRA on 8-bit layers cannot run on the CPU: it dequantises them at every pass, by which they lose the "
+            "scales of their rows (peft 0.21, bitsandbytes 0.50). Use 4-bit layers, or LoRA without use_dora"
         )
     if is_quantized(model):
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
     elif gradient_checkpointing:
         model.enable_input_require_grads()
-    return get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
+    adapted = get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
+    name_base(adapted)
+    return adapted
 
 
 def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:
@@ -286,7 +303,9 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         options["quantization_config"] = quantization_config
     if _is_adapter(source):
         check_adapter(PeftConfig.from_pretrained(source))
-        model = auto.from_pretrained(source, is_trainable=True, **options)
+        base = base_of(source)
+        model = _on_base(auto, base).from_pretrained(source, is_trainable=True, **options)
+        name_base(model, base)
     else:
         model = _complete(auto, source, options)
     if isinstance(model, nn.Module):
@@ -294,6 +313,17 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         if is_quantized(model):
             keep_differentiable(model)
     return model
+
+
+def _on_base(auto: Any, base: str) -> Any:
+    """PEFT's loader of adapters, with the base that it is given instead of the one that the adapter's config names."""
+
+    class Base:
+        @staticmethod
+        def from_pretrained(_: str, **options: Any) -> Any:
+            return auto._target_class.from_pretrained(base, **options)
+
+    return type(auto.__name__, (auto,), {"_target_class": Base})
 
 
 def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
@@ -338,6 +368,7 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             check_adapter(config)
+        name_base(model)
     restore_frequencies(model)
     repair_generation_config(model)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.

@@ -75,6 +75,30 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def computing_like(other: nn.Module, model: nn.Module) -> Iterator[None]:
+    """Let a quantised model, without dropout, compute inside the block as it does in the mode that another model is in.
+
+    8-bit layers of bitsandbytes on the CPU quantise their inputs in evaluation mode only (0.50), so that a model in one
+    mode is not its copy in the other.
+    """
+    if is_quantized(model) and other.training:
+        with training(model), without_dropout(model):
+            yield
+    else:
+        yield
+
+
+def batch_dependent_threshold(model: nn.Module) -> float:
+    """The `llm_int8_threshold` of a model's 8-bit layers; 0 where what they say of a row depends on that row alone.
+
+    Above 0, a column in which any token of a batch reaches the threshold is left out of the quantisation of all of its
+    tokens (LLM.int8, arXiv:2208.07339): what else is in a batch changes the log-probs of a row.
+    """
+    thresholds = (getattr(getattr(module, "state", None), "threshold", 0.0) for module in model.modules())
+    return max(thresholds, default=0.0)
+
+
 def _dropouts(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
     """(module, attribute, rate): of dropout modules, and of attention layers that keep their rate as a number."""
     rates = []
@@ -115,7 +139,7 @@ def keep_differentiable(model: nn.Module) -> None:
 def make_trainable(model: nn.Module) -> None:
     """Check that training this model trains what was meant, and unfreeze a plain model whose weights are all frozen.
 
-    That is how `merge_and_unload` leaves them; such a model is trained in full.
+    That is how `merge_adapter` leaves them; such a model is trained in full.
 
     Raises:
         ValueError: an adapter that is frozen, that transformers and not PEFT put on the model, or quantised weights

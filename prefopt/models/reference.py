@@ -6,7 +6,6 @@ given, and is decided in `reference_for`.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -30,8 +29,15 @@ from ..utils import files
 from ..utils.flop_counter import scope
 from .auxiliary import is_critic_parameter
 from .forward import forward
-from .modes import evaluating, freeze, without_dropout
-from .peft_adapters import REFERENCE_ADAPTER, copy_adapter, preserved_adapter_state, rewrites_base, using_adapter
+from .modes import computing_like, evaluating, freeze, without_dropout
+from .peft_adapters import (
+    REFERENCE_ADAPTER,
+    copy_adapter,
+    copy_model,
+    preserved_adapter_state,
+    rewrites_base,
+    using_adapter,
+)
 from .weights import full_weight
 
 IGNORED_SETTINGS = {
@@ -88,7 +94,7 @@ class FrozenModel(Reference):
     model: nn.Module
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), scope(SCOPE):
+        with torch.no_grad(), scope(SCOPE), computing_like(policy, self.model):
             return forward(self.model, batch, wants)
 
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
@@ -187,7 +193,7 @@ def reference_for(
             "precompute_ref_log_probs=True, which needs no copy"
         )
     if not isinstance(model, PeftModel) or getattr(model.active_peft_config, "bias", "none") != "none":
-        return FrozenModel(freeze(copy.deepcopy(model)))
+        return FrozenModel(freeze(copy_model(model)))
     if fresh_adapter and not rewrites_base(model.active_peft_config):
         return AdapterOff()
     copy_adapter(model)

@@ -16,11 +16,12 @@ from ..data.batching import sequence_lengths
 from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
 from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import with_turns
-from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
+from ..models.critic import attach_critic, critic_of, detach_critic, new_critic, parameter_groups
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
 from ..models.positions import check_lengths, position_limit
+from ..models.precision import train_in_float32, warn_of_half_precision
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import SharedCritic, share_critic
@@ -43,6 +44,16 @@ ANSWERS = frozenset(("chosen", "response", "responses", "response_ids"))
 
 BALANCING = ("router_aux_loss_coef", "aux_loss_coef")
 """What configs call the weight of a loss that balances experts; the latter is JetMoe's."""
+STEP_IS_RATE = frozenset(
+    f"{paged}{name}"
+    for paged in ("", "paged_")
+    for name in (
+        *("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused"),
+        *("adamw_torch_4bit", "adamw_torch_8bit", "adamw_bnb_8bit", "adamw_8bit", "adamw_32bit"),
+        *("lion_8bit", "lion_32bit"),
+    )
+)
+"""Names, in TrainingArguments' `optim`, of optimizers whose step is about the learning rate, whatever the gradient."""
 TOO_LONG = "--max_length {limit} truncates rows to that (those that come encoded: prefopt.data.encode.encode_dataset)"
 """What to do about rows that are longer than a model's positions."""
 
@@ -103,6 +114,8 @@ def build(
     if peft_config is not None:
         loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
     make_trainable(loaded)
+    if args.float32_weights and not isinstance(model, str):
+        train_in_float32(loaded)
     if args.disable_dropout:
         disable_dropout(loaded)
     reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
@@ -174,12 +187,28 @@ def _add_critic(
     if getattr(objective, "share_critic", False):
         share_critic(model, scorer=source)
     else:
-        kwargs = args.init_kwargs if isinstance(source, str) else {}
+        # In the precision in which the policy trains, not in that of the base under its adapter.
+        kwargs = {k: v for k, v in args.init_kwargs.items() if k != "dtype"} if isinstance(source, str) else {}
         attach_critic(model, new_critic(source, model, tokenizer, **kwargs), tokenizer)
     if args.disable_dropout:
         disable_dropout(model)
     if getattr(objective, "critic_pretrain_steps", 0) and args.ddp_find_unused_parameters is None:
         args.ddp_find_unused_parameters = True  # the policy's, while the critic learns alone
+
+
+def note_precision(model: Any, objective: Objective, args: PreferenceConfig, rates: dict[str, float], own: Any) -> None:
+    """Say how many weights cannot move at the learning rates of this run.
+
+    Args:
+        rates: the highest learning rate of each of `parameter_groups`.
+        own: an optimizer that was handed in, None for the one that the arguments name.
+    """
+    name = str(getattr(args.optim, "value", args.optim))
+    known = name if name in STEP_IS_RATE and own is None else None
+    for what, parameters in parameter_groups(model).items():
+        if what in rates:
+            described = "reward model" if objective.trains == "scorer" else what
+            warn_of_half_precision(described, parameters, rates[what], known)
 
 
 def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:

@@ -34,7 +34,7 @@ from ..models.rope_lengths import length_rules
 from ..models.weights import spot_check
 from ..models.wrappers import unwrap
 from ..objectives.base import Objective, load
-from .build import Built, as_rows, build, prepare_dataset, reward_models
+from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
 from .checkpointing import Checkpoints
 from .config import PreferenceConfig
 from .dataloaders import Batching
@@ -143,6 +143,7 @@ class PreferenceTrainer(Trainer):
         guard = NonFiniteGuard(args.max_skipped_steps)
         self.step = StepRunner(built.objective, built.reference, self.accelerator, MetricsAccumulator(), guard)
         self.trained = trained_by(lambda: self.model, args, self.step)
+        note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
         self.source = source_for(self, built)
         self._check_spread_lengths()
         self._to_device(built)
@@ -205,8 +206,7 @@ class PreferenceTrainer(Trainer):
         if not self.args.precompute_ref_log_probs or self.reference is None:
             return
         reference = ReferencePass(self.step, self.model, cast(Any, self.processing_class), self.args)
-        self.train_dataset = reference.added_to(self.train_dataset)
-        self.eval_dataset = reference.added_to(self.eval_dataset)
+        self.train_dataset, self.eval_dataset = reference.run(self.train_dataset, self.eval_dataset)
         self.step.reference = None  # its memory is the point of computing it once
 
     # ---- a training ------------------------------------------------------------------------------------------------

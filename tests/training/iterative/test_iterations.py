@@ -306,7 +306,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(kind, init, tmp_p
         extra = {"modules_to_save": ["lm_head"]} if kind == "modules_to_save" else {}
         adapted = kind in ("lora", "modules_to_save")
         peft = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], **extra) if adapted else None
-        args = config(folder, iterations=iterations, init=init)
+        args = config(folder, iterations=iterations, init=init, float32_weights=kind != "bfloat16")
         given = {"processing_class": tokenizer, "scorer": vowels, "peft_config": peft}
         trainer = RejectionSamplingTrainer(policy, args, train_dataset=pairs, **given)
         trainer.train(resume_from_checkpoint=resume)

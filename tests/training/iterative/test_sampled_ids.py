@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from prefopt import (
     PPOConfig,
@@ -21,12 +23,15 @@ from prefopt import (
 )
 from prefopt.batch import Batch
 from prefopt.candidates import Candidate, Pool, Scored, best, best_worst, by_prompt, self_rejected, write_rows
-from prefopt.data import Encoding, encode_dataset, load_preferences, load_sft
+from prefopt.candidates.report import summary_of
+from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.row_encoder import NOTES, Encoder
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.generation import sample
+from prefopt.scoring import CallableScorer
 from prefopt.testbed import preference_rows
 from prefopt.training import step
+from prefopt.utils import jsonl
 from tests.helpers.iterations import DRAWN, config, vowels
 from tests.helpers.models import untrained
 from tests.helpers.tokenizer_families import family_tokenizer
@@ -81,6 +86,51 @@ def test_rejection_sampling(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen
     assert seen - {()} == {tuple(ids) for row in rows_of(tmp_path / "run") for ids in row["sampled_ids"]}
 
 
+def without_ids(path: Path) -> list[dict[str, Any]]:
+    """Write a file as versions that kept text alone wrote it."""
+    new = ("ids", "tokenizer", "sampled_ids", "sampled_by")
+    rows = [{name: value for name, value in row.items() if name not in new} for row in jsonl.read(path)]
+    jsonl.replace(path, rows)
+    return rows
+
+
+@pytest.mark.parametrize("killed_in", ["sampling", "training"])
+def test_a_run_of_a_version_that_kept_text_alone_goes_on(
+    killed_in: str, tmp_path: Path, tokenizer: Any, pairs: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed while it sampled or while it trained: what it has is encoded from its text, and counted."""
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            raise Killed
+
+    args = config(tmp_path, iterations=1)
+    given = {"train_dataset": pairs, "processing_class": tokenizer, "scorer": vowels}
+    with pytest.raises(Killed):
+        RejectionSamplingTrainer(untrained(tokenizer), args, callbacks=[Kill()], **given).train()
+    run = tmp_path / "run"
+    selection, pool = run / "iteration-000/selection.jsonl", run / "pool/candidates-000-00000.jsonl"
+    texts, lines = without_ids(selection), without_ids(pool)
+    if killed_in == "sampling":
+        selection.unlink()
+        jsonl.replace(pool, lines[: len(lines) // 2])
+        shutil.rmtree(run / "pool/scores")
+    RejectionSamplingTrainer(untrained(tokenizer), args, **given).train(resume_from_checkpoint=True)
+    rows = rows_of(run)
+    assert [row["response"] for row in rows] == [row["response"] for row in texts]
+    without = sum(not row["sampled_by"] for row in rows)
+    assert without == len(rows) if killed_in == "training" else 0 < without < len(rows)
+    groups = by_prompt(Pool(run / "pool").scored(CallableScorer(vowels)))
+    count = sum(each.candidate.ids is None for group in groups for each in group)
+    (report,) = jsonl.read(run / "iteration-000/report.json")
+    assert report["without_ids"] == count > 0
+    assert f"{count} of {sum(map(len, groups))} sampled responses to select from have no ids" in caplog.text
+    assert f"selected from {count} responses without ids" in summary_of(report)
+
+
 def test_rrhf(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]) -> None:
     """Beside the dataset's answers, which are text."""
     args = config(tmp_path, RRHFConfig)
@@ -131,6 +181,26 @@ def test_a_pool_that_is_selected_by_hand(
         assert seen and seen - {()} <= {each.ids for each in candidates}
 
 
+def test_rejection_sampling_with_stop_strings(
+    tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]
+) -> None:
+    """A response that a stop string ended is trained on by the ids before it, or by its text where it splits an id."""
+    stops = [" ", "a", "r", "。"]
+    args = config(tmp_path, iterations=1, stop_strings=stops, max_new_tokens=40)
+    given = {"train_dataset": pairs, "processing_class": tokenizer, "scorer": vowels}
+    RejectionSamplingTrainer(untrained(tokenizer), args, **given).train()
+    candidates = list(Pool(tmp_path / "run/pool").candidates())
+    ended = [each for each in candidates if each.finish_reason == "stop_string"]
+    whole, split = ([each for each in ended if (each.ids is None) is is_split] for is_split in (False, True))
+    assert whole and split
+    for each in whole:
+        said = tokenizer.decode(each.ids, skip_special_tokens=True)
+        assert said.strip() == each.response and not any(stop in said for stop in stops)
+    assert any(each.ids in seen and each.ids != reencoded(each, tokenizer)[:-1] for each in whole)
+    texts = {reencoded(each, tokenizer)[:-1] for each in split if each.response.strip()}
+    assert seen - {()} <= {each.ids for each in candidates if each.ids} | texts
+
+
 def test_self_rejected_pairs(tokenizer: Any) -> None:
     prompt = [{"role": "user", "content": "中国的首都是哪里？"}]
     ids = [*tokenizer("上", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -168,8 +238,10 @@ def test_ids_that_the_tokenizer_would_not_give_are_trained_on(caplog: pytest.Log
     [
         row([*LETTERS, END], by="another"),
         row([*LETTERS, END], text="Water"),
+        row([*LETTERS, TOKENIZER.convert_tokens_to_ids("<eos>")]),
+        row(LETTERS),
     ],
-    ids=["another tokenizer", "an edited text"],
+    ids=["another tokenizer", "an edited text", "another stop token", "no stop token"],
 )
 def test_ids_of_something_else_are_left_out_and_counted(given: Any, caplog: pytest.LogCaptureFixture) -> None:
     expected = TOKENIZER(given["response"], add_special_tokens=False)["input_ids"]
@@ -190,16 +262,39 @@ def test_a_list_is_put_in_order_with_its_ids() -> None:
     assert (loaded["responses"], loaded["sampled_ids"], loaded["sampled_by"]) == (["b", "a"], [[8], [7]], "t")
 
 
-@pytest.mark.parametrize("ids", [[[1], [2]], ["ab"], [[1.5]], [[True]]])
+@pytest.mark.parametrize("ids", [[[1], [2]], ["ab"], [[1.5]], [[True]], [[-1]], [[2**31]]])
 def test_what_is_no_list_of_ids_drops_its_row(ids: Any) -> None:
     good = row([*LETTERS, END])
-    with pytest.raises(Exception, match="field 'sampled_ids': expected a list of ids for each of 1 responses"):
+    with pytest.raises(DataError, match="field 'sampled_ids': expected a list of ids for each of 1 responses"):
         load_sft([{**good, "sampled_ids": ids}], strict=True)
 
 
 @pytest.mark.parametrize(
+    ("ids", "found"),
+    [([[1], [2]], "has 2 lists for 1 responses"), ([[1, -1]], r"has \[1, -1\] for one"), ([None], "has None for one")],
+)
+def test_a_table_with_ids_that_do_not_fit_is_refused_by_row(ids: Any, found: str) -> None:
+    """A table in the columns of the load functions is not read by an adapter."""
+    text = {"finished": [True], "sampled_by": tokenizer_fingerprint(TOKENIZER)}
+    rows = [{"prompt": PROMPT, "response": "Flour", "sampled_ids": each, **text} for each in ([[7]], ids)]
+    with pytest.raises(DataError, match=f"row 1: sampled_ids {found}"):
+        encode_dataset(Dataset.from_list(rows), TOKENIZER)
+
+
+def test_a_policy_of_another_template_ends_responses_as_its_own_does() -> None:
+    """What one template's stop token ended is trained on with the other's alone, by what is selected from a pool."""
+    other = make_tokenizer(CHATML.replace("<|im_end|>", "<eos>"))
+    assert tokenizer_fingerprint(other) == tokenizer_fingerprint(TOKENIZER) and other.eos_token_id != END
+    ids = tuple([*LETTERS, other.eos_token_id])
+    drawn = Candidate(0, 0, 0, tuple(PROMPT), "Flour", "stop", "v", 1.0, 0, ids, tokenizer_fingerprint(other))
+    rows = best(by_prompt([Scored(drawn, 1.0)]))
+    assert trained(rows, other) == [list(ids)]
+    assert trained(rows) == [[*TOKENIZER("Flour", add_special_tokens=False)["input_ids"], END]]
+
+
+@pytest.mark.parametrize(
     ("reason", "kept"),
-    [("stop", (5, 6, 1)), ("other_stop", (5, 6)), ("length", (5, 6, 1)), ("stop_string", ())],
+    [("stop", (5, 6, 1)), ("other_stop", (5, 6)), ("length", (5, 6, 1)), ("stop_string", (5, 6, 1))],
 )
 def test_which_ids_of_a_candidate_are_trained_on(reason: str, kept: tuple[int, ...]) -> None:
     assert Candidate(0, 0, 0, tuple(PROMPT), "x", reason, "v", 1.0, 0, (5, 6, 1), "t").trained_ids == kept
