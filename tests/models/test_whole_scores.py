@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
@@ -21,6 +22,7 @@ from prefopt.models.forward import forward
 from prefopt.models.heads import head_name
 from prefopt.models.layout_selection import request_layout
 from prefopt.models.load import add_adapter, load_scorer
+from prefopt.models.whole_scores import ALONE, LAST, WHOLE, find_reading
 from prefopt.scoring import scorer_from
 from tests.helpers.models import FAMILIES, VOCAB
 from tests.helpers.training import quiet
@@ -71,9 +73,9 @@ ROWS = [
 SCORES = frozenset({"scores"})
 
 
-def classifier(family: str, labels: int = 1, dtype: torch.dtype = torch.float32) -> Any:
+def classifier(family: str, labels: int = 1, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     name, settings = ENCODERS[family] if family in ENCODERS else FAMILIES[family]
-    config = getattr(hf, f"{name}Config")(**settings, num_labels=labels)
+    config = getattr(hf, f"{name}Config")(**settings | changes, num_labels=labels)
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config)
     for parameter in model.parameters():
@@ -138,6 +140,16 @@ def test_where_padding_changes_a_score_rows_run_without(family: str) -> None:
         beside = model(padded, attention_mask=mask).logits[:, 0]
     assert (beside - plain(model)).abs().max() > 0.1
     close(ours(model), plain(model))
+
+
+@pytest.mark.parametrize("family", sorted({*ALL} - {"fnet"}))  # CPUs have no Fourier transform in half precision
+def test_half_precision_reads_where_full_precision_does(family: str) -> None:
+    readings = [
+        find_reading(classifier(family, dtype=dtype), torch.device("cpu"), tolerance)
+        for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.1))
+    ]
+    expected = LAST if family in DECODERS else ALONE if family in PADS_BADLY else WHOLE
+    assert readings == [expected, expected]
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "modernbert-decoder", "fnet"])
@@ -340,3 +352,51 @@ def test_a_pad_token_that_positions_are_counted_by_stays_the_models(tmp_path: Pa
     assert (model.config.pad_token_id, tokenizer.pad_token) == (1, "<pad>")
     assert any("counts positions by its own pad token" in message for message in caplog.messages)
     close(plain(model), before)
+
+
+QUESTIONS = ["水在多少度沸腾？", "Where does the sun rise?", "给我讲一个关于月亮的故事。"]
+GOOD = ["在海平面是一百度。", "In the east.", "从前，月亮上住着一只兔子。"]
+BAD = ["不知道", "In the west, I think.", "没有。"]
+
+
+def encoder_tokenizer(kind: str, folder: Path) -> Any:
+    """BERT's WordPiece over characters, or RoBERTa's byte-level pieces, of a few hundred tokens."""
+    texts = [*QUESTIONS, *GOOD, *BAD, "Human: Assistant:"]
+    if kind == "bert":
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        characters = sorted({character for text in texts for character in text.lower() if not character.isspace()})
+        names = [*special, *characters, *(f"##{c}" for c in characters if c.isascii() and c.isalpha())]
+        return hf.BertTokenizer(vocab={name: number for number, name in enumerate(names)})
+    core = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    core.train_from_iterator(texts, vocab_size=400, min_frequency=1, special_tokens=special, show_progress=False)
+    core.save_model(str(folder))
+    return hf.RobertaTokenizer.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("role", ["text", "user"])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_texts_are_scored_as_plain_transformers_reads_them(kind: str, role: str, tmp_path: Path) -> None:
+    """Chinese and English, from pairs of text to a saved model: prompt and answer are one text, with CLS and SEP."""
+    tokenizer = encoder_tokenizer(kind, tmp_path)
+    model = classifier(kind, vocab_size=len(tokenizer), max_position_embeddings=130)
+    prompts = [[{"role": role, "content": question}] for question in QUESTIONS]
+    rows = [dict(prompt=p, chosen=good, rejected=bad) for p, good, bad in zip(prompts, GOOD, BAD, strict=True)]
+    if role == "text":
+        rows = [row | {"prompt": question} for row, question in zip(rows, QUESTIONS, strict=True)]
+    args = RewardConfig(
+        **quiet(tmp_path, max_steps=2, per_device_train_batch_size=3, learning_rate=1e-2), max_length=128
+    )
+    trainer = RewardTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    theirs = hf.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    shape = {"text": "{}{}", "user": "\n\nHuman: {}\n\nAssistant: {}"}[role]
+    with torch.no_grad():
+        expected = [
+            saved(**theirs(shape.format(q, answer), return_tensors="pt")).logits.item()
+            for q, answer in zip(QUESTIONS * 2, GOOD + BAD, strict=True)
+        ]
+    scorer = scorer_from(str(tmp_path / "saved"), normalized=False, encoding=Encoding(max_length=128))
+    close(torch.tensor(scorer.score(prompts * 2, GOOD + BAD)), torch.tensor(expected))
