@@ -32,7 +32,7 @@ NOTES = {
     "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
     "_unwritten": "rows dropped, as the chat template does not write their tool calls after the prompt",
     "_resampled": "responses trained on by the ids that were sampled, which are not those of their text",
-    "_foreign": "responses encoded from their text, as their sampled ids are another tokenizer's, or of another text",
+    "_foreign": "responses encoded from their text, as their sampled ids are of another tokenizer, stop token or text",
     "_inputs_unread": f"rows: {UNREAD}",
     "_special_tokens_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
@@ -101,6 +101,7 @@ class Encoder:
             opening = self.renderer.prompt(prompt)
             responses = [self.renderer.response(prompt, opening, tail) for tail in _tails(row)]
             flags = _finished(row, len(responses))
+            _check_sampled(row, len(responses))
             segments = [self._ending(response, flag, prompt) for response, flag in zip(responses, flags, strict=True)]
         except DataError as error:
             raise DataError(f"row {number}: {error}") from error
@@ -179,25 +180,34 @@ class Encoder:
         """Put the ids that were sampled in the place of those of the text: a policy may have said it in other tokens.
 
         Returns:
-            How many were other ids, and how many are of another tokenizer, or of a text that was edited since, so that
-            those of the text stay.
+            How many were other ids, and how many are of another tokenizer, of a text that was edited since, or end with
+            another stop token, so that those of the text stay.
         """
         sampled, by = row.get("sampled_ids"), row.get("sampled_by")
-        if not sampled or not by or row.get("later_turns"):
+        if not sampled or not by:
             return 0, 0
-        if by != tokenizer_fingerprint(self.tokenizer):
+        if by != tokenizer_fingerprint(self.tokenizer) or row.get("later_turns"):
             return 0, sum(map(bool, sampled))
-        others, edited, stop = 0, 0, self.renderer.end(row["prompt"])
+        others, left_out = 0, 0
         for number, (ids, text) in enumerate(zip(sampled, responses_of(row), strict=True)):
-            said = _ended(list(ids), stop, texts.responses[number][-1].finished)
-            if not ids or said == whole[number][0]:
+            if not ids or ids == whole[number][0]:
                 continue
-            if not self._says(ids, text):
-                edited += 1
-                continue
-            others += 1
-            whole[number] = said, [1] * len(said)
-        return others, edited
+            said = self._as_sampled(ids, text, texts.responses[number][-1].finished, row["prompt"])
+            if said is None:
+                left_out += 1
+            elif said != whole[number][0]:
+                others += 1
+                whole[number] = said, [1] * len(said)
+        return others, left_out
+
+    def _as_sampled(self, ids: list[int], text: str, finished: bool, prompt: list[Message]) -> list[int] | None:
+        """The ids of a response as it was sampled; None where they do not say its text, or end otherwise than it does.
+
+        A stop token of another template than today's would stay in the response, before today's.
+        """
+        stop = self.renderer.end(prompt)
+        ends = not finished or ids[-1:] == [stop]
+        return _ended(ids, stop, finished) if ends and self._says(ids[:-1] if finished else ids, text) else None
 
     def _says(self, ids: list[int], text: str) -> bool:
         """Whether ids are those of a text, less the space around it and what the length limit left of a character."""
@@ -270,6 +280,18 @@ def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
     if len(flags) != count or None in flags:
         raise DataError(f"finished is {flags} for {count} responses; give true or false for each, in their order")
     return list(flags)
+
+
+def _check_sampled(row: Mapping[str, Any], count: int) -> None:
+    """Refuse sampled ids that are not a list for each response, or no ids."""
+    sampled = row.get("sampled_ids") or [[]] * count
+    wrong = [ids for ids in sampled if ids is None or min(ids, default=0) < 0]
+    if len(sampled) != count or wrong:
+        found = f"{wrong[0]} for one response" if wrong else f"{len(sampled)} lists for {count} responses"
+        raise DataError(
+            f"sampled_ids has {found}; give a list of ids, none below 0, for each response in their order, [] where "
+            "they are not known"
+        )
 
 
 def _tails(row: Mapping[str, Any]) -> list[list[Message]]:

@@ -6,7 +6,7 @@ are padded, and of all of them together where they are packed: how much noise a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layout import Layout
 from .modes import NEFTUNE
 
 
@@ -25,20 +24,20 @@ def has_noise(inner: Any) -> bool:
 
 
 @contextmanager
-def noise_by_length(inner: Any, layout: Layout) -> Iterator[None]:
+def noise_by_length(inner: Any, lengths: Callable[[], Tensor]) -> Iterator[None]:
     """Let noise be drawn inside the block as for each sequence alone, if the model's embeddings get any.
 
     A prompt that stands once for several responses gets one draw, for the longest of them.
 
     Args:
         inner: the model without its wrappers.
-        layout: what it is run on.
+        lengths: gives how many tokens the sequence of each token of the input has, as `Layout.sequence_lengths`.
     """
     if not has_noise(inner):
         yield
         return
     embeddings = inner.get_input_embeddings()
-    hook = embeddings.register_forward_hook(partial(_with_noise, layout.sequence_lengths))
+    hook = embeddings.register_forward_hook(partial(_with_noise, lengths()))
     embeddings.training = False  # transformers' own hook then adds nothing
     try:
         yield

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Outputs
@@ -23,13 +22,13 @@ from .auxiliary import CRITIC
 from .critic import critic_of
 from .embedding_noise import has_noise
 from .flops import count_forward
-from .heads import is_scorer, language_heads, reward_head_of
+from .heads import is_scorer, language_heads, reward_head_of, score
 from .layout import packed, padded, predictable
 from .layout_selection import PADDED, LayoutSelection, run_on_layout, select_layout
 from .peft_adapters import adapter_layers, layers_using_adapter
 from .rope_lengths import length_rules, run_by_frequencies
 from .shared_critic import SharedCritic
-from .whole_scores import WHOLE, whole_scores
+from .whole_scores import ALONE, LAST, whole_scores
 from .wrappers import run_under_wrapper, unwrap
 
 FROM_HEAD = frozenset({"scores", "values"})
@@ -121,8 +120,8 @@ def _run(model_pass: _Pass, batch: Batch, selection: LayoutSelection) -> dict[st
 def _outputs(
     inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
 ) -> dict[str, Tensor]:
-    if selection.reading == WHOLE:
-        return {"scores": _scores_of_whole(inner, batch, wants, reward_head)}
+    if selection.reading != LAST:
+        return {"scores": _scores_of_whole(inner, batch, wants, selection, reward_head)}
     whole = "scores" in wants or has_noise(inner) or bool(length_rules(inner))
     layout = padded(batch) if selection.layout == PADDED else packed(batch, whole=whole)
     part, head = _parts(inner, wants, selection)
@@ -137,15 +136,17 @@ def _outputs(
         vocab = inner.config.get_text_config().vocab_size
         by_token = token_outputs(head, predicting, batch.response_ids[mask], vocab, wants & FROM_LOGITS)
     if "values" in wants:
-        by_token["values"] = _score(reward_head, predicting)
+        by_token["values"] = score(reward_head, predicting)
     outputs = {name: _scatter(values, mask) for name, values in by_token.items()}
     if "scores" in wants:
         # Pool by our own mask: transformers pools by token id and reads one token early when pad is eos.
-        outputs["scores"] = _scatter(_score(reward_head, states[layout.last[batch.present]]), batch.present)
+        outputs["scores"] = _scatter(score(reward_head, states[layout.last[batch.present]]), batch.present)
     return outputs
 
 
-def _scores_of_whole(inner: Any, batch: Batch, wants: frozenset[str], reward_head: nn.Module | None) -> Tensor:
+def _scores_of_whole(
+    inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
+) -> Tensor:
     if more := wants - {"scores"}:
         raise ValueError(
             f"{type(inner).__name__} scores a text by its own forward pass, as encoders do, and cannot give "
@@ -153,7 +154,7 @@ def _scores_of_whole(inner: Any, batch: Batch, wants: frozenset[str], reward_hea
         )
     if is_counting():
         count_forward(inner, padded(batch).inputs["position_ids"], 0, int(batch.present.sum()), reward_head)
-    return whole_scores(inner, batch)
+    return whole_scores(inner, batch, alone=selection.reading == ALONE)
 
 
 def _parts(inner: Any, wants: frozenset[str], selection: LayoutSelection) -> tuple[Callable[..., Any], Head]:
@@ -168,12 +169,6 @@ def _parts(inner: Any, wants: frozenset[str], selection: LayoutSelection) -> tup
 
 def _unchanged(states: Tensor) -> Tensor:
     return states
-
-
-def _score(head: Any, states: Tensor) -> Tensor:
-    """The reward head in its own dtype, never under autocast: [n, H] -> [n]"""
-    with torch.autocast(states.device.type, enabled=False):
-        return head(states.to(next(head.parameters()).dtype)).squeeze(-1)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

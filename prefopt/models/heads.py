@@ -55,6 +55,12 @@ def reward_head_of(model: nn.Module) -> nn.Module:
     return getattr(model, head_name(model))
 
 
+def score(head: Any, states: Tensor) -> Tensor:
+    """The reward head in its own dtype, never under autocast: [n, H] -> [n]"""
+    with torch.autocast(states.device.type, enabled=False):
+        return head(states.to(next(head.parameters()).dtype)).squeeze(-1)
+
+
 def is_scorer(model: nn.Module) -> bool:
     """Whether a model, without its wrappers, has a reward head."""
     return any(isinstance(getattr(model, name, None), nn.Module) for name in HEAD_NAMES)

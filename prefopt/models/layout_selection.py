@@ -27,7 +27,7 @@ from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
 from .rope_lengths import forget_lengths
-from .whole_scores import LAST, WHOLE, find_reading
+from .whole_scores import ALONE, LAST, find_reading
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> T
         The hidden states of the backbone, the logits of a whole model: [B, T, H or V].
     """
     forget_lengths(inner)
-    with noise_by_length(inner, layout):
+    with noise_by_length(inner, lambda: layout.sequence_lengths):
         if layout.packing is None:
             output = part(**layout.inputs, use_cache=False)
         else:
@@ -128,13 +128,11 @@ def backbone(inner: Any) -> Any | None:
 
 def _check(inner: Any, device: torch.device) -> LayoutSelection:
     requested, name = _requested.get(inner, "auto"), type(inner).__name__
-    batch = _two_groups(inner.config.get_text_config().vocab_size, device)
     with torch.autocast(device.type, enabled=False):
-        if is_scorer(inner) and find_reading(inner, device, _rounding(inner)) == WHOLE:
-            _log_once(
-                logging.INFO, f"{name} scores by its own forward pass, on padded rows; prompt and response are one text"
-            )
-            return LayoutSelection(PADDED, frozenset(), WHOLE)
+        reading = find_reading(inner, device, _rounding(inner)) if is_scorer(inner) else LAST
+        if reading != LAST:
+            return _whole(name, reading, requested)
+        batch = _two_groups(inner.config.get_text_config().vocab_size, device)
         heads = frozenset({"own"}) if is_scorer(inner) else _matching_heads(inner, padded(batch))
         if requested == PADDED:
             return LayoutSelection(PADDED, heads)
@@ -149,6 +147,20 @@ def _check(inner: Any, device: torch.device) -> LayoutSelection:
         raise ValueError(f"layout={kernel!r} would be wrong for {name}: {reason}. Leave layout at 'auto'")
     _log_once(logging.WARNING, f"{name} runs on padded rows, which is slower: {reason}")
     return LayoutSelection(PADDED, heads)
+
+
+def _whole(name: str, reading: str, requested: str) -> LayoutSelection:
+    """How a model runs that scores by its own forward pass."""
+    if requested in KERNELS:
+        raise ValueError(
+            f"layout={requested!r} would be wrong for {name}: it scores a text by its own forward pass, "
+            "as encoders do. Leave layout at 'auto'"
+        )
+    if reading == ALONE:
+        _log_once(logging.WARNING, f"{name} scores rows of one length at a time, which is slower: padding changes them")
+    else:
+        _log_once(logging.INFO, f"{name} scores by its own forward pass, on padded rows")
+    return LayoutSelection(PADDED, frozenset(), reading)
 
 
 def _log_once(level: int, message: str) -> None:

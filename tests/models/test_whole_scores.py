@@ -1,4 +1,4 @@
-"""Classification models of 22 families score as transformers' `.logits`: alone, batched, trained and saved."""
+"""Classification models of 27 families score as transformers' `.logits`: alone, batched, trained and saved."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from prefopt.data import Encoding
 from prefopt.data.collate import collate
 from prefopt.data.row_encoder import Encoder
 from prefopt.models.forward import forward
+from prefopt.models.heads import head_name
+from prefopt.models.layout_selection import request_layout
 from prefopt.models.load import load_scorer
 from prefopt.scoring import scorer_from
 from tests.helpers.models import FAMILIES, VOCAB
@@ -44,7 +46,20 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("Albert", ENCODER | {"embedding_size": 16}),
     "mpnet": ("MPNet", OFFSET),
     "camembert": ("Camembert", OFFSET),
+    "modernbert-decoder": (  # a layer is between backbone and head
+        "ModernBertDecoder",
+        ENCODER | {"cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3},
+    ),
+    # Padding changes what these make of a text.
+    "convbert": ("ConvBert", ENCODER | {"embedding_size": 32}),
+    "fnet": ("FNet", ENCODER),
+    "mobilebert": (
+        "MobileBert",
+        ENCODER | {"embedding_size": 32, "intra_bottleneck_size": 32, "hidden_dropout_prob": 0.1},
+    ),
+    "nystromformer": ("Nystromformer", ENCODER),
 }
+PADS_BADLY = ("convbert", "fnet", "mobilebert", "nystromformer")
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi", "gpt2", "gpt_neox", "opt", "bloom")
 ALL = [*ENCODERS, *DECODERS]
 ROWS = [
@@ -112,6 +127,38 @@ def test_scores_are_the_logits_alone_and_batched(family: str) -> None:
     close(torch.cat([ours(model, [row]) for row in ROWS]), expected)
 
 
+@pytest.mark.parametrize("family", PADS_BADLY)
+def test_where_padding_changes_a_score_rows_run_without(family: str) -> None:
+    """Padded, plain transformers gives other scores than to a text alone."""
+    model, ids = classifier(family), [torch.tensor(text) for text in texts()]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=model.config.pad_token_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in ids], batch_first=True)
+    with torch.no_grad():
+        beside = model(padded, attention_mask=mask).logits[:, 0]
+    assert (beside - plain(model)).abs().max() > 0.1
+    close(ours(model), plain(model))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "modernbert-decoder", "fnet"])
+def test_a_head_of_zeros_is_read_where_a_trained_one_is(family: str) -> None:
+    """It says nothing of where it reads when the model is tried, and it learns afterwards."""
+    model = classifier(family)
+    head = getattr(model, head_name(model))
+    trained = head.weight.detach().clone()
+    nn.init.zeros_(head.weight)
+    ours(model)
+    head.weight.data.copy_(trained)
+    close(ours(model), plain(model))
+
+
+@pytest.mark.parametrize("family", ["bert", "fnet"])
+def test_packed_rows_are_refused_on_request(family: str) -> None:
+    model = classifier(family)
+    request_layout(model, "segments")
+    with pytest.raises(ValueError, match="layout='segments' would be wrong for .*own forward pass"):
+        ours(model)
+
+
 @pytest.mark.parametrize("family", ALL)
 def test_gradients_are_those_of_the_logits(family: str) -> None:
     model = classifier(family)
@@ -149,7 +196,7 @@ def test_a_trained_and_saved_model_scores_the_same_everywhere(family: str, tmp_p
 def test_dropout_is_on_in_training_and_off_in_evaluation(family: str) -> None:
     model = classifier(family)
     torch.manual_seed(0)
-    assert not torch.equal(ours(model.train()), ours(model)) or family == "modernbert"  # which has none by default
+    assert not torch.equal(ours(model.train()), ours(model)) or "modernbert" in family  # without any by default
     assert torch.equal(ours(model.eval()), ours(model))
 
 
@@ -186,7 +233,7 @@ def test_several_labels_are_refused_at_both_doors(family: str, labels: int, tmp_
 def test_a_model_that_scores_tokens_is_refused_at_its_first_score() -> None:
     config = hf.LlamaConfig(**FAMILIES["llama"][1], num_labels=1)
     model = hf.LlamaForTokenClassification(config).eval()
-    with pytest.raises(ValueError, match=r"LlamaForTokenClassification gives 5x1 numbers to a response"):
+    with pytest.raises(ValueError, match=r"LlamaForTokenClassification gives 12x1 numbers to a response"):
         ours(model)
 
 

@@ -105,10 +105,10 @@ def sampled(row: Row, count: int) -> tuple[tuple[tuple[int, ...], ...], str] | N
         return None
     ids, by = items(row, "sampled_ids"), row["sampled_by"]
     right = isinstance(by, str) and len(ids) == count and all(isinstance(each, list | tuple) for each in ids)
-    if not right or not all(type(i) is int for each in ids for i in each):
+    if not right or not all(type(i) is int and 0 <= i < 2**31 for each in ids for i in each):
         raise Drop(
-            f"field 'sampled_ids': expected a list of ids for each of {count} responses, and in 'sampled_by' the "
-            "fingerprint of their tokenizer; leave both out for rows of text"
+            f"field 'sampled_ids': expected a list of ids for each of {count} responses, none below 0, and in "
+            "'sampled_by' the fingerprint of their tokenizer; leave both out for rows of text"
         )
     return (tuple(map(tuple, ids)), by) if by and any(ids) else None
 

@@ -21,7 +21,7 @@ from prefopt import (
 )
 from prefopt.batch import Batch
 from prefopt.candidates import Candidate, Pool, Scored, best, best_worst, by_prompt, self_rejected, write_rows
-from prefopt.data import Encoding, encode_dataset, load_preferences, load_sft
+from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.row_encoder import NOTES, Encoder
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.generation import sample
@@ -168,8 +168,10 @@ def test_ids_that_the_tokenizer_would_not_give_are_trained_on(caplog: pytest.Log
     [
         row([*LETTERS, END], by="another"),
         row([*LETTERS, END], text="Water"),
+        row([*LETTERS, TOKENIZER.convert_tokens_to_ids("<eos>")]),
+        row(LETTERS),
     ],
-    ids=["another tokenizer", "an edited text"],
+    ids=["another tokenizer", "an edited text", "another stop token", "no stop token"],
 )
 def test_ids_of_something_else_are_left_out_and_counted(given: Any, caplog: pytest.LogCaptureFixture) -> None:
     expected = TOKENIZER(given["response"], add_special_tokens=False)["input_ids"]
@@ -190,11 +192,34 @@ def test_a_list_is_put_in_order_with_its_ids() -> None:
     assert (loaded["responses"], loaded["sampled_ids"], loaded["sampled_by"]) == (["b", "a"], [[8], [7]], "t")
 
 
-@pytest.mark.parametrize("ids", [[[1], [2]], ["ab"], [[1.5]], [[True]]])
+@pytest.mark.parametrize("ids", [[[1], [2]], ["ab"], [[1.5]], [[True]], [[-1]], [[2**31]]])
 def test_what_is_no_list_of_ids_drops_its_row(ids: Any) -> None:
     good = row([*LETTERS, END])
-    with pytest.raises(Exception, match="field 'sampled_ids': expected a list of ids for each of 1 responses"):
+    with pytest.raises(DataError, match="field 'sampled_ids': expected a list of ids for each of 1 responses"):
         load_sft([{**good, "sampled_ids": ids}], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [([[1], [2]], "has 2 lists for 1 responses"), ([[1, -1]], r"has \[1, -1\] for one"), ([None], "has None for one")],
+)
+def test_a_table_with_ids_that_do_not_fit_is_refused_by_row(ids: Any, found: str) -> None:
+    """A table in the columns of the load functions is not read by an adapter."""
+    text = {"finished": [True], "sampled_by": tokenizer_fingerprint(TOKENIZER)}
+    rows = [{"prompt": PROMPT, "response": "Flour", "sampled_ids": each, **text} for each in ([[7]], ids)]
+    with pytest.raises(DataError, match=f"row 1: sampled_ids {found}"):
+        encode_dataset(Dataset.from_list(rows), TOKENIZER)
+
+
+def test_a_policy_of_another_template_ends_responses_as_its_own_does() -> None:
+    """What one template's stop token ended is trained on with the other's alone, by what is selected from a pool."""
+    other = make_tokenizer(CHATML.replace("<|im_end|>", "<eos>"))
+    assert tokenizer_fingerprint(other) == tokenizer_fingerprint(TOKENIZER) and other.eos_token_id != END
+    ids = tuple([*LETTERS, other.eos_token_id])
+    drawn = Candidate(0, 0, 0, tuple(PROMPT), "Flour", "stop", "v", 1.0, 0, ids, tokenizer_fingerprint(other))
+    rows = best(by_prompt([Scored(drawn, 1.0)]))
+    assert trained(rows, other) == [list(ids)]
+    assert trained(rows) == [[*TOKENIZER("Flour", add_special_tokens=False)["input_ids"], END]]
 
 
 @pytest.mark.parametrize(
