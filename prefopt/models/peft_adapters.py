@@ -238,8 +238,8 @@ def _loadable_configs(model: PeftModel, names: list[str]) -> Iterator[None]:
     for name in names:
         if _have_parted(model, name):
             logger.warning(
-                "adapter %r is not the same on embeddings and head any more, since PEFT unties what it moves to "
-                "another device or dtype: both sides are saved as they are, with ensure_weight_tying=False",
+                "adapter %r is no longer the same on embeddings and head, since PEFT unties what it moves to another "
+                "device or dtype: both sides are saved as they are, with ensure_weight_tying=False",
                 name,
             )
             model.peft_config[name] = untied_config(model, name)
