@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,7 +36,8 @@ class Candidate:
             is a stop token that training does not end responses with, as of a policy that may stop on several.
         policy: the version of the policy, such as its fingerprint or the name of its checkpoint.
         temperature, seed: what it was sampled with.
-        ids: every id that was sampled, as `Sample.ids`; None where it is text alone, such as a dataset's answer.
+        ids: those that were sampled, as `Sample.ids` has them, up to a stop string; None where it is text alone: a
+            dataset's answer, a response before a stop string that begins within a token, or one of an earlier version.
         tokenizer: the fingerprint of the tokenizer that the ids are of, see `prefopt.data.tokenizer_identity`.
 
     Raises:
@@ -90,13 +91,9 @@ class Candidate:
 
     @property
     def trained_ids(self) -> tuple[int, ...]:
-        """The ids that training takes, which end as the text does; () where they do not say what the text says.
-
-        The tokens of a stop string are no part of the text, and where it begins within one, no ids say the text.
-        """
-        if self.ids is None or self.finish_reason == "stop_string":
-            return ()
-        return self.ids[:-1] if self.finish_reason == "other_stop" else self.ids
+        """The ids that training takes, which end as the text does; () where it is text alone."""
+        ids = self.ids or ()
+        return ids[:-1] if self.finish_reason == "other_stop" else ids
 
     def record(self) -> dict[str, Any]:
         """The candidate as a line of a file has it."""
@@ -111,6 +108,12 @@ class Candidate:
         fields = {name: value for name, value in record.items() if name != "prompt_key"}
         ids = None if fields.get("ids") is None else tuple(fields["ids"])
         return cls(**fields | {"prompt": tuple(record["prompt"]), "ids": ids})
+
+
+def last_tokenizer(candidates: Iterable[Candidate]) -> str:
+    """The fingerprint of the tokenizer that the last of the candidates whose ids are known were sampled with, or ""."""
+    known = [each for each in candidates if each.trained_ids and each.tokenizer]
+    return max(known, key=lambda each: (each.round, each.iteration)).tokenizer or "" if known else ""
 
 
 class Scored(NamedTuple):
@@ -147,10 +150,18 @@ def candidates_from(
             for sample in responses:
                 k, responses_to[key] = responses_to[key], responses_to[key] + 1
                 content = (tuple(prompt), sample.text, _finish_reason(sample, prompt, end))
-                ids = None if tokenizer is None else tuple(sample.ids)
-                yield Candidate(round, iteration, k, *content, policy, temperature, seed, ids, tokenizer)
+                ids = _ids(sample) if tokenizer else None
+                by = None if ids is None else tokenizer
+                yield Candidate(round, iteration, k, *content, policy, temperature, seed, ids, by)
 
     return list(candidates())
+
+
+def _ids(sample: Sample) -> tuple[int, ...] | None:
+    """The ids that were sampled, without those of a stop string; None where it begins within one of them."""
+    if sample.finish_reason != "stop_string":
+        return tuple(sample.ids)
+    return None if sample.before_stop_string is None else tuple(sample.ids[: sample.before_stop_string])
 
 
 def _finish_reason(sample: Sample, prompt: Messages, end: Callable[[Messages], int] | None) -> str:

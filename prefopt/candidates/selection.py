@@ -23,7 +23,7 @@ from ..data.records import plain_turn
 from ..generation.stopping import PARTIAL_CHARACTER
 from ..utils import jsonl
 from ..utils.renamed import renamed_arguments
-from .candidate import Candidate, Scored, prompt_key
+from .candidate import Candidate, Scored, last_tokenizer, prompt_key
 
 Row = dict[str, Any]
 Group = list[Scored]
@@ -184,11 +184,12 @@ def _finished(*responses: Scored) -> list[bool]:
 def _sampled(*responses: Scored) -> Row:
     """The ids that were sampled for a row's responses, [] for text that came from elsewhere, and their tokenizer.
 
-    Where they are of several tokenizers, as in a pool that went on with another policy, the texts are left to speak.
+    Where they are of several tokenizers, as in a pool that went on with another policy, the last policy's stay.
     """
-    tokenizers = {row.candidate.tokenizer for row in responses if row.candidate.trained_ids}
-    by = tokenizers.pop() or "" if len(tokenizers) == 1 else ""
-    return {"sampled_ids": [list(row.candidate.trained_ids) if by else [] for row in responses], "sampled_by": by}
+    candidates = [row.candidate for row in responses]
+    by = last_tokenizer(candidates)
+    ids = [list(candidate.trained_ids) if by and candidate.tokenizer == by else [] for candidate in candidates]
+    return {"sampled_ids": ids, "sampled_by": by}
 
 
 def _answer(row: Scored) -> Row:

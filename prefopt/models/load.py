@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from .heads import (
     check_single_label,
     head_name,
     is_scorer,
+    layers_below_head,
     load_normalization,
     reward_head_of,
     scorer_from_policy,
@@ -66,7 +68,8 @@ GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """What a tokenizer_config.json says of a tokenizer that is of no family, all of which is in its tokenizer.json."""
 PROBE = "It's  12,345 cafés_x²!\n\n\tdef f(x): 中文，测试 don't"
 """A text on which tokenizers with other rules give other ids."""
-WEIGHT_FILES = ("adapter_model.safetensors", "model.safetensors")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHT_FILES = (ADAPTER_WEIGHTS, "model.safetensors")
 """Files that hold all weights of a folder."""
 
 
@@ -155,10 +158,8 @@ def load_scorer(
             )
         source, kwargs = load_policy(source, **kwargs), {}
     if isinstance(source, str):
-        is_adapter = _is_adapter(source)
-        auto = AutoPeftModelForSequenceClassification if is_adapter else AutoModelForSequenceClassification
-        if not is_adapter:
-            _check_saved_labels(source)
+        auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
+        _check_saved_labels(source, kwargs)
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
     else:
         scorer = source = _merged_if_policy(_given_model(source, quantization_config, kwargs))
@@ -177,11 +178,31 @@ def load_scorer(
     return scorer
 
 
-def _check_saved_labels(source: str) -> None:
+def _check_saved_labels(source: str, kwargs: dict[str, Any]) -> None:
     """Refuse a saved classification model of several labels before transformers fails on the shape of its head."""
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    options = {name: kwargs[name] for name in ("revision", "trust_remote_code") if name in kwargs}
+    if _is_adapter(source):
+        if (labels := _labels_of_adapter(source)) not in (None, 1):
+            raise ValueError(several_labels(source, labels))
+        source = PeftConfig.from_pretrained(source).base_model_name_or_path or ""
+        options.pop("revision", None)
+    if not source:
+        return
+    config = AutoConfig.from_pretrained(source, **{"trust_remote_code": False} | options)
     if config.num_labels != 1 and any("Classification" in kind for kind in config.architectures or ()):
         raise ValueError(several_labels(source, config.num_labels))
+
+
+def _labels_of_adapter(source: str) -> int | None:
+    """How many numbers the head that is saved with an adapter gives; None where the file has no head."""
+    file = cached_file(source, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return None
+    with safe_open(file, framework="pt") as weights:
+        names = [name for name in weights.keys() if "lora_" not in name]  # noqa: SIM118
+        of_head = [name for name in names if not set(HEAD_NAMES).isdisjoint(name.split("."))]
+        shapes = [weights.get_slice(name).get_shape() for name in of_head]
+    return min((shape[0] for shape in shapes if len(shape) == 2), default=None)
 
 
 def _is_policy_adapter(source: str) -> bool:
@@ -249,16 +270,29 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_che
 def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:
     """`peft_config` under which the reward head trains and is saved with the adapter, and the auxiliary head is not.
 
-    PEFT does the first only for the task SEQ_CLS: under another task, or none, a new head stays random and is lost.
+    PEFT does the first only for the task SEQ_CLS: under another task, or none, a new head stays random and is lost. And
+    only for the head itself: of an encoder, layers between it and the backbone may be as new.
     """
-    config = copy.deepcopy(peft_config)
+    config: Any = copy.deepcopy(peft_config)
     if config.task_type != "SEQ_CLS":
         logger.info("task_type was %s: SEQ_CLS it is, so that the reward head trains", config.task_type)
         config.task_type = "SEQ_CLS"
-    if hasattr(model, LM_HEAD) and hasattr(config, "exclude_modules"):
+    below = layers_below_head(model)
+    if below and hasattr(config, "modules_to_save"):
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), *below})
+    spared = [*below, *([LM_HEAD] if hasattr(model, LM_HEAD) else [])]
+    if spared and hasattr(config, "exclude_modules"):
         excluded = config.exclude_modules or []
-        config.exclude_modules = f"(?:{excluded})|.*{LM_HEAD}" if isinstance(excluded, str) else [*excluded, LM_HEAD]
+        if isinstance(excluded, str):
+            config.exclude_modules = "|".join([f"(?:{excluded})", *(rf".*{re.escape(name)}(\..*)?" for name in spared)])
+        else:
+            config.exclude_modules = [*excluded, *_with_parts(model, spared)]
     return config
+
+
+def _with_parts(model: nn.Module, names: list[str]) -> list[str]:
+    """Names of modules and of all that is in them."""
+    return [f"{name}.{part}".rstrip(".") for name in names for part, _ in model.get_submodule(name).named_modules()]
 
 
 def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
@@ -315,7 +349,7 @@ def _is_of_head(name: str, model: Any) -> bool:
     """Whether a weight is the reward head's: of an encoder also the layers between it and the backbone."""
     if name.split(".")[0] in HEAD_NAMES:
         return True
-    return is_scorer(model) and (not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name)
+    return is_scorer(model) and any(name.startswith(f"{layer}.") for layer in layers_below_head(model))
 
 
 def _dtype(name: str) -> torch.dtype:

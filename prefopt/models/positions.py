@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from .heads import counts_positions_by_pad
 from .rope_lengths import DYNAMIC, length_rules
 from .wrappers import unwrap
 
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 RESERVED = 2
 """Rows of a table of positions that OPT and its kin keep beside those of their config."""
+RELATIVE = "rel_embeddings"
+"""What families call a table of distances between two tokens."""
 
 
 def check_lengths(model: nn.Module, lengths: Sequence[int], remedy: str) -> None:
@@ -63,6 +66,8 @@ def position_limit(inner: Any) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 1:
         return None
+    if counts_positions_by_pad(inner):
+        return limit - 1 - (config.pad_token_id or 0)
     parameters = getattr(config, "rope_parameters", None) or {}
     kinds = (
         [parameters] if "rope_type" in parameters else [kind for kind in parameters.values() if isinstance(kind, dict)]
@@ -80,6 +85,11 @@ def has_table(inner: Any) -> bool:
     config = inner.config.get_text_config(decoder=True)
     limit = getattr(config, "max_position_embeddings", None) or 0
     tokens = inner.get_input_embeddings()
-    sizes = [m.num_embeddings for m in inner.modules() if isinstance(m, nn.Embedding) and m is not tokens]
+    sizes = [
+        module.num_embeddings
+        for name, module in inner.named_modules()
+        # DeBERTa's table of distances, beyond which all are alike, is as long
+        if isinstance(module, nn.Embedding) and module is not tokens and RELATIVE not in name
+    ]
     sizes += [len(b) for name, b in inner.named_buffers() if name.endswith("embed_positions") and b.dim() == 2]
     return any(limit <= size <= limit + RESERVED for size in sizes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import BertConfig, BertForSequenceClassification, MixtralConfig, MixtralForCausalLM
 from transformers.integrations import activate_neftune
 
 from prefopt import DPOConfig, DPOTrainer
@@ -106,6 +106,25 @@ def test_a_rows_noise_does_not_depend_on_its_batch(layout: str) -> None:
         assert 0.95 * bound < row.abs().max() <= 1.001 * bound
         assert row.mean().abs() < 0.15 * bound
         assert row.std() == pytest.approx(bound / 3**0.5, rel=0.15)
+
+
+def test_an_encoders_noise_goes_by_the_rows_own_length() -> None:
+    rows = [{"prompt_ids": [5, 6], "response_ids": [[7] * 6]}, {"prompt_ids": [5] * 100, "response_ids": [[7] * 100]}]
+    sizes: dict[str, Any] = {"vocab_size": 61, "hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = BertForSequenceClassification(BertConfig(**sizes, num_attention_heads=4, num_labels=1))
+    activate_neftune(model, ALPHA)
+    words = model.bert.embeddings.word_embeddings
+    inputs: list[Tensor] = []
+    model.bert.embeddings.LayerNorm.register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
+    forward(model.train(), collate(rows), frozenset({"scores"}))
+    for row, states in zip(rows, inputs[-1], strict=True):
+        ids = torch.tensor(row["prompt_ids"] + row["response_ids"][0])  # type: ignore[operator]
+        others = (
+            model.bert.embeddings.position_embeddings.weight + model.bert.embeddings.token_type_embeddings.weight[0]
+        )
+        noise = states[: len(ids)] - (words.weight[ids] + others[: len(ids)]).detach()
+        bound = ALPHA / (len(ids) * WIDTH) ** 0.5
+        assert 0.95 * bound < noise.abs().max() <= 1.001 * bound
 
 
 def test_routers_add_none_to_the_reference() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -19,7 +20,7 @@ from prefopt.data.row_encoder import Encoder
 from prefopt.models.forward import forward
 from prefopt.models.heads import head_name
 from prefopt.models.layout_selection import request_layout
-from prefopt.models.load import load_scorer
+from prefopt.models.load import add_adapter, load_scorer
 from prefopt.scoring import scorer_from
 from tests.helpers.models import FAMILIES, VOCAB
 from tests.helpers.training import quiet
@@ -215,8 +216,85 @@ def test_a_text_of_berts_has_cls_before_it_and_sep_behind_it() -> None:
     assert row["prompt_ids"][0] + row["response_ids"][0][0] == tokenizer("w7 w8 w9 w10")["input_ids"]
 
 
+@pytest.mark.parametrize("has_own_head", [True, False])
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert", "modernbert", "electra", "llama"])
+def test_an_adapter_brings_the_layers_below_its_head(family: str, has_own_head: bool, tmp_path: Path) -> None:
+    """Over a checkpoint without them they are random at each load, so they train and are saved with the adapter."""
+    model, tokenizer = classifier(family), words(pad="<pad>" if family == "roberta" else "[PAD]")
+    (model if has_own_head else model.base_model).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    args = RewardConfig(**quiet(tmp_path, max_steps=2, per_device_train_batch_size=3, learning_rate=1e-2))
+    lora = LoraConfig(r=4, target_modules="all-linear")
+    trainer = RewardTrainer(
+        str(tmp_path / "base"), args, train_dataset=ROWS, processing_class=tokenizer, peft_config=lora
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    torch.manual_seed(1)
+    again = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "saved", num_labels=1).eval()
+    with torch.no_grad():
+        expected = torch.cat([again(torch.tensor([ids])).logits[:, 0] for ids in texts()])
+    torch.testing.assert_close(ours(trainer.model.eval()), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(load_scorer(str(tmp_path / "saved")).eval()), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_leaves_the_layers_below_the_head_to_themselves() -> None:
+    """Also where its own settings already leave something out."""
+    for exclude in (["v_lin"], r".*v_lin"):
+        lora = LoraConfig(r=4, target_modules="all-linear", exclude_modules=exclude)
+        model = add_adapter(classifier("distilbert"), lora, gradient_checkpointing=False)
+        adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_A" in name}
+        assert adapted == {"q_lin", "k_lin", "out_lin", "lin1", "lin2"}
+        assert model.modules_to_save == {"classifier", "score", "pre_classifier"}
+
+
+@pytest.mark.parametrize("has_own_head", [True, False])
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+def test_an_adapter_of_several_labels_is_refused_at_both_doors(family: str, has_own_head: bool, tmp_path: Path) -> None:
+    model, tokenizer = classifier(family, 2), words()
+    (model if has_own_head else model.base_model).save_pretrained(tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=2)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS")
+    get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
+    source = str(tmp_path / "adapter")
+    message = "adapter gives 2 numbers to a response, and a reward model gives one: make it with num_labels=1"
+    with pytest.raises(ValueError, match=message):
+        RewardTrainer(source, RewardConfig(**quiet(tmp_path)), train_dataset=ROWS, processing_class=tokenizer)
+    with pytest.raises(ValueError, match=message):
+        scorer_from(source, tokenizer=tokenizer)
+
+
+def test_a_head_that_is_not_known_is_refused_at_both_doors(tmp_path: Path) -> None:
+    """Of an encoder with a decoder, and of a family that calls it otherwise."""
+    sizes: dict[str, Any] = {"vocab_size": VOCAB, "d_model": 32, "num_labels": 1}
+    for config in (
+        hf.BartConfig(**sizes, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32),
+        hf.XLNetConfig(**sizes, n_layer=1, n_head=4, d_inner=32),
+    ):
+        model = AutoModelForSequenceClassification.from_config(config)
+        with pytest.raises(ValueError, match=r"ForSequenceClassification has no reward head .* take one such as Llama"):
+            RewardTrainer(model, RewardConfig(**quiet(tmp_path)), train_dataset=ROWS, processing_class=words())
+        with pytest.raises(ValueError, match="has no reward head"):
+            scorer_from(model, tokenizer=words())
+
+
+@pytest.mark.parametrize("problem", ["regression", "single_label_classification", "multi_label_classification"])
+def test_one_label_is_a_score_whatever_the_problem_is_called(problem: str) -> None:
+    model = classifier("bert")
+    model.config.problem_type = problem
+    close(ours(model), plain(model))
+    close(torch.tensor(scored(model)), plain(model)[::2])
+
+
+def scored(model: Any) -> list[float]:
+    """What the scorer gives to each prompt's first response."""
+    tokenizer = words()
+    scorer = scorer_from(model, tokenizer=tokenizer)
+    return scorer.score_ids([row["prompt_ids"] for row in ROWS], [row["response_ids"][0] for row in ROWS], tokenizer)
+
+
 @pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("labels", [0, 2, 3])
 def test_several_labels_are_refused_at_both_doors(family: str, labels: int, tmp_path: Path) -> None:
     model, tokenizer = classifier(family, labels), words()
     model.save_pretrained(tmp_path / "model")

@@ -10,9 +10,19 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import FalconConfig, FalconForCausalLM, GPTJConfig, GPTJForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    FalconConfig,
+    FalconForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    MPNetConfig,
+    RobertaConfig,
+)
 
-from prefopt import DPOConfig, DPOTrainer
+from prefopt import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 from prefopt.data.batching import sequence_lengths
 from prefopt.models import load_scorer
 from prefopt.models.positions import has_table, position_limit
@@ -64,6 +74,47 @@ def test_positions_by_a_buffer_and_by_a_slope() -> None:
     assert has_table(GPTJForCausalLM(GPTJConfig(**sizes, n_positions=48)))
     plain: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     assert not has_table(FalconForCausalLM(FalconConfig(**plain, alibi=True)))
+
+
+ENCODER: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+ENCODER |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_labels": 1}
+BUCKETS: dict[str, Any] = {"relative_attention": True, "position_buckets": 32, "pos_att_type": ["c2p", "p2c"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "limit", "table"),
+    [
+        (BertConfig(**ENCODER), 64, True),
+        (RobertaConfig(**ENCODER, pad_token_id=1), 62, True),
+        (MPNetConfig(**ENCODER, pad_token_id=1), 62, True),
+        (DebertaV2Config(**ENCODER, **BUCKETS), 64, True),
+        (DebertaV2Config(**ENCODER, **BUCKETS, position_biased_input=False), 64, False),
+    ],
+)
+def test_an_encoders_positions_are_told_by_what_it_reads(config: Any, limit: int, table: bool) -> None:
+    """RoBERTa and MPNet leave out the first places of their table, and DeBERTa-v3 has one of distances alone."""
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    assert (position_limit(model), has_table(model)) == (limit, table)
+    with torch.no_grad():
+        assert model(torch.full((1, limit), 5)).logits.isfinite().all()
+        if table:
+            with pytest.raises((IndexError, RuntimeError)):
+                model(torch.full((1, limit + 1), 5))
+        else:
+            assert model(torch.full((1, limit + 100), 5)).logits.isfinite().all()
+
+
+def test_an_encoder_refuses_rows_beyond_its_table_at_both_doors(tmp_path: Path, tokenizer: Any) -> None:
+    rows, args = pairs((30, 32), (30, 33)), RewardConfig(**quiet(tmp_path))
+    config = RobertaConfig(**ENCODER | {"vocab_size": 1000}, pad_token_id=1)
+    model, tokenizer.pad_token_id = AutoModelForSequenceClassification.from_config(config), 1
+    message = "1 of 2 rows have more tokens than the 62 positions of RobertaForSequenceClassification, the longest 63"
+    with pytest.raises(ValueError, match=message):
+        RewardTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
+    scorer = RewardModelScorer(model.eval(), tokenizer)
+    prompts, responses = ([row[name] for row in rows] for name in ("prompt_ids", "response_ids"))
+    with pytest.raises(ValueError, match=message):
+        scorer.score_ids(prompts, [ids[0] for ids in responses], tokenizer)
 
 
 @pytest.mark.parametrize("family", sorted(TABLES))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from prefopt import (
     PPOConfig,
@@ -21,12 +23,15 @@ from prefopt import (
 )
 from prefopt.batch import Batch
 from prefopt.candidates import Candidate, Pool, Scored, best, best_worst, by_prompt, self_rejected, write_rows
+from prefopt.candidates.report import summary_of
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.row_encoder import NOTES, Encoder
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.generation import sample
+from prefopt.scoring import CallableScorer
 from prefopt.testbed import preference_rows
 from prefopt.training import step
+from prefopt.utils import jsonl
 from tests.helpers.iterations import DRAWN, config, vowels
 from tests.helpers.models import untrained
 from tests.helpers.tokenizer_families import family_tokenizer
@@ -81,6 +86,51 @@ def test_rejection_sampling(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen
     assert seen - {()} == {tuple(ids) for row in rows_of(tmp_path / "run") for ids in row["sampled_ids"]}
 
 
+def without_ids(path: Path) -> list[dict[str, Any]]:
+    """Write a file as versions that kept text alone wrote it."""
+    new = ("ids", "tokenizer", "sampled_ids", "sampled_by")
+    rows = [{name: value for name, value in row.items() if name not in new} for row in jsonl.read(path)]
+    jsonl.replace(path, rows)
+    return rows
+
+
+@pytest.mark.parametrize("killed_in", ["sampling", "training"])
+def test_a_run_of_a_version_that_kept_text_alone_goes_on(
+    killed_in: str, tmp_path: Path, tokenizer: Any, pairs: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed while it sampled or while it trained: what it has is encoded from its text, and counted."""
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            raise Killed
+
+    args = config(tmp_path, iterations=1)
+    given = {"train_dataset": pairs, "processing_class": tokenizer, "scorer": vowels}
+    with pytest.raises(Killed):
+        RejectionSamplingTrainer(untrained(tokenizer), args, callbacks=[Kill()], **given).train()
+    run = tmp_path / "run"
+    selection, pool = run / "iteration-000/selection.jsonl", run / "pool/candidates-000-00000.jsonl"
+    texts, lines = without_ids(selection), without_ids(pool)
+    if killed_in == "sampling":
+        selection.unlink()
+        jsonl.replace(pool, lines[: len(lines) // 2])
+        shutil.rmtree(run / "pool/scores")
+    RejectionSamplingTrainer(untrained(tokenizer), args, **given).train(resume_from_checkpoint=True)
+    rows = rows_of(run)
+    assert [row["response"] for row in rows] == [row["response"] for row in texts]
+    without = sum(not row["sampled_by"] for row in rows)
+    assert without == len(rows) if killed_in == "training" else 0 < without < len(rows)
+    groups = by_prompt(Pool(run / "pool").scored(CallableScorer(vowels)))
+    count = sum(each.candidate.ids is None for group in groups for each in group)
+    (report,) = jsonl.read(run / "iteration-000/report.json")
+    assert report["without_ids"] == count > 0
+    assert f"{count} of {sum(map(len, groups))} sampled responses to select from have no ids" in caplog.text
+    assert f"selected from {count} responses without ids" in summary_of(report)
+
+
 def test_rrhf(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]) -> None:
     """Beside the dataset's answers, which are text."""
     args = config(tmp_path, RRHFConfig)
@@ -129,6 +179,26 @@ def test_a_pool_that_is_selected_by_hand(
         args = PreferenceConfig(**quiet(tmp_path / kind, per_device_train_batch_size=4, max_steps=2))
         PreferenceTrainer(untrained(tokenizer), kind, args, data, processing_class=tokenizer).train()
         assert seen and seen - {()} <= {each.ids for each in candidates}
+
+
+def test_rejection_sampling_with_stop_strings(
+    tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]
+) -> None:
+    """A response that a stop string ended is trained on by the ids before it, or by its text where it splits an id."""
+    stops = [" ", "a", "r", "。"]
+    args = config(tmp_path, iterations=1, stop_strings=stops, max_new_tokens=40)
+    given = {"train_dataset": pairs, "processing_class": tokenizer, "scorer": vowels}
+    RejectionSamplingTrainer(untrained(tokenizer), args, **given).train()
+    candidates = list(Pool(tmp_path / "run/pool").candidates())
+    ended = [each for each in candidates if each.finish_reason == "stop_string"]
+    whole, split = ([each for each in ended if (each.ids is None) is is_split] for is_split in (False, True))
+    assert whole and split
+    for each in whole:
+        said = tokenizer.decode(each.ids, skip_special_tokens=True)
+        assert said.strip() == each.response and not any(stop in said for stop in stops)
+    assert any(each.ids in seen and each.ids != reencoded(each, tokenizer)[:-1] for each in whole)
+    texts = {reencoded(each, tokenizer)[:-1] for each in split if each.response.strip()}
+    assert seen - {()} <= {each.ids for each in candidates if each.ids} | texts
 
 
 def test_self_rejected_pairs(tokenizer: Any) -> None:
@@ -224,7 +294,7 @@ def test_a_policy_of_another_template_ends_responses_as_its_own_does() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "kept"),
-    [("stop", (5, 6, 1)), ("other_stop", (5, 6)), ("length", (5, 6, 1)), ("stop_string", ())],
+    [("stop", (5, 6, 1)), ("other_stop", (5, 6)), ("length", (5, 6, 1)), ("stop_string", (5, 6, 1))],
 )
 def test_which_ids_of_a_candidate_are_trained_on(reason: str, kept: tuple[int, ...]) -> None:
     assert Candidate(0, 0, 0, tuple(PROMPT), "x", reason, "v", 1.0, 0, (5, 6, 1), "t").trained_ids == kept
