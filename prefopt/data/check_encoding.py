@@ -28,6 +28,7 @@ _NOTED = {
     "boundary_merges": "_merges",
     "template_mismatches": "_mismatches",
     "answers_dropped": "_answers_dropped",
+    "sampled_ids_unused": "_foreign",
     "template_inputs_unread": "_inputs_unread",
     "special_tokens_kept": "_special_tokens_kept",
     "special_tokens_split": "_special_tokens_split",

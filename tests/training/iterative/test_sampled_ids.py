@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,19 +23,36 @@ from prefopt import (
     RRHFTrainer,
 )
 from prefopt.batch import Batch
-from prefopt.candidates import Candidate, Pool, Scored, best, best_worst, by_prompt, self_rejected, write_rows
-from prefopt.candidates.report import summary_of
+from prefopt.candidates import (
+    Candidate,
+    Pool,
+    Scored,
+    above,
+    best,
+    best_worst,
+    by_prompt,
+    candidates_from,
+    ranked,
+    self_rejected,
+    write_rows,
+)
+from prefopt.candidates.dataset_answers import DATASET
+from prefopt.candidates.report import summary_of, warn_of_texts
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
+from prefopt.data.check import check
+from prefopt.data.encode import stop_token_ids
 from prefopt.data.row_encoder import NOTES, Encoder
+from prefopt.data.template import Renderer, is_bare
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
-from prefopt.generation import sample
+from prefopt.generation import Sample, sample
+from prefopt.generation.stopping import StoppingRules
 from prefopt.scoring import CallableScorer
 from prefopt.testbed import preference_rows
 from prefopt.training import step
 from prefopt.utils import jsonl
 from tests.helpers.iterations import DRAWN, config, vowels
 from tests.helpers.models import untrained
-from tests.helpers.tokenizer_families import family_tokenizer
+from tests.helpers.tokenizer_families import FAMILIES, family_tokenizer
 from tests.helpers.tokenizers import CHATML, make_tokenizer
 from tests.helpers.training import quiet
 
@@ -209,6 +227,20 @@ def test_self_rejected_pairs(tokenizer: Any) -> None:
     assert (row["sampled_ids"], row["sampled_by"]) == ([[], ids], "t")
 
 
+def test_of_several_tokenizers_the_last_policys_ids_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """And the other responses, which are encoded from their text, are counted; a dataset's answer is none of them."""
+    prompt = ({"role": "user", "content": "中国的首都是哪里？"},)
+    old = Candidate(0, 0, 0, prompt, "上海", "stop", "a", 1.0, 0, (5, 1), "one")
+    given = Candidate(0, 0, 1, prompt, "北京", "stop", DATASET, 0.0, 0)
+    new = Candidate(0, 1, 0, prompt, "南京", "stop", "b", 1.0, 0, (6, 7, 1), "another")
+    (row,) = ranked(by_prompt([Scored(old, 3.0), Scored(given, 2.0), Scored(new, 1.0)]))
+    assert row["responses"] == ["上海", "北京", "南京"]
+    assert (row["sampled_ids"], row["sampled_by"]) == ([[], [], [6, 7, 1]], "another")
+    assert warn_of_texts([old, given, new]) == 1 and "1 of 2 sampled responses" in caplog.text
+    caplog.clear()
+    assert warn_of_texts([given, new]) == 0 and not caplog.messages
+
+
 # ---- what becomes of ids in a row ------------------------------------------------------------------------------------
 
 TOKENIZER = make_tokenizer(CHATML, eos="<|im_end|>")
@@ -233,6 +265,29 @@ def test_ids_that_the_tokenizer_would_not_give_are_trained_on(caplog: pytest.Log
     assert f"2 {NOTES['_resampled']}" in caplog.messages
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prompt", [PROMPT, [{"role": "text", "content": "面包是"}]], ids=["chat", "bare"])
+def test_whatever_a_policy_samples_is_trained_on(family: str, prompt: Any, tmp_path: Path) -> None:
+    """Any ids, halves of characters and unknown ones among them, through a pool, a file and its encoding."""
+    tokenizer = family_tokenizer(family, CHATML, eos="<|im_end|>")
+    end, chance = Renderer(tokenizer).end(prompt), random.Random(family)
+    rules, by = StoppingRules(tokenizer, tuple(stop_token_ids(tokenizer)), 9), tokenizer_fingerprint(tokenizer)
+    usual = [each for each in range(len(tokenizer)) if each not in (end, *rules.stop_tokens)]
+    samples = []
+    for number in range(40):
+        ids = [*chance.choices(usual, k=8), end if number % 2 else usual[-1]]
+        reason: Any = "stop" if number % 2 else "length"
+        samples.append(Sample([1], ids, rules.text(ids, reason, is_bare(prompt)), reason, [0.0] * 9))
+    how: dict[str, Any] = {"round": 0, "iteration": 0, "policy": "v", "temperature": 1.0, "seed": 0, "tokenizer": by}
+    Pool(tmp_path).append(candidates_from([prompt], [samples], end=Renderer(tokenizer).end, **how))
+    scored = [Scored(each, float(each.k)) for each in Pool(tmp_path).candidates()]
+    rows = above(by_prompt(scored, include_truncated=True), 0.0)
+    write_rows(tmp_path / "rows.jsonl", rows)
+    encoded = encode_dataset(load_sft(str(tmp_path / "rows.jsonl"), strict=True), tokenizer)
+    assert len(encoded) == len(rows) > 30
+    assert [row["response_ids"] for row in encoded] == [[samples[int(row["score"])].ids] for row in rows]
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -247,6 +302,7 @@ def test_ids_of_something_else_are_left_out_and_counted(given: Any, caplog: pyte
     expected = TOKENIZER(given["response"], add_special_tokens=False)["input_ids"]
     assert trained([given]) == [[*expected, END]]
     assert f"1 {NOTES['_foreign']}" in caplog.messages
+    assert check([[given]], tokenizer=TOKENIZER).files[0].findings["sampled_ids_unused"].count == 1
 
 
 @pytest.mark.parametrize("nothing", [{"sampled_ids": [[]], "sampled_by": ""}, {"sampled_ids": None}, {}])
