@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -28,6 +29,19 @@ hypothesis.settings.load_profile("prefopt")
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def _the_tokenizer_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests share one tokenizer: with another pad token, say, the next test's random model is another one."""
+    shared = request.getfixturevalue("tokenizer") if "tokenizer" in request.fixturenames else None
+    names = ("chat_template", "pad_token", "eos_token", "bos_token", "padding_side", "truncation_side")
+    if not isinstance(shared, PreTrainedTokenizerFast):
+        yield
+        return
+    before = {name: getattr(shared, name) for name in names}, len(shared)
+    yield
+    assert ({name: getattr(shared, name) for name in names}, len(shared)) == before, "build one of the test's own"
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ from prefopt.data.batching import sequence_lengths
 from prefopt.models import load_scorer
 from prefopt.models.positions import has_table, position_limit
 from prefopt.scoring.reward_model import RewardModelScorer
+from prefopt.testbed.model import build_tokenizer
 from tests.helpers.models import FAMILIES, tiny, tiny_llama
 from tests.helpers.rope import make
 from tests.helpers.training import quiet
@@ -104,7 +105,8 @@ def test_an_encoders_positions_are_told_by_what_it_reads(config: Any, limit: int
             assert model(torch.full((1, limit + 100), 5)).logits.isfinite().all()
 
 
-def test_an_encoder_refuses_rows_beyond_its_table_at_both_doors(tmp_path: Path, tokenizer: Any) -> None:
+def test_an_encoder_refuses_rows_beyond_its_table_at_both_doors(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()  # of its own, as its pad token changes
     rows, args = pairs((30, 32), (30, 33)), RewardConfig(**quiet(tmp_path))
     config = RobertaConfig(**ENCODER | {"vocab_size": 1000}, pad_token_id=1)
     model, tokenizer.pad_token_id = AutoModelForSequenceClassification.from_config(config), 1
