@@ -27,21 +27,23 @@ hypothesis.settings.load_profile("prefopt")
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def shared_tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
 
 
+@pytest.fixture(scope="session")
+def tokenizer(shared_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    return shared_tokenizer
+
+
 @pytest.fixture(autouse=True)
-def _the_tokenizer_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+def _the_tokenizer_stays(shared_tokenizer: PreTrainedTokenizerFast) -> Iterator[None]:
     """All tests share one tokenizer: with another pad token, say, the next test's random model is another one."""
-    shared = request.getfixturevalue("tokenizer") if "tokenizer" in request.fixturenames else None
     names = ("chat_template", "pad_token", "eos_token", "bos_token", "padding_side", "truncation_side")
-    if not isinstance(shared, PreTrainedTokenizerFast):
-        yield
-        return
-    before = {name: getattr(shared, name) for name in names}, len(shared)
+    before = {name: getattr(shared_tokenizer, name) for name in names}, len(shared_tokenizer)
     yield
-    assert ({name: getattr(shared, name) for name in names}, len(shared)) == before, "build one of the test's own"
+    after = {name: getattr(shared_tokenizer, name) for name in names}, len(shared_tokenizer)
+    assert after == before, "build a tokenizer of the test's own"
 
 
 @pytest.fixture(autouse=True)
