@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -44,6 +45,15 @@ def _the_tokenizer_stays(shared_tokenizer: PreTrainedTokenizerFast) -> Iterator[
     yield
     after = {name: getattr(shared_tokenizer, name) for name in names}, len(shared_tokenizer)
     assert after == before, "build a tokenizer of the test's own"
+
+
+@pytest.fixture(autouse=True)
+def _same_logging() -> Iterator[None]:
+    """A command sets the level of the log, which the next test must not notice."""
+    logger = logging.getLogger("prefopt")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +10,6 @@ from prefopt import testbed
 from prefopt.data import load_preferences
 from prefopt.testbed.model import build_tokenizer
 from tests.helpers.models import untrained
-
-
-@pytest.fixture(autouse=True)
-def _same_logging() -> Iterator[None]:
-    """A command sets the level of the log, which the next test must not notice."""
-    logger = logging.getLogger("prefopt")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 JUDGES = """
