@@ -18,7 +18,7 @@ from ..data.text_prompts import with_turns
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
-from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
+from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable, stop_rescaling
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import SharedCritic, share_critic
@@ -90,6 +90,7 @@ def build(
     tokenizer = tokenizer_for(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
     _note_balancing(loaded, args)
+    _allow_unused(loaded, args)
     detach_critic(loaded)  # of an earlier training
     if is_quantized(loaded):
         keep_differentiable(loaded)
@@ -310,6 +311,12 @@ def _note_balancing(model: Any, args: PreferenceConfig) -> None:
         )
 
 
+def _allow_unused(model: Any, args: PreferenceConfig) -> None:
+    """Tell DDP that what reads images gets no gradient from text, or it would wait for one."""
+    if model.config.get_text_config() is not model.config and args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = True
+
+
 def _reference(
     model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, *, fresh: bool
 ) -> Reference | None:
@@ -320,6 +327,7 @@ def _reference(
         ref_model = load_policy(ref_model, **args.init_kwargs)
     elif ref_model is not None:
         restore_frequencies(ref_model)
+        stop_rescaling(ref_model)
     before_training = args.precompute_ref_log_probs
     reference = reference_for(model, ref_model, fresh_adapter=fresh, before_training=before_training)
     if args.sync_ref_model:
