@@ -23,7 +23,8 @@ from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import SharedCritic, share_critic
 from ..models.wrappers import check_adapter, unwrap
-from ..objectives.base import Objective, load
+from ..objectives.base import Objective
+from ..objectives.checks import checked_objective
 from ..objectives.sampling_arguments import SamplingArguments
 from ..objectives.sft import SFT
 from ..scoring.combine import CombinedScorer
@@ -79,7 +80,7 @@ def build(
             generated.
     """
     set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
-    objective = load(objective) if isinstance(objective, str) else objective
+    objective = checked_objective(objective)
     _check_arguments(objective, args)
     _check_models(objective, tokenizer, ref_model, peft_config, critic)
     scorer = scorer_for(objective, scorer)
