@@ -13,17 +13,13 @@ from prefopt.data import Encoding, encode_dataset, encode_prompt, load_sft
 from prefopt.data.encode import stop_token_ids
 from tests.helpers.tokenizers import CHATML, make_tokenizer
 
-PARTS = CHATML.replace(
-    "m['content'] +", "parts(m['content']) +"
-)  # a macro that writes the texts among the parts
+LOOP = "{% for part in content %}"
 SILENT = (
-    "{% macro parts(content) %}{% for part in content %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endmacro %}" + PARTS
+    "{% macro texts(content) %}" + LOOP + "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endmacro %}" + CHATML.replace("m['content'] +", "texts(m['content']) +")
 )
-"""Goes through the letters of plain text and finds no part."""
-RAISING = SILENT.replace("{% for part in content %}", "{% for part in content %}{{ part.text + '' if false }}").replace(
-    "{% if part['type']", "{% if part is string %}{{ raise_exception('no parts') }}{% endif %}{% if part['type']"
-)
+"""Goes through the letters of plain text, and finds no part."""
+RAISING = SILENT.replace(LOOP, LOOP + "{% if part is string %}{{ raise_exception('no parts') }}{% endif %}")
 SYSTEM = {"role": "system", "content": "简短。"}
 TALK = [SYSTEM, {"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]
 ASK = {"role": "user", "content": "Name a fruit 🍎"}
@@ -32,6 +28,8 @@ ASK = {"role": "user", "content": "Name a fruit 🍎"}
 @pytest.mark.parametrize("template", [SILENT, RAISING], ids=["silent", "raising"])
 def test_parts_are_written_as_plain_text_is(template: str) -> None:
     plain, parts = make_tokenizer(CHATML, eos="<|im_end|>"), make_tokenizer(template, eos="<|im_end|>")
+    if template == SILENT:
+        assert "fruit" not in parts.apply_chat_template([ASK], tokenize=False)
     assert encode_prompt([*TALK, ASK], parts) == encode_prompt([*TALK, ASK], plain)
     assert stop_token_ids(parts) == stop_token_ids(plain)
     rows = load_sft([{"messages": [*TALK, ASK, {"role": "assistant", "content": "苹果。"}]}])
