@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,6 +36,9 @@ class Candidate:
             is a stop token that training does not end responses with, as of a policy that may stop on several.
         policy: the version of the policy, such as its fingerprint or the name of its checkpoint.
         temperature, seed: what it was sampled with.
+        ids: those that were sampled, as `Sample.ids` has them, up to a stop string; None where it is text alone: a
+            dataset's answer, a response before a stop string that begins within a token, or one of an earlier version.
+        tokenizer: the fingerprint of the tokenizer that the ids are of, see `prefopt.data.tokenizer_identity`.
 
     Raises:
         ValueError: another finish reason, or a number below 0.
@@ -50,6 +53,8 @@ class Candidate:
     policy: str
     temperature: float
     seed: int
+    ids: tuple[int, ...] | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.finish_reason not in FINISH_REASONS:
@@ -84,17 +89,31 @@ class Candidate:
         """What the run that sampled it decided."""
         return self.policy, self.temperature, self.seed
 
+    @property
+    def trained_ids(self) -> tuple[int, ...]:
+        """The ids that training takes, which end as the text does; () where it is text alone."""
+        ids = self.ids or ()
+        return ids[:-1] if self.finish_reason == "other_stop" else ids
+
     def record(self) -> dict[str, Any]:
         """The candidate as a line of a file has it."""
         prompt = [plain_turn(turn) for turn in self.prompt]
         temperature = float(self.temperature)  # 1 and 1.0 are the same bytes
-        return {**asdict(self), "prompt": prompt, "prompt_key": self.prompt_key, "temperature": temperature}
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**fields, "prompt": prompt, "prompt_key": self.prompt_key, "temperature": temperature}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Candidate:
         """The candidate of a record."""
         fields = {name: value for name, value in record.items() if name != "prompt_key"}
-        return cls(**fields | {"prompt": tuple(record["prompt"])})
+        ids = None if fields.get("ids") is None else tuple(fields["ids"])
+        return cls(**fields | {"prompt": tuple(record["prompt"]), "ids": ids})
+
+
+def last_tokenizer(candidates: Iterable[Candidate]) -> str:
+    """The fingerprint of the tokenizer that the last of the candidates whose ids are known were sampled with, or ""."""
+    known = [each for each in candidates if each.trained_ids and each.tokenizer]
+    return max(known, key=lambda each: (each.round, each.iteration)).tokenizer or "" if known else ""
 
 
 class Scored(NamedTuple):
@@ -114,12 +133,14 @@ def candidates_from(
     temperature: float,
     seed: int,
     end: Callable[[Messages], int] | None = None,
+    tokenizer: str | None = None,
 ) -> list[Candidate]:
     """What `sample` returned for `prompts`, as candidates. Responses to a prompt that stands there twice count on.
 
     Args:
         samples: for each prompt the responses to it.
         end: says which stop token ends a response to a prompt in training; None takes any for it.
+        tokenizer: the fingerprint of the policy's tokenizer; without it the ids are left out.
     """
     responses_to: Counter[str] = Counter()
 
@@ -129,9 +150,18 @@ def candidates_from(
             for sample in responses:
                 k, responses_to[key] = responses_to[key], responses_to[key] + 1
                 content = (tuple(prompt), sample.text, _finish_reason(sample, prompt, end))
-                yield Candidate(round, iteration, k, *content, policy, temperature, seed)
+                ids = _ids(sample) if tokenizer else None
+                by = None if ids is None else tokenizer
+                yield Candidate(round, iteration, k, *content, policy, temperature, seed, ids, by)
 
     return list(candidates())
+
+
+def _ids(sample: Sample) -> tuple[int, ...] | None:
+    """The ids that were sampled, without those of a stop string; None where it begins within one of them."""
+    if sample.finish_reason != "stop_string":
+        return tuple(sample.ids)
+    return None if sample.before_stop_string is None else tuple(sample.ids[: sample.before_stop_string])
 
 
 def _finish_reason(sample: Sample, prompt: Messages, end: Callable[[Messages], int] | None) -> str:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.records import Messages
 from ..data.template import Renderer
+from ..data.tokenizer_identity import tokenizer_fingerprint
 from ..generation.beams import beam_search
 from ..generation.prompts import EncodedPrompts, encode_prompts
 from ..generation.sampling import sample
@@ -143,6 +144,7 @@ def _candidates(
         temperature=_temperature(settings, origin),
         seed=origin.seed,
         end=Renderer(tokenizer, policy.generation_config).end,  # type: ignore[arg-type]
+        tokenizer=tokenizer_fingerprint(tokenizer),
     )
     return candidates, sum(len(sample.ids) for responses in samples for sample in responses)
 

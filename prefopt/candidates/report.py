@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..scoring.scorer import Scorer
-from .candidate import Scored
+from .candidate import Candidate, Scored, last_tokenizer
 from .dataset_answers import DATASET
 from .diversity import degenerate, distinct
 from .evaluate import REWARD
 from .order_statistics import Estimate, doublings, reward_curves
 from .pool import Pool
 from .selection import Group
+
+logger = logging.getLogger(__name__)
 
 Report = dict[str, Any]
 
@@ -24,13 +27,15 @@ def report_of(pool: Pool, scorer: Scorer, iteration: int, groups: Sequence[Group
     """What the pool holds of an iteration, and what was best after it.
 
     `best` is about the best response to each prompt of all iterations: their mean score, how many of them were sampled
-    in each iteration (`drawn_in`), and how many came with the dataset (`given`). For the others see `describe`.
+    in each iteration (`drawn_in`), and how many came with the dataset (`given`). `without_ids` are those of all
+    candidates that `warn_of_texts` counts. For the others see `describe`.
 
     Args:
         groups: the candidates of each prompt, best first.
     """
     sampled = [row for row in pool.scored(scorer) if row.candidate.iteration == iteration and not _from_dataset(row)]
-    return {"iteration": iteration, "scorer": scorer_card(scorer), **describe(sampled), "best": _best(groups)}
+    texts = {"without_ids": warn_of_texts(row.candidate for group in groups for row in group)}
+    return {"iteration": iteration, "scorer": scorer_card(scorer), **describe(sampled), "best": _best(groups), **texts}
 
 
 def scorer_card(scorer: Scorer) -> Report:
@@ -55,6 +60,25 @@ def describe(sampled: Sequence[Scored]) -> Report:
         "distinct_2": float(np.mean([distinct(group, 2) for group in texts])),
         "rewards": {str(n): _plain(curve) for n, curve in reward_curves(table, doublings(table.shape[1])).items()},
     }
+
+
+def warn_of_texts(candidates: Iterable[Candidate]) -> int:
+    """Count, and log, the sampled responses that can be trained on by their text alone, of those to select from.
+
+    They are of a version of prefopt that kept no ids, end before a stop string that begins within a token, or were
+    sampled with another tokenizer than the last.
+    """
+    sampled = [candidate for candidate in candidates if candidate.policy != DATASET]
+    by = last_tokenizer(sampled)
+    count = sum(candidate.ids is None or candidate.tokenizer != by for candidate in sampled)
+    if count:
+        logger.warning(
+            "%s of %s sampled responses to select from have no ids of the last policy's tokenizer: training encodes "
+            "their text, which may give other ids than were sampled",
+            f"{count:,}",
+            f"{len(sampled):,}",
+        )
+    return count
 
 
 def _from_dataset(row: Scored) -> bool:
@@ -101,11 +125,13 @@ def summary_of(report: Report) -> str:
     rewards = report["rewards"][str(n)]
     evaluated = report["evaluation"].get(REWARD)
     held_out = "" if evaluated is None else f", held out {evaluated:.3g}"
+    count = report.get("without_ids")
+    texts = f", selected from {count:,} responses without ids among others" if count else ""
     return (
         f"iteration {report['iteration']}: {report['responses']:,} responses to {report['prompts']:,} prompts at "
         f"temperature {report['temperature']:g}, {report['unfinished']:.1%} truncated; reward "
         f"{rewards['mean'][0]:.3g}, best of {n} {rewards['max'][0]:.3g}, best so far "
-        f"{report['best']['mean']:.3g}{held_out}; trained on {report['rows']:,} rows"
+        f"{report['best']['mean']:.3g}{held_out}; trained on {report['rows']:,} rows{texts}"
     )
 
 

@@ -8,6 +8,7 @@
 
 Rows come in the order in which their prompts first stand in the pool. Each also has `finished`, a list that says of its
 responses in their order whether they ended with a stop token: training gives the others none, as the policy gave none.
+And `sampled_ids` with `sampled_by`, the ids that the policy sampled, which training takes rather than encode the text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..data.records import plain_turn
 from ..generation.stopping import PARTIAL_CHARACTER
 from ..utils import jsonl
 from ..utils.renamed import renamed_arguments
-from .candidate import Candidate, Scored, prompt_key
+from .candidate import Candidate, Scored, last_tokenizer, prompt_key
 
 Row = dict[str, Any]
 Group = list[Scored]
@@ -101,6 +102,7 @@ def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | Non
             "responses": [_text(row.candidate) for row in top],
             "scores": [row.score for row in top],
             "finished": _finished(*top),
+            **_sampled(*top),
         }
         for top in tops
     ]
@@ -179,8 +181,20 @@ def _finished(*responses: Scored) -> list[bool]:
     return [row.candidate.finish_reason == "stop" for row in responses]
 
 
+def _sampled(*responses: Scored) -> Row:
+    """The ids that were sampled for a row's responses, [] for text that came from elsewhere, and their tokenizer.
+
+    Where they are of several tokenizers, as in a pool that went on with another policy, the last policy's stay.
+    """
+    candidates = [row.candidate for row in responses]
+    by = last_tokenizer(candidates)
+    ids = [list(candidate.trained_ids) if by and candidate.tokenizer == by else [] for candidate in candidates]
+    return {"sampled_ids": ids, "sampled_by": by}
+
+
 def _answer(row: Scored) -> Row:
-    return {"prompt": _prompt(row), "response": _text(row.candidate), "score": row.score, "finished": _finished(row)}
+    said = {"prompt": _prompt(row), "response": _text(row.candidate), "score": row.score}
+    return {**said, "finished": _finished(row), **_sampled(row)}
 
 
 def _pair(chosen: Scored, rejected: Scored) -> Row:
@@ -191,6 +205,7 @@ def _pair(chosen: Scored, rejected: Scored) -> Row:
         "score_chosen": chosen.score,
         "score_rejected": rejected.score,
         "finished": _finished(chosen, rejected),
+        **_sampled(chosen, rejected),
     }
 
 
@@ -248,4 +263,5 @@ def _against(row: Mapping[str, Any], candidate: Candidate) -> Row:
     prompt = [plain_turn(turn) for turn in row["prompt"]]
     ended = (row.get("finished") or [True])[0]
     sides = {"chosen": row["response"], "rejected": candidate.response}
-    return {"prompt": prompt, **sides, "finished": [ended, candidate.finish_reason == "stop"]}
+    ids = {"sampled_ids": [[], list(candidate.trained_ids)], "sampled_by": candidate.tokenizer or ""}
+    return {"prompt": prompt, **sides, "finished": [ended, candidate.finish_reason == "stop"], **ids}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..candidates.report import describe, scorer_card, write_rewards
+from ..candidates.report import describe, scorer_card, warn_of_texts, write_rewards
 from ..candidates.selection import Group, Row, above, best, best_random, best_worst, by_prompt, ranked, write_rows
 from ..objectives.sampling_arguments import SamplingArguments
 from ..scoring.scorer import Scorer
@@ -87,6 +87,7 @@ def _select(sampled: Sampled, scorer: Scorer, args: BestOfNArguments) -> None:
     groups = by_prompt(scored)
     rows = SELECTIONS[args.select](groups, args)
     report = {"policy": sampled.version, "scorer": scorer_card(scorer), **describe(scored)}
+    report |= {"without_ids": warn_of_texts(row.candidate for group in groups for row in group)}
     report |= {"unanswered": report["prompts"] - len(groups), "select": args.select, "rows": len(rows)}
     jsonl.replace(sampled.folder / "report.json", [report])
     write_rewards(sampled.folder / "rewards.png", [{"iteration": 0, **report}])

@@ -33,6 +33,7 @@ WORDS = {
     "boundary_merges": "answers whose first token would merge with the prompt's last",
     "template_mismatches": "answers the chat template renders otherwise in the whole conversation",
     "answers_dropped": "later answers dropped, as the chat template rewrites an earlier one",
+    "sampled_ids_unused": "answers encoded from their text: their sampled ids are of another tokenizer, stop or text",
     "template_inputs_unread": "rows with tools, tool calls or chat_template_kwargs that the template does not read",
     "special_tokens_kept": "rows whose prompt (or bare text) spells a special token, and so gets a real one",
     "special_tokens_split": "rows whose answer (or plain prompt) spells a special token, kept as text",

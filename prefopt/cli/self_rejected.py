@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..candidates.report import warn_of_texts
 from ..candidates.selection import self_rejected, write_rows
 from ..objectives.sampling_arguments import SamplingArguments
 from ..utils.options import changed
@@ -50,7 +51,9 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
 
 
 def _pair(sampled: Sampled) -> None:
-    pairs, left_out = self_rejected(sampled.rows, sampled.candidates())
+    candidates = sampled.candidates()
+    warn_of_texts(candidates)
+    pairs, left_out = self_rejected(sampled.rows, candidates)
     reasons = [f"{count:,} {reason}" for reason, count in left_out.items()]
     write_rows(sampled.folder / "pairs.jsonl", pairs)
     if not pairs:

@@ -224,6 +224,23 @@ def token_counts(dataset: Dataset) -> Tensor:
     return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *counts]))
 
 
+def sequence_lengths(dataset: Dataset) -> list[int]:
+    """Tokens of the prompt and the longest response of each encoded row."""
+    columns = dataset.select_columns(["prompt_ids", "response_ids"]).with_format("arrow")
+    lengths: list[int] = []
+    for part in columns.iter(1000):
+        lengths += (_lengths(part["prompt_ids"]) + _longest(part["response_ids"])).tolist()
+    return lengths
+
+
+def _longest(lists: Any) -> np.ndarray:
+    """Of each list of lists, the length of its longest list, 0 without any."""
+    counts = _lengths(lists)
+    longest = np.zeros(len(counts), dtype=np.int64)
+    np.maximum.at(longest, np.repeat(np.arange(len(counts)), counts), _lengths(lists.combine_chunks().flatten()))
+    return longest
+
+
 def _lengths(lists: Any) -> np.ndarray:
     """The length of each list of a pyarrow column of lists."""
     return pc.list_value_length(lists).to_numpy().astype(np.int64)

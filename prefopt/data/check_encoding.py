@@ -25,8 +25,10 @@ _NOTED = {
     "prompts_cut": "_prompt_cut",
     "answers_cut": "_responses_cut",
     "eos_lost": "_stops_lost",
+    "boundary_merges": "_merges",
     "template_mismatches": "_mismatches",
     "answers_dropped": "_answers_dropped",
+    "sampled_ids_unused": "_foreign",
     "template_inputs_unread": "_inputs_unread",
     "special_tokens_kept": "_special_tokens_kept",
     "special_tokens_split": "_special_tokens_split",
@@ -35,7 +37,6 @@ _NOTED = {
 
 _LOOKED_AT = (
     "tool_calls_unwritten",
-    "boundary_merges",
     "doubled_bos",
     "doubled_eos",
     "doubled_template",
@@ -167,14 +168,12 @@ def _is_empty(response: list[int], mask: list[int], encoder: Encoder) -> bool:
 
 
 def _boundaries(row: Row, encoder: Encoder) -> dict[str, int]:
-    """What goes wrong at the edges of a row when prompt and answer are tokenised together, specials added blindly."""
+    """What goes wrong at the edges of a row when specials are added blindly."""
     opening, responses = encoder.render(row, 0)[:2]
     answers = [segments[0].text for segments in responses]
-    alone, *rest = encoder.tokenise([opening, *answers, *(opening + answer for answer in answers)])
-    apart, joint = rest[: len(answers)], rest[len(answers) :]
+    alone, *apart = encoder.tokenise([opening, *answers])
     stop = encoder.renderer.end(row["prompt"])
     return {
-        "boundary_merges": sum(ids[: len(alone)] != alone for ids in joint),
         "doubled_bos": int(encoder.brings_bos(alone, row["prompt"])),
         "doubled_eos": sum(ids[-1:] == [stop] for ids in apart),
     }

@@ -29,6 +29,8 @@ KNOWN_COLUMNS = TEXT_COLUMNS | {
     "scores",
     "tool_calls",
     "finished",
+    "sampled_ids",
+    "sampled_by",
     "label",
     "margin",
     "score_chosen",
@@ -112,12 +114,18 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
         return False
     if "label" in columns and ("response" not in columns or dataset.features["label"].dtype != "bool"):
         return False
+    if "sampled_ids" in columns and not _are_ids(dataset.features["sampled_ids"]):
+        return False
     for name, kind in (("finished", "bool"), ("tool_calls", "string")):
         if name in columns and getattr(getattr(dataset.features[name], "feature", None), "dtype", "") != kind:
             return False
     chat = getattr(dataset.features["prompt"], "feature", None)
     texts = {getattr(dataset.features[name], "dtype", None) for name in columns & TEXT_COLUMNS}
     return _is_chat(chat) and texts <= {"string"}
+
+
+def _are_ids(feature: Any) -> bool:
+    return str(getattr(getattr(getattr(feature, "feature", None), "feature", None), "dtype", "")).startswith("int")
 
 
 def _is_chat(turn: Any) -> bool:
@@ -153,7 +161,9 @@ def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
     log.log(level, "encoded %s rows, max_length %s (%s): %s", f"{len(encoded):,}", encoding.max_length, rule, cut)
     for name in list(NOTES)[3:]:
         if totals[name]:
-            log.warning("%s %s", f"{totals[name]:,}", NOTES[name])
+            log.log(
+                logging.INFO if name == "_resampled" else logging.WARNING, "%s %s", f"{totals[name]:,}", NOTES[name]
+            )
 
 
 def encode_prompt(turns: Iterable[Turn | Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -308,7 +308,8 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
 
     types: dict[str, Any] = {name: datasets.Value("float64") for name in ("margin", "score_chosen", "score_rejected")}
     types |= {name: datasets.Value("string") for name in ("chosen", "rejected", "response", "grade")}
-    types["label"] = datasets.Value("bool")
+    types |= {"label": datasets.Value("bool"), "sampled_by": datasets.Value("string")}
+    types["sampled_ids"] = datasets.List(datasets.List(datasets.Value("int32")))
     lists = {"responses": "string", "scores": "float64", "finished": "bool", "tool_calls": "string"}
     types |= {name: datasets.List(datasets.Value(kind)) for name, kind in lists.items()}
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
@@ -352,7 +353,16 @@ def _pair_columns(records: list[Candidates]) -> dict[str, list[Any]]:
         "score_chosen": [record.scores and record.scores[0] for record in records],
         "score_rejected": [record.scores and record.scores[1] for record in records],
         "finished": [record.finished and list(record.finished) for record in records],
+        **_sampled(records),
     }
+
+
+def _sampled(records: list[Candidates], count: int | None = None) -> dict[str, list[Any]]:
+    """What a policy sampled, of the first `count` responses."""
+    if all(record.sampled_ids is None for record in records):
+        return {}
+    ids = [record.sampled_ids and list(map(list, record.sampled_ids[:count])) for record in records]
+    return {"sampled_ids": ids, "sampled_by": [record.sampled_by for record in records]}
 
 
 def _list_columns(records: list[Candidates]) -> dict[str, list[Any]]:
@@ -361,6 +371,7 @@ def _list_columns(records: list[Candidates]) -> dict[str, list[Any]]:
         "tool_calls": [_calls(record.responses) for record in records],
         "scores": [record.scores and list(record.scores) for record in records],
         "finished": [record.finished and list(record.finished) for record in records],
+        **_sampled(records),
     }
 
 
@@ -372,6 +383,7 @@ def _sft_columns(records: list[Candidates]) -> dict[str, list[Any]]:
         "tool_calls": [_calls(record.responses[:1]) for record in records],
         "later_turns": later if any(later) else [None] * len(later),
         "finished": [record.finished and list(record.finished[:1]) for record in records],
+        **_sampled(records, 1),
     }
 
 

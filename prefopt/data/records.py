@@ -71,6 +71,8 @@ class Candidates:
         grade: the same as one of `prefopt.grades.GRADES`.
         finished: for each response, whether it is terminated: the model ended it by itself, with a stop token. One that
             was truncated gets no stop token in training. None means that all are terminated.
+        sampled_ids: for each response the ids that a policy sampled, () where they are not known.
+        sampled_by: the fingerprint of the tokenizer that these ids are of, see `tokenizer_identity.py`.
         label: whether a single response is a good one, where a row says it: what KTO and BCO learn from.
         repairs: what the adapter had to mend in the raw row, in words that are the same for rows alike.
     """
@@ -81,6 +83,8 @@ class Candidates:
     margin: float | None = None
     grade: str | None = None
     finished: tuple[bool, ...] | None = None
+    sampled_ids: tuple[tuple[int, ...], ...] | None = None
+    sampled_by: str | None = None
     label: bool | None = None
     repairs: tuple[str, ...] = ()
 

@@ -1,8 +1,8 @@
 """Where the boundary between prompt and answer is decided, and the stop token: batches of text rows to token ids.
 
-A prompt is encoded as sampling sees it, a response as sampling would produce it: the two are tokenised apart, so the
-boundary between them is the same in training and at inference, and every response ends with one stop token, unless
-the row says that it was truncated: then it has none, as a target holds no stop token that sampling did not emit.
+A prompt is encoded as sampling sees it, a response as sampling would produce it after those ids, see `continuation.py`:
+so the boundary between them is the same in training and at inference, and every response ends with one stop token,
+unless the row says that it was truncated: then it has none, as a target holds no stop token that sampling did not emit.
 
 Special tokens come from the template and from here, never from what a message says: an answer that spells "<eos>" is
 encoded as ordinary text. Two texts are not: a templated prompt, as template and contents are one text there, and what
@@ -12,9 +12,11 @@ has no template at all, bare prompts and documents, as they may bring their auth
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .continuation import Continuation, continuations
 from .records import TURN_EXTRAS, DataError, responses_of
 from .special_tokens import Piece, SpecialTokens
 from .template import Message, Renderer, Rendering, Segment, is_bare
+from .tokenizer_identity import tokenizer_fingerprint
 from .truncation import Encoding, truncate
 
 if TYPE_CHECKING:
@@ -25,9 +27,12 @@ NOTES = {
     "_prompt_cut": "prompts cut",
     "_responses_cut": "responses cut",
     "_stops_lost": "stop tokens lost",
+    "_merges": "answers that merge with the text before them when tokenised with it: encoded as sampling gives them",
     "_mismatches": "responses that the chat template renders otherwise within the whole conversation",
     "_answers_dropped": "later answers dropped, as the chat template rewrites an answer before them",
     "_unwritten": "rows dropped, as the chat template does not write their tool calls after the prompt",
+    "_resampled": "responses trained on by the ids that were sampled, which are not those of their text",
+    "_foreign": "responses encoded from their text, as their sampled ids are of another tokenizer, stop token or text",
     "_inputs_unread": f"rows: {UNREAD}",
     "_special_tokens_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
@@ -76,7 +81,7 @@ class Encoder:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         rendered = [self.render(row, number) for row, number in zip(rows, indices, strict=True)]
         pieces = [self._pieces(row["prompt"], texts) for row, texts in zip(rows, rendered, strict=True)]
-        ids = iter(self.special_tokens.tokenise(piece for row in pieces for piece in row))
+        ids = iter(continuations(self.special_tokens, (piece for row in pieces for piece in row)))
         encoded = [self._row(*parts, ids) for parts in zip(rows, rendered, pieces, strict=True)]
         return {name: [row[name] for row in encoded] for name in encoded[0]}
 
@@ -96,6 +101,7 @@ class Encoder:
             opening = self.renderer.prompt(prompt)
             responses = [self.renderer.response(prompt, opening, tail) for tail in _tails(row)]
             flags = _finished(row, len(responses))
+            _check_sampled(row, len(responses))
             segments = [self._ending(response, flag, prompt) for response, flag in zip(responses, flags, strict=True)]
         except DataError as error:
             raise DataError(f"row {number}: {error}") from error
@@ -129,23 +135,32 @@ class Encoder:
         parses_special = self._parses_special(prompt)
         is_document = not texts.prompt or not self.special_tokens.can_split
         pieces = [Piece(texts.prompt, parses_special)]
-        for segment in (segment for segments in texts.responses for segment in segments):
-            text = self._unstopped(segment.text, prompt) if segment.trained else segment.text
-            means_special = is_document or segment.templated if segment.trained else parses_special
-            pieces.append(Piece(text, means_special))
+        stop = self.end_texts[self.renderer.end(prompt)]
+        for segments in texts.responses:
+            before = texts.prompt
+            for segment in segments:
+                text = self._unstopped(segment, prompt) if segment.trained else segment.text
+                means_special = is_document or segment.templated if segment.trained else parses_special
+                pieces.append(Piece(text, means_special, before))
+                before = stop if segment.trained else segment.text
         return pieces
 
-    def _unstopped(self, answer: str, prompt: list[Message]) -> str:
-        """An answer without the stop token's text at its end."""
+    def _unstopped(self, answer: Segment, prompt: list[Message]) -> str:
+        """An answer without the stop token's text that it may bring at its end."""
         stop = self.end_texts[self.renderer.end(prompt)]
-        trimmed = answer.rstrip()
-        return trimmed.removesuffix(stop) if trimmed.endswith(stop) else answer
+        trimmed = answer.text.rstrip()
+        return trimmed.removesuffix(stop) if trimmed.endswith(stop) else answer.whole
 
-    def _row(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece], ids: Any) -> dict[str, Any]:
+    def _row(
+        self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece], ids: Iterator[Continuation]
+    ) -> dict[str, Any]:
         """The encoded row; `ids` gives the ids of its pieces, one after another."""
-        prompt = self.prompt_ids(next(ids), row["prompt"])
+        own = [next(ids) for _ in pieces]
+        prompt = self.prompt_ids(own[0].ids, row["prompt"])
         stop = self.renderer.end(row["prompt"])
-        whole = [self._joined(segments, stop, ids) for segments in texts.responses]
+        said = (piece.ids for piece in own[1:])
+        whole = [self._joined(segments, stop, said) for segments in texts.responses]
+        resampled, foreign = self._with_sampled(row, texts, whole)
         kept, part = truncate(prompt, (len(response) for response, _ in whole), self.encoding, self.bos)
         cut = [len(response[part]) < len(response) for response, _ in whole]
         lost = sum(c and segments[-1].finished for c, segments in zip(cut, texts.responses, strict=True))
@@ -153,9 +168,51 @@ class Encoder:
         if "later_turns" in row:
             encoded["loss_mask"] = [mask[part] for _, mask in whole]
         truncated = (len(kept) < len(prompt), sum(cut), lost if part.start is None else 0)
-        templated = (texts.mismatches, texts.dropped, texts.unwritten, texts.inputs_unread)
-        counts = (*truncated, *templated, *self._spelled(row, texts, pieces))
+        merges = sum(piece.merges for piece in own)
+        templated = (merges, texts.mismatches, texts.dropped, texts.unwritten)
+        others = (resampled, foreign, texts.inputs_unread)
+        counts = (*truncated, *templated, *others, *self._spelled(row, texts, pieces))
         return encoded | dict(zip(NOTES, counts, strict=True))
+
+    def _with_sampled(
+        self, row: Mapping[str, Any], texts: RowTexts, whole: list[tuple[list[int], list[int]]]
+    ) -> tuple[int, int]:
+        """Put the ids that were sampled in the place of those of the text: a policy may have said it in other tokens.
+
+        Returns:
+            How many were other ids, and how many are of another tokenizer, of a text that was edited since, or end with
+            another stop token, so that those of the text stay.
+        """
+        sampled, by = row.get("sampled_ids"), row.get("sampled_by")
+        if not sampled or not by:
+            return 0, 0
+        if by != tokenizer_fingerprint(self.tokenizer) or row.get("later_turns"):
+            return 0, sum(map(bool, sampled))
+        others, left_out = 0, 0
+        for number, (ids, text) in enumerate(zip(sampled, responses_of(row), strict=True)):
+            if not ids or ids == whole[number][0]:
+                continue
+            said = self._as_sampled(ids, text, texts.responses[number][-1].finished, row["prompt"])
+            if said is None:
+                left_out += 1
+            elif said != whole[number][0]:
+                others += 1
+                whole[number] = said, [1] * len(said)
+        return others, left_out
+
+    def _as_sampled(self, ids: list[int], text: str, finished: bool, prompt: list[Message]) -> list[int] | None:
+        """The ids of a response as it was sampled; None where they do not say its text, or end otherwise than it does.
+
+        A stop token of another template than today's would stay in the response, before today's.
+        """
+        stop = self.renderer.end(prompt)
+        ends = not finished or ids[-1:] == [stop]
+        return _ended(ids, stop, finished) if ends and self._says(ids[:-1] if finished else ids, text) else None
+
+    def _says(self, ids: list[int], text: str) -> bool:
+        """Whether ids are those of a text, less the space around it and what the length limit left of a character."""
+        decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return _trimmed(decoded) == _trimmed(text)
 
     def _spelled(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece]) -> tuple[bool, bool]:
         """Whether a special token's text became that token somewhere in a row's contents, and whether it did not."""
@@ -189,7 +246,7 @@ class Encoder:
         surplus = [self.bos] * (1 if self.adds_bos(prompt) else 2)
         return self.bos is not None and ids[: len(surplus)] == surplus
 
-    def _joined(self, segments: list[Segment], stop: int, ids: Any) -> tuple[list[int], list[int]]:
+    def _joined(self, segments: list[Segment], stop: int, ids: Iterator[list[int]]) -> tuple[list[int], list[int]]:
         """A response's ids and its loss mask, 1 on answers and 0 between them."""
         joined: list[int] = []
         mask: list[int] = []
@@ -200,6 +257,10 @@ class Encoder:
             joined += piece
             mask += [int(segment.trained)] * len(piece)
         return joined, mask
+
+
+def _trimmed(text: str) -> str:
+    return text.strip().rstrip("\ufffd").rstrip()
 
 
 def _ended(answer: list[int], stop: int, finished: bool) -> list[int]:
@@ -219,6 +280,18 @@ def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
     if len(flags) != count or None in flags:
         raise DataError(f"finished is {flags} for {count} responses; give true or false for each, in their order")
     return list(flags)
+
+
+def _check_sampled(row: Mapping[str, Any], count: int) -> None:
+    """Refuse sampled ids that are not a list for each response, or no ids."""
+    sampled = row.get("sampled_ids") or [[]] * count
+    wrong = [ids for ids in sampled if ids is None or min(ids, default=0) < 0]
+    if len(sampled) != count or wrong:
+        found = f"{wrong[0]} for one response" if wrong else f"{len(sampled)} lists for {count} responses"
+        raise DataError(
+            f"sampled_ids has {found}; give a list of ids, none below 0, for each response in their order, [] where "
+            "they are not known"
+        )
 
 
 def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
@@ -250,6 +323,7 @@ def _known(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _added_bos(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The BOS id, if the tokenizer begins plain text with it."""
+    """The BOS id, if the tokenizer begins plain text with it; of an encoder such as BERT that is CLS."""
     ids: Any = tokenizer("a")["input_ids"]
-    return ids[0] if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
+    begins = {tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None)} - {None}
+    return ids[0] if ids[:1] and ids[0] in begins else None

@@ -4,6 +4,7 @@ Which of the two holds for a prompt, an answer or what stands between answers, i
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
 
 
 class Piece(NamedTuple):
-    """A text to tokenise, and whether a special token that is spelled in it becomes that token.
+    """A text to tokenise.
 
-    A template's markers do; what a message says does not.
+    Args:
+        parse_special: whether a special token that is spelled in the text becomes that token. A template's markers
+            do; what a message says does not.
+        after: the text before it in the conversation, which `continuation.py` goes by; special tokens are meant there.
     """
 
     text: str
     parse_special: bool
+    after: str = ""
 
 
 class SpecialTokens:
@@ -50,8 +55,22 @@ class SpecialTokens:
         """Whether a text holds the text of a special token."""
         return self.pattern.search(text) is not None
 
+    def last_in(self, text: str) -> re.Match[str] | None:
+        """The last special token that a text holds."""
+        return next(iter(deque(self.pattern.finditer(text), maxlen=1)), None)
+
+    @cached_property
+    def strip_right(self) -> frozenset[str]:
+        """The special tokens that swallow the space after them."""
+        return frozenset(str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.rstrip)
+
+    def begins_anew_after(self, special: str) -> bool:
+        """Whether a text gets the same ids after this special token as by itself."""
+        behind, special_alone, alone = self._ids([special + "a", special, "a"], split=False)
+        return behind == special_alone + alone
+
     def tokenise(self, pieces: Iterable[Piece]) -> list[list[int]]:
-        """The ids of each piece, without special tokens around them."""
+        """The ids of each piece by itself, whatever it comes after, without special tokens around them."""
         pieces = list(pieces)
         ids_of: list[list[int]] = [[]] * len(pieces)
         for split in (True, False):  # a fast tokenizer remembers the last mode: leave it in the usual one

@@ -24,13 +24,20 @@ class Segment(NamedTuple):
     """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers.
 
     An answer that was truncated is not `finished`: it is trained on without a stop token. One that calls tools is
-    `templated`: the template wrote it, and meant the special tokens in it.
+    `templated`: the template wrote it, and meant the special tokens in it. `space_after` is what the template writes
+    between an answer and its stop token, which the policy has to write, too.
     """
 
     text: str
     trained: bool
     finished: bool = True
     templated: bool = False
+    space_after: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Everything that is trained on but the stop token."""
+        return self.text + self.space_after if self.finished else self.text
 
 
 class Rendering(NamedTuple):
@@ -65,11 +72,20 @@ def _eos_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: "Generatio
     """The tokens on which sampling stops, the tokenizer's own first."""
     configured: Any = getattr(generation_config, "eos_token_id", None)
     configured = [configured] if isinstance(configured, int) else list(configured or [])
-    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
+    end = end_of_text(tokenizer)
+    own = [] if end is None else [end]
     ids = list(dict.fromkeys(own + configured))
     if not ids:
         raise DataError("the tokenizer has no EOS token, so no response could ever end; set tokenizer.eos_token")
     return ids
+
+
+def end_of_text(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token that ends a text: EOS, or SEP for an encoder such as BERT, which has no other."""
+    end: Any = tokenizer.eos_token_id
+    if end is None:
+        end = getattr(tokenizer, "sep_token_id", None)
+    return None if end is None else int(end)
 
 
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
@@ -148,10 +164,16 @@ class Renderer:
     """Writes prompts and responses as text, with the chat template when the tokenizer has one, else plainly."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None" = None):
+        if type(tokenizer).__name__ == "MistralCommonBackend":
+            raise DataError(
+                "MistralCommonBackend writes conversations by itself and has no chat template that tells where an "
+                "answer begins: load the tokenizer with AutoTokenizer and give it a chat_template"
+            )
         self.tokenizer = tokenizer
         self.stop = stop_token_ids(tokenizer, generation_config)[0]
         self.stop_text = str(tokenizer.decode([self.stop], skip_special_tokens=False))
-        self.eos = self.stop if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        end = end_of_text(tokenizer)
+        self.eos = self.stop if end is None else end
 
     @cached_property
     def closing(self) -> str:
@@ -178,9 +200,10 @@ class Renderer:
         """The segments of a response: one answer, or answers with the turns between.
 
         `opening` is the prompt's text. The template agrees when it renders the whole conversation as exactly these
-        segments, each answer with its stop token, following the prompt. Some insert or strip text by position; then
-        the segments are still what sampling would see. An earlier answer that the template trims is trained trimmed;
-        one that it rewrites ends the response, as nothing tells where the next answer would begin.
+        segments, each answer with its stop token, following the prompt. Space that it writes around an answer belongs
+        to the answer. Some templates insert or strip text by position; then the segments are still what sampling would
+        see. An earlier answer that the template trims is trained trimmed; one that it rewrites ends the response, as
+        nothing tells where the next answer would begin.
         """
         if not self.templated(prompt) and any(map(_calls, tail)):
             return UNWRITTEN
@@ -219,20 +242,35 @@ class Renderer:
             if said is None:
                 return UNWRITTEN
             following = render(self.tokenizer, prompt + tail[:next_number], prompt=True)
-            said = _as_kept(said, following, opening, self.closing) if said.templated else said
+            said = (
+                _as_kept(said, following, opening, self.closing)
+                if said.templated
+                else self._spaced(said, following, opening)
+            )
             split = self._within(said.text, following, opening)
             if split is None:
                 return Rendering([*segments, said], False, len(answers) - done)
             answer, between = split
-            agrees &= following.startswith(opening + answer + self.stop_text)
-            segments += [said._replace(text=answer), Segment(between, False)]
+            said = said._replace(text=answer)
+            agrees &= following.startswith(opening + said.whole + self.stop_text)
+            segments += [said, Segment(between, False)]
             opening = following
         last = self._answer(prompt + tail, opening)
         if last is None:
             return UNWRITTEN
         whole = render(self.tokenizer, prompt + tail)
-        agrees &= whole.startswith(opening + last.text + self.stop_text)
+        last = last if last.templated else self._spaced(last, whole, opening)
+        agrees &= whole.startswith(opening + last.whole + self.stop_text)
         return Rendering([*segments, last], agrees)
+
+    def _spaced(self, answer: Segment, conversation: str, opening: str) -> Segment:
+        """An answer with the space that the template writes around it: Llama 2's has one before and one after."""
+        place = conversation.find(answer.text, len(opening)) if conversation.startswith(opening) else -1
+        before, rest = conversation[len(opening) : place], conversation[place + len(answer.text) :]
+        stopped = rest.lstrip()
+        if place < 0 or before.strip() or not stopped.startswith(self.stop_text):
+            return answer
+        return answer._replace(text=before + answer.text, space_after=rest[: len(rest) - len(stopped)])
 
     def _answer(self, conversation: list[Message], opening: str) -> Segment | None:
         """The answer that ends a conversation: its text, or what the template writes for it if it calls tools.
@@ -286,4 +324,4 @@ def _calls(turn: Message) -> bool:
 
 def is_bare(prompt: Sequence[Mapping[str, str]]) -> bool:
     """Whether a prompt is bare text (or empty), which is encoded verbatim."""
-    return not prompt or [turn["role"] for turn in prompt] == ["text"]
+    return not prompt or (len(prompt) == 1 and prompt[0]["role"] == "text")

@@ -21,6 +21,7 @@ from ..data.records import Messages
 from ..data.template import is_bare
 from ..models.flops import count_generation, flops_model_of
 from ..models.modes import evaluating
+from ..models.rope_lengths import forget_lengths, parts_by_frequencies
 from ..models.wrappers import own_forward, unwrap
 from ..utils.flop_counter import is_counting
 from ._beam_groups import BeamSettings, NextTokens, PromptSearch
@@ -97,8 +98,10 @@ def beam_search(
     order = sorted(searches, key=lambda search: -len(search.prompt_ids))
     size = max(1, batch_size // k)
     with torch.no_grad(), evaluating(policy), progress_bar(k * len(searches), progress) as show:
-        for start in range(0, len(order), size):
-            _search_batch(inner, order[start : start + size], settings, int(looked_up * k), show)
+        forget_lengths(inner)
+        for part in parts_by_frequencies(inner, order, lambda search: len(search.prompt_ids)):
+            for start in range(0, len(part), size):
+                _search_batch(inner, part[start : start + size], settings, int(looked_up * k), show)
     return [
         [replace(beam.sequence, bare_prompt=is_bare(prompt)).to_sample(rules) for beam in search.best()]
         for prompt, search in zip(prompts, searches, strict=True)

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.records import DataError, Messages
 from ..data.row_encoder import UNREAD, Encoder
 from ..data.truncation import Encoding
+from ..models.rope_lengths import length_rules
+from ..models.wrappers import unwrap
 from ..utils.renamed import renamed
 from .stopping import SequenceState
 
@@ -73,7 +75,7 @@ def encode_prompts(
 
     Raises:
         ValueError: a prompt that cannot be encoded, or that leaves no room for `max_new_tokens` in the policy's
-            context; the message has its number.
+            context or before a length at which its rotary frequencies change; the message has its number.
     """
     encoded = prompts
     if not isinstance(encoded, EncodedPrompts) or encoded.tokenizer is not tokenizer:
@@ -89,7 +91,22 @@ def encode_prompts(
                 f"prompt {number} has {length} tokens, which with max_new_tokens={max_new_tokens} is more than "
                 f"the model's {limit} positions: shorten it or ask for fewer tokens"
             )
+    if isinstance(policy, nn.Module):
+        _check_frequencies(unwrap(policy), encoded.lengths, max_new_tokens)
     return encoded
+
+
+def _check_frequencies(inner: nn.Module, lengths: Sequence[int], max_new_tokens: int) -> None:
+    """Refuse responses on whose way the rotary frequencies would change, which are one set for a whole row."""
+    for rule in length_rules(inner):
+        for number, length in enumerate(lengths):
+            if length <= rule.limit < length + max_new_tokens:
+                raise ValueError(
+                    f"prompt {number} has {length} tokens, and with max_new_tokens={max_new_tokens} its response may "
+                    f"grow beyond {rule.limit} tokens, where this model's rotary frequencies ({rule.kind}) change: "
+                    "it would be sampled by two models and trained on by one of them. Ask for at most "
+                    f"{rule.limit - length} tokens, or sample to shorter prompts"
+                )
 
 
 def _encode(number: int, prompt: Messages, encoder: Encoder) -> list[int]:

@@ -29,6 +29,7 @@ from ..data.records import Messages
 from ..data.template import is_bare
 from ..models.flops import flops_model_of
 from ..models.modes import evaluating
+from ..models.rope_lengths import forget_lengths, parts_by_frequencies
 from ..models.wrappers import unwrap
 from ..utils.flop_counter import is_counting
 from ._compatibility import Way, is_supported, way_to_generate
@@ -113,10 +114,12 @@ def _generate(
         return generate_by_vllm(policy, sequences, distribution, rules, on_end)
     with torch.no_grad(), evaluating(policy):
         inner = unwrap(policy)
-        if sequences and is_supported(inner):
-            decode(inner, sequences, distribution, rules, batch_size, on_end)
-        else:
-            generate_by_transformers(policy, sequences, distribution, rules, batch_size, on_end)
+        forget_lengths(inner)
+        for part in parts_by_frequencies(inner, sequences, lambda sequence: len(sequence.prompt_ids)):
+            if is_supported(inner):
+                decode(inner, part, distribution, rules, batch_size, on_end)
+            else:
+                generate_by_transformers(policy, part, distribution, rules, batch_size, on_end)
 
 
 def generate_by_vllm(

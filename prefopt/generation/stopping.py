@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -21,14 +22,16 @@ PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 class Sample:
     """One response to a prompt.
 
-    ============= =====================================================================================================
-    prompt_ids    ids of the prompt
-    ids           every id that was sampled, with the stop token, or the tokens of the stop string, if it has one
-    text          its text without what ended it
-    finish_reason "stop" (a stop token), "stop_string", or "length" (truncated at max_new_tokens)
-    logps         log-prob of each id under the policy's own distribution: temperature 1, nothing cut, no penalty. Their
-                  last digits depend on what else is computed with them, so that equality leaves them out
-    ============= =====================================================================================================
+    ================== ================================================================================================
+    prompt_ids         ids of the prompt
+    ids                every id that was sampled, with the stop token, or the tokens of the stop string, if it has one
+    text               its text without what ended it
+    finish_reason      "stop" (a stop token), "stop_string", or "length" (truncated at max_new_tokens)
+    logps              log-prob of each id under the policy's own distribution: temperature 1, nothing cut, no penalty.
+                       Their last digits depend on what else is computed with them, so that equality leaves them out
+    before_stop_string how many of the ids stand before the stop string that ended it; None where it begins within a
+                       token, and where something else ended it
+    ================== ================================================================================================
     """
 
     prompt_ids: list[int]
@@ -36,6 +39,7 @@ class Sample:
     text: str
     finish_reason: FinishReason
     logps: list[float] = field(compare=False)
+    before_stop_string: int | None = field(default=None, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -84,7 +88,8 @@ class SequenceState:
         """The response, which has to have ended, with its text."""
         assert self.finish_reason is not None
         text = rules.text(self.ids, self.finish_reason, self.bare_prompt)
-        return Sample(self.prompt_ids, self.ids, text, self.finish_reason, self.logps)
+        before = rules.before_stop_string(self.ids) if self.finish_reason == "stop_string" else None
+        return Sample(self.prompt_ids, self.ids, text, self.finish_reason, self.logps, before)
 
 
 @dataclass(frozen=True)
@@ -111,19 +116,42 @@ class StoppingRules:
         """Why a response that has just got its last id ends there, None if it goes on."""
         if ids[-1] in self.stop_tokens:
             return "stop"
-        if self.stop_strings and self._before_stop_string(ids) is not None:
+        if self.stop_strings and self._text_before_stop_string(ids) is not None:
             return "stop_string"
         return "length" if len(ids) >= self.max_new_tokens else None
 
     def text(self, ids: Sequence[int], finish_reason: FinishReason, bare_prompt: bool = False) -> str:
         """The response without what ended it, special tokens and, unless its prompt is bare, the space around it."""
-        text = self._before_stop_string(ids) if finish_reason == "stop_string" else None
+        text = self._text_before_stop_string(ids) if finish_reason == "stop_string" else None
         if text is None:
             kept = list(ids[:-1] if finish_reason == "stop" else ids)
             text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
-        return text if bare_prompt else text.strip()
+        return self._leading_space(ids) + text if bare_prompt else text.strip()
 
-    def _before_stop_string(self, ids: Sequence[int]) -> str | None:
+    def _leading_space(self, ids: Sequence[int]) -> str:
+        """The space that a response begins with and that some tokenizers, SentencePiece's, leave out of its text."""
+        behind = [*self._word, *ids[:1]]
+        text, word = (str(self.tokenizer.decode(each, skip_special_tokens=True)) for each in (behind, self._word))
+        alone = str(self.tokenizer.decode(list(ids[:1]), skip_special_tokens=True))
+        return " " if text == f"{word} {alone}" and text != word + alone else ""
+
+    @cached_property
+    def _word(self) -> list[int]:
+        """A word that a response is decoded behind."""
+        return list(self.tokenizer("a", add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
+
+    def before_stop_string(self, ids: Sequence[int]) -> int | None:
+        """How many ids say the text before the first stop string; None without one, or if it begins within a token."""
+        before = self._text_before_stop_string(ids)
+        for count in range(len(ids) - 1, -1, -1) if before is not None else ():
+            text = str(self.tokenizer.decode(list(ids[:count]), skip_special_tokens=True))
+            if text == before:
+                return count
+            if len(text) < len(before or ""):
+                break
+        return None
+
+    def _text_before_stop_string(self, ids: Sequence[int]) -> str | None:
         """The text before the first stop string, None without one.
 
         All of the response is decoded each time: what a token adds depends on those before it, in Chinese often on

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils import find_adapter_config_file
 
 from ..models.flops import FlopsModel, flops_model_of
+from ..models.peft_adapters import base_of
 from ._token_sampling import Distribution, uniform_stream
 from .stopping import SequenceState, StoppingRules
 
@@ -54,7 +55,7 @@ class VLLM:
     def __init__(self, model: str | Path, **engine_arguments: Any):
         self.vllm = _imported()
         adapter = _adapter_config(str(model))
-        base = str(model) if adapter is None else str(adapter.base_model_name_or_path)
+        base = str(model) if adapter is None else base_of(str(model))
         lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _lora_rank(adapter)}
         self.generation_config = _generation_config(base, engine_arguments)
         self._base = base, _for_hub(engine_arguments)

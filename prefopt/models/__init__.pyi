@@ -15,6 +15,7 @@ from .load import add_adapter as add_adapter
 from .load import load_policy as load_policy
 from .load import load_scorer as load_scorer
 from .load import load_tokenizer as load_tokenizer
+from .merge import merge_adapter as merge_adapter
 from .reference import FrozenModel as FrozenModel
 from .reference import Reference as Reference
 from .reference import policy_fingerprint as policy_fingerprint

@@ -24,6 +24,7 @@ from .heads import LM_HEAD, clear_normalization, is_scorer, reward_head_of, upca
 from .load import load_scorer, load_tokenizer
 from .modes import is_quantized, without_dropout
 from .peft_adapters import adapter_weights, always_save_policy_only, remove_adapter
+from .precision import training_dtype
 from .shared_critic import SharedCritic, copy_weights, shared_config, shared_weights
 from .wrappers import base_transformer, unwrap_parallel
 
@@ -138,7 +139,7 @@ def new_critic(
     """Make a critic for `attach_critic`. All of it trains; of one that has an adapter, the adapter and the head.
 
     What a reward model stores to normalise its scores is left out of the copy: a critic predicts returns, and no
-    scores. A plain model gets the policy's dtype, the head at least float32.
+    scores. A plain model gets the dtype in which the policy trains, the head at least float32.
 
     Args:
         source: a reward model, of which a copy is made; the path or hub id of one; None for the policy's own backbone
@@ -151,13 +152,13 @@ def new_critic(
         ValueError: another tokenizer than the policy's, a quantised model without an adapter, or weights that FSDP
             spreads over processes.
     """
-    inner: Any = base_transformer(policy)
-    critic, has_new_head = _copied(policy if source is None else source, inner, load, tokenizer)
+    dtype = training_dtype(policy)
+    critic, has_new_head = _copied(policy if source is None else source, dtype, load, tokenizer)
     body: Any = base_transformer(critic)
     if is_quantized(body) and not isinstance(critic, PeftModel):
         raise ValueError("a quantised critic trains through an adapter only: share_critic, or pass an adapter's folder")
     if not isinstance(critic, PeftModel):  # whose adapter PEFT keeps in float32
-        critic.to(inner.dtype)
+        critic.to(dtype)
     upcast_head(body)
     if has_new_head:
         for parameter in reward_head_of(body).parameters():
@@ -166,11 +167,11 @@ def new_critic(
     return critic.train(policy.training)
 
 
-def _copied(source: Any, policy: Any, load: dict[str, Any], tokenizer: Any) -> tuple[Any, bool]:
+def _copied(source: Any, dtype: torch.dtype, load: dict[str, Any], tokenizer: Any) -> tuple[Any, bool]:
     """A model that the critic alone uses, and whether its head is new."""
     if isinstance(source, str | Path):
         _check_tokenizer(str(source), tokenizer)
-        return load_scorer(str(source), **{"dtype": policy.dtype} | load), not _has_head(str(source))
+        return load_scorer(str(source), **{"dtype": dtype} | load), not _has_head(str(source))
     if load:
         raise ValueError(f"{', '.join(load)} is for loading a critic by name, but {type(source).__name__} is a model")
     model = unwrap_parallel(source)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Outputs
@@ -21,12 +20,15 @@ from ._activation_checkpointing import MakeContext, checkpointed_context
 from ._logits import FROM_LOGITS, Head, token_outputs
 from .auxiliary import CRITIC
 from .critic import critic_of
+from .embedding_noise import has_noise
 from .flops import count_forward
-from .heads import is_scorer, language_heads, reward_head_of
+from .heads import is_scorer, language_heads, reward_head_of, score
 from .layout import packed, padded, predictable
 from .layout_selection import PADDED, LayoutSelection, run_on_layout, select_layout
 from .peft_adapters import adapter_layers, layers_using_adapter
+from .rope_lengths import length_rules, run_by_frequencies
 from .shared_critic import SharedCritic
+from .whole_scores import ALONE, LAST, whole_scores
 from .wrappers import run_under_wrapper, unwrap
 
 FROM_HEAD = frozenset({"scores", "values"})
@@ -106,16 +108,24 @@ def _critic_pass(inner: nn.Module, critic: nn.Module, wants: frozenset[str]) -> 
 
 
 def _run(model_pass: _Pass, batch: Batch, selection: LayoutSelection) -> dict[str, Tensor]:
-    with checkpointed_context(model_pass.inner, model_pass.make_context):
-        return _outputs(model_pass.inner, batch, model_pass.wants, selection, model_pass.head)
+    inner = model_pass.inner
+
+    def run(part: Batch) -> dict[str, Tensor]:
+        return _outputs(inner, part, model_pass.wants, selection, model_pass.head)
+
+    with checkpointed_context(inner, model_pass.make_context):
+        return run_by_frequencies(inner, batch, run)
 
 
 def _outputs(
     inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
 ) -> dict[str, Tensor]:
-    layout = padded(batch) if selection.layout == PADDED else packed(batch, whole="scores" in wants)
+    if selection.reading != LAST:
+        return {"scores": _scores_of_whole(inner, batch, wants, selection, reward_head)}
+    whole = "scores" in wants or has_noise(inner) or bool(length_rules(inner))
+    layout = padded(batch) if selection.layout == PADDED else packed(batch, whole=whole)
     part, head = _parts(inner, wants, selection)
-    states = run_on_layout(inner, part, layout, selection.layout)[0].flatten(0, 1)
+    states = run_on_layout(inner, part, layout, selection.layout).flatten(0, 1)
     mask, by_token = predictable(batch), {}
     predicting = states[layout.before[mask]] if wants - {"scores"} else states
     if is_counting():
@@ -126,12 +136,25 @@ def _outputs(
         vocab = inner.config.get_text_config().vocab_size
         by_token = token_outputs(head, predicting, batch.response_ids[mask], vocab, wants & FROM_LOGITS)
     if "values" in wants:
-        by_token["values"] = _score(reward_head, predicting)
+        by_token["values"] = score(reward_head, predicting)
     outputs = {name: _scatter(values, mask) for name, values in by_token.items()}
     if "scores" in wants:
         # Pool by our own mask: transformers pools by token id and reads one token early when pad is eos.
-        outputs["scores"] = _scatter(_score(reward_head, states[layout.last[batch.present]]), batch.present)
+        outputs["scores"] = _scatter(score(reward_head, states[layout.last[batch.present]]), batch.present)
     return outputs
+
+
+def _scores_of_whole(
+    inner: Any, batch: Batch, wants: frozenset[str], selection: LayoutSelection, reward_head: nn.Module | None
+) -> Tensor:
+    if more := wants - {"scores"}:
+        raise ValueError(
+            f"{type(inner).__name__} scores a text by its own forward pass, as encoders do, and cannot give "
+            f"{', '.join(sorted(more))}: take a classification model of a causal family"
+        )
+    if is_counting():
+        count_forward(inner, padded(batch).inputs["position_ids"], 0, int(batch.present.sum()), reward_head)
+    return whole_scores(inner, batch, alone=selection.reading == ALONE)
 
 
 def _parts(inner: Any, wants: frozenset[str], selection: LayoutSelection) -> tuple[Callable[..., Any], Head]:
@@ -146,12 +169,6 @@ def _parts(inner: Any, wants: frozenset[str], selection: LayoutSelection) -> tup
 
 def _unchanged(states: Tensor) -> Tensor:
     return states
-
-
-def _score(head: Any, states: Tensor) -> Tensor:
-    """The reward head in its own dtype, never under autocast: [n, H] -> [n]"""
-    with torch.autocast(states.device.type, enabled=False):
-        return head(states.to(next(head.parameters()).dtype)).squeeze(-1)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 HEAD_NAMES = ("score", "classifier")
 """What transformers' classification models call the reward head."""
+POOLER = "pooler"
+"""What transformers' encoders call the layer of the backbone that makes one state of all."""
 LM_HEAD = "auxiliary_lm_head"
 """The submodule of a reward model that is the language-model head of an auxiliary loss."""
 NORMALIZATION = "score_normalization.json"
@@ -40,10 +42,10 @@ def head_name(model: nn.Module) -> str:
     for name in HEAD_NAMES:
         if isinstance(getattr(model, name, None), nn.Module):
             return name
-    raise ValueError(
-        f"{type(model).__name__} has no reward head ({' or '.join(HEAD_NAMES)}): load it with "
-        "AutoModelForSequenceClassification(num_labels=1), or prefopt.models.load.load_scorer"
-    )
+    remedy = "load it with AutoModelForSequenceClassification(num_labels=1), or prefopt.models.load.load_scorer"
+    if "SequenceClassification" in type(model).__name__:
+        remedy = "its family calls it otherwise or has an encoder and a decoder; take one such as Llama, Qwen or BERT"
+    raise ValueError(f"{type(model).__name__} has no reward head ({' or '.join(HEAD_NAMES)}): {remedy}")
 
 
 def reward_head_of(model: nn.Module) -> nn.Module:
@@ -55,9 +57,45 @@ def reward_head_of(model: nn.Module) -> nn.Module:
     return getattr(model, head_name(model))
 
 
+def score(head: Any, states: Tensor) -> Tensor:
+    """The reward head in its own dtype, never under autocast: [n, H] -> [n]"""
+    with torch.autocast(states.device.type, enabled=False):
+        return head(states.to(next(head.parameters()).dtype)).squeeze(-1)
+
+
 def is_scorer(model: nn.Module) -> bool:
     """Whether a model, without its wrappers, has a reward head."""
     return any(isinstance(getattr(model, name, None), nn.Module) for name in HEAD_NAMES)
+
+
+def layers_below_head(model: Any) -> list[str]:
+    """The names of layers between backbone and reward head, and of poolers: of decoders as a rule none.
+
+    Checkpoints of language models have no weights for them, or none that were trained.
+    """
+    prefix: str = model.base_model_prefix
+    beside = [name for name, _ in model.named_children() if name not in (*HEAD_NAMES, LM_HEAD, prefix)]
+    names = [*beside, *(name for name, _ in model.named_modules() if name.split(".")[-1] == POOLER)]
+    return [name for name in names if next(model.get_submodule(name).parameters(), None) is not None]
+
+
+def several_labels(name: str, labels: object) -> str:
+    """What is wrong with a classification model that gives several numbers to a response."""
+    return (
+        f"{name} gives {labels} numbers to a response, and a reward model gives one: make it with num_labels=1 "
+        "(AutoModelForSequenceClassification has 2 unless told) and train it again"
+    )
+
+
+def check_single_label(model: Any, name: str) -> None:
+    """Refuse a classification model that does not give one number to a response.
+
+    Raises:
+        ValueError: it has no head, or several labels.
+    """
+    reward_head_of(model)
+    if (labels := model.config.num_labels) != 1:
+        raise ValueError(several_labels(name, labels))
 
 
 def upcast_head(model: nn.Module) -> None:
@@ -98,6 +136,13 @@ def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ValueError: all special tokens of the tokenizer end a response.
     """
+    own: Any = model.config.pad_token_id
+    if counts_positions_by_pad(model) and own is not None:
+        if tokenizer.pad_token_id != own:
+            token = tokenizer.convert_ids_to_tokens(own)
+            logger.warning("%s counts positions by its own pad token: pad is now %r", type(model).__name__, token)
+            tokenizer.pad_token = token
+        return
     ends = {tokenizer.eos_token_id, *_template_ends(tokenizer)}
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
         free = [i for i in sorted(tokenizer.all_special_ids) if i not in ends]
@@ -110,6 +155,11 @@ def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         logger.warning("pad was an end token, which plain transformers would not score: pad is now %r", token)
         tokenizer.pad_token = token
     model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def counts_positions_by_pad(model: nn.Module) -> bool:
+    """Whether another pad token would shift all positions: RoBERTa counts from the ids that are not pad."""
+    return any(hasattr(part, "padding_idx") and hasattr(part, "position_embeddings") for part in model.modules())
 
 
 def _template_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:

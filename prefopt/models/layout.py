@@ -70,6 +70,20 @@ class Layout:
     last: Tensor
     packing: Packing | None = None
 
+    @property
+    def sequence_lengths(self) -> Tensor:
+        """How many tokens of this input the sequence of each token has; of a prompt, that of its longest response.
+
+        [B, 1] for padded rows, [1, T] for a packed one.
+        """
+        if self.packing is None:
+            return self.inputs["attention_mask"].sum(1, keepdim=True)
+        lengths, response = self.packing.lengths, self.packing.response
+        totals = lengths[:, :1] + lengths[:, 1:]
+        longest = totals.amax(1)[self.packing.group]
+        own = totals[self.packing.group, response.clamp(min=0)]
+        return torch.where(response == -1, longest, own)[None]
+
 
 def predictable(batch: Batch) -> Tensor:
     """Which response tokens have a token before them, to predict them from: [G, K, R] bool.
@@ -105,8 +119,8 @@ def packed(batch: Batch, *, whole: bool) -> Layout:
     """Lay all prompts and responses out in one row without padding, each prompt once: inputs of shape [1, T].
 
     Args:
-        whole: feed the last token of each response too, where a reward head reads. It predicts nothing, so without a
-            reward head it is left out.
+        whole: feed the last token of each response too, where a reward head reads, or what is computed depends on how
+            long a sequence is. It predicts nothing, so otherwise it is left out.
     """
     mask = batch.response_mask
     fed = mask if whole else F.pad(mask[..., 1:], (0, 1))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -23,9 +23,12 @@ from ..data.collate import collate
 from ..utils.renamed import renamed
 from ._logits import Head
 from .attention import KERNELS, Rule, Unsupported, packed_attention
+from .embedding_noise import noise_by_length
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
+from .rope_lengths import forget_lengths, length_rules
+from .whole_scores import ALONE, LAST, find_reading
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +45,12 @@ class LayoutSelection:
     Args:
         layout: "padded", or the attention kernel of packed rows.
         heads: names in `language_heads` of those that give the logits that the model itself gives.
+        reading: where scores come from, see `whole_scores.py`; of a policy it says nothing.
     """
 
     layout: str
     heads: frozenset[str]
+    reading: str = LAST
 
 
 UNLIKE_ALONE = 0.1
@@ -95,7 +100,7 @@ def _cuda_devices(model: nn.Module) -> list[torch.device]:
     return list({p.device for p in model.parameters() if p.device.type == "cuda"})
 
 
-def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Any:
+def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> Tensor:
     """Run a part of a model on a batch that lies in a layout.
 
     Args:
@@ -104,12 +109,17 @@ def run_on_layout(inner: nn.Module, part: Any, layout: Layout, kernel: str) -> A
         kernel: the attention kernel, where the layout is packed.
 
     Returns:
-        What `part` returned.
+        The hidden states of the backbone, the logits of a whole model: [B, T, H or V].
     """
-    if layout.packing is None:
-        return part(**layout.inputs, use_cache=False)
-    with packed_attention(inner, kernel):
-        return part(**layout.inputs, use_cache=False, layout=layout)
+    forget_lengths(inner)
+    with noise_by_length(inner, lambda: layout.sequence_lengths):
+        if layout.packing is None:
+            output = part(**layout.inputs, use_cache=False)
+        else:
+            with packed_attention(inner, kernel):
+                output = part(**layout.inputs, use_cache=False, layout=layout)
+    logits = getattr(output, "logits", None)  # not first where a model of experts gives its balancing loss too
+    return output[0] if logits is None else logits
 
 
 def backbone(inner: Any) -> Any | None:
@@ -122,8 +132,11 @@ def backbone(inner: Any) -> Any | None:
 
 def _check(inner: Any, device: torch.device) -> LayoutSelection:
     requested, name = _requested.get(inner, "auto"), type(inner).__name__
-    batch = _two_groups(inner.config.get_text_config().vocab_size, device)
     with torch.autocast(device.type, enabled=False):
+        reading = find_reading(inner, device, _rounding(inner)) if is_scorer(inner) else LAST
+        if reading != LAST:
+            return _whole(name, reading, requested)
+        batch = _two_groups(inner.config.get_text_config().vocab_size, device)
         heads = frozenset({"own"}) if is_scorer(inner) else _matching_heads(inner, padded(batch))
         if not is_scorer(inner):
             _check_causal(inner, batch)
@@ -151,17 +164,18 @@ def _check_causal(inner: Any, batch: Batch) -> None:
         ValueError: it does not. In half precision, where rounding adds up in experts, a warning says so instead.
     """
     part = backbone(inner) or inner.forward
-    rows = run_on_layout(inner, part, padded(batch), PADDED)[0].unflatten(0, batch.present.shape)
-    if not rows.isfinite().all():
+    layout = padded(batch)
+    padded_rows = run_on_layout(inner, part, layout, PADDED)
+    if not padded_rows.isfinite().all():
         return  # said where packed rows are tried
     difference = 0.0
-    for g, k in batch.present.nonzero().tolist():
-        prompt, response = (
-            batch.prompt_ids[g][batch.prompt_mask[g]],
-            batch.response_ids[g, k][batch.response_mask[g, k]],
-        )
-        alone = part(input_ids=torch.cat([prompt, response[:-1]])[None], use_cache=False)[0][0]
-        difference = max(difference, _deviation(rows[g, k, : len(alone)], alone))
+    lengths = layout.inputs["attention_mask"].sum(1).tolist()
+    for ids, states, length in zip(layout.inputs["input_ids"], padded_rows, lengths, strict=True):
+        # Where frequencies depend on the length of a row, it keeps its last token.
+        alone = ids[None, : length if length_rules(inner) else length - 1]
+        row = replace(layout, inputs={"input_ids": alone, "attention_mask": torch.ones_like(alone)})
+        expected = run_on_layout(inner, part, row, PADDED)[0]
+        difference = max(difference, _deviation(states[: len(expected)], expected))
     if difference <= UNLIKE_ALONE:
         return
     reason = (
@@ -172,6 +186,20 @@ def _check_causal(inner: Any, batch: Batch) -> None:
     if _has_full_precision(inner):
         raise ValueError(f"{reason}. Take a causal language model")
     _log_once(logging.WARNING, reason)
+
+
+def _whole(name: str, reading: str, requested: str) -> LayoutSelection:
+    """How a model runs that scores by its own forward pass."""
+    if requested in KERNELS:
+        raise ValueError(
+            f"layout={requested!r} would be wrong for {name}: it scores a text by its own forward pass, "
+            "as encoders do. Leave layout at 'auto'"
+        )
+    if reading == ALONE:
+        _log_once(logging.WARNING, f"{name} scores rows of one length at a time, which is slower: padding changes them")
+    else:
+        _log_once(logging.INFO, f"{name} scores by its own forward pass, on padded rows")
+    return LayoutSelection(PADDED, frozenset(), reading)
 
 
 def _log_once(level: int, message: str) -> None:
@@ -190,7 +218,7 @@ def _reason_against_packing(inner: Any, kernel: str, batch: Batch) -> str | None
 
     def states(layout: Layout) -> Tensor:
         output = run_on_layout(inner, backbone(inner) or inner.forward, layout, kernel)
-        return output[0].flatten(0, 1)[layout.before[mask]]
+        return output.flatten(0, 1)[layout.before[mask]]
 
     on_padded = states(padded(batch))
     if not on_padded.isfinite().all():
@@ -218,8 +246,8 @@ def _matching_heads(inner: Any, layout: Layout) -> frozenset[str]:
     part = backbone(inner)
     if part is None:
         return frozenset()
-    logits = run_on_layout(inner, inner.forward, layout, PADDED)[0].flatten(0, 1)
-    states = run_on_layout(inner, part, layout, PADDED)[0].flatten(0, 1)
+    logits = run_on_layout(inner, inner.forward, layout, PADDED).flatten(0, 1)
+    states = run_on_layout(inner, part, layout, PADDED).flatten(0, 1)
 
     def matches(head: Head) -> bool:
         try:

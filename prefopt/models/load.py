@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from peft import (
     prepare_model_for_kbit_training,
 )
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -28,23 +30,31 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
-from transformers.utils import find_adapter_config_file
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from .generation_config import repair_generation_config
 from .heads import (
     HEAD_NAMES,
     LM_HEAD,
     attach_lm_head,
+    check_single_label,
     head_name,
     is_scorer,
+    layers_below_head,
     load_normalization,
     reward_head_of,
     scorer_from_policy,
     separate_pad,
+    several_labels,
     upcast_head,
 )
+from .merge import merge_adapter
 from .modes import is_quantized, keep_differentiable, stop_rescaling
+from .peft_adapters import base_of, name_base
 from .rotary import restore_frequencies
 from .wrappers import check_adapter
 
@@ -55,7 +65,12 @@ class IncompleteCheckpoint(ValueError):
     """Weights are missing that transformers would fill in with random numbers."""
 
 
-WEIGHT_FILES = ("adapter_model.safetensors", "model.safetensors")
+GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""What a tokenizer_config.json says of a tokenizer that is of no family, all of which is in its tokenizer.json."""
+PROBE = "It's  12,345 cafés_x²!\n\n\tdef f(x): 中文，测试 don't"
+"""A text on which tokenizers with other rules give other ids."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHT_FILES = (ADAPTER_WEIGHTS, "model.safetensors")
 """Files that hold all weights of a folder."""
 
 
@@ -89,10 +104,32 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         source: path or hub id.
         kwargs: for `AutoTokenizer.from_pretrained`.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, **{"trust_remote_code": False} | kwargs)
+    options = {"trust_remote_code": False} | kwargs
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    if get_tokenizer_config(source).get("tokenizer_class") in GENERIC and not _has_files_ids(tokenizer, source):
+        logger.warning(
+            "%s holds a tokenizer of its own, which AutoTokenizer turns into a %s with other ids because of the model "
+            "beside it: it is loaded as it was saved; elsewhere use PreTrainedTokenizerFast.from_pretrained",
+            source,
+            type(tokenizer).__name__,
+        )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _has_files_ids(tokenizer: Any, source: str) -> bool:
+    """Whether a tokenizer gives the ids of the tokenizer.json that it was loaded from."""
+    file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file is None or not tokenizer.is_fast or type(tokenizer) is PreTrainedTokenizerFast:
+        return True
+    saved, loaded = Tokenizer.from_file(file), tokenizer.backend_tokenizer
+    words = " ".join(sorted(saved.get_vocab())[:1000])
+    return all(
+        saved.encode(text, add_special_tokens=False).ids == loaded.encode(text, add_special_tokens=False).ids
+        for text in (PROBE, words)
+    )
 
 
 def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_config: Any = None, **kwargs: Any) -> Any:
@@ -136,16 +173,22 @@ def load_scorer(
         ValueError: as `load_policy`; a family without a classification model; `lm_head` without a language model.
     """
     if isinstance(source, str) and _is_policy_adapter(source):
-        source = load_policy(source, quantization_config=quantization_config, **kwargs)
-        quantization_config, kwargs = None, {}
+        if quantization_config is not None:
+            raise ValueError(
+                f"{source} is a policy's adapter, which is merged under a reward head, and nothing quantised can be "
+                "merged into: save merge_adapter(load_policy(...)), and load that with the quantization_config"
+            )
+        source, kwargs = load_policy(source, **kwargs), {}
     if isinstance(source, str):
         auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
+        _check_saved_labels(source, kwargs)
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
     else:
         scorer = source = _merged_if_policy(_given_model(source, quantization_config, kwargs))
         if not isinstance(scorer, PeftModel) and not is_scorer(scorer):
             scorer = scorer_from_policy(scorer)
     inner: Any = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
+    check_single_label(inner, source if isinstance(source, str) else type(inner).__name__)
     upcast_head(inner)
     if isinstance(source, str) and Path(source).is_dir():
         _restore_head(inner, Path(source))
@@ -155,6 +198,33 @@ def load_scorer(
     if lm_head and not hasattr(inner, LM_HEAD):
         attach_lm_head(inner, _language_model(source, kwargs))
     return scorer
+
+
+def _check_saved_labels(source: str, kwargs: dict[str, Any]) -> None:
+    """Refuse a saved classification model of several labels before transformers fails on the shape of its head."""
+    options = {name: kwargs[name] for name in ("revision", "trust_remote_code") if name in kwargs}
+    if _is_adapter(source):
+        if (labels := _labels_of_adapter(source)) not in (None, 1):
+            raise ValueError(several_labels(source, labels))
+        source = PeftConfig.from_pretrained(source).base_model_name_or_path or ""
+        options.pop("revision", None)
+    if not source:
+        return
+    config = AutoConfig.from_pretrained(source, **{"trust_remote_code": False} | options)
+    if config.num_labels != 1 and any("Classification" in kind for kind in config.architectures or ()):
+        raise ValueError(several_labels(source, config.num_labels))
+
+
+def _labels_of_adapter(source: str) -> int | None:
+    """How many numbers the head that is saved with an adapter gives; None where the file has no head."""
+    file = cached_file(source, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return None
+    with safe_open(file, framework="pt") as weights:
+        names = [name for name in weights.keys() if "lora_" not in name]  # noqa: SIM118
+        of_head = [name for name in names if not set(HEAD_NAMES).isdisjoint(name.split("."))]
+        shapes = [weights.get_slice(name).get_shape() for name in of_head]
+    return min((shape[0] for shape in shapes if len(shape) == 2), default=None)
 
 
 def _is_policy_adapter(source: str) -> bool:
@@ -169,8 +239,8 @@ def _merged_if_policy(model: Any) -> Any:
     """A policy's adapter becomes part of the backbone under a reward head; the model handed in stays as it is."""
     if not isinstance(model, PeftModel) or is_scorer(model.get_base_model()):
         return model
-    logger.info("the policy's adapter is merged into the backbone of the reward model")
-    return copy.deepcopy(model).merge_and_unload()
+    logger.info("the policy's adapter becomes part of the backbone of the reward model")
+    return merge_adapter(model)
 
 
 def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str, Any]) -> Any:
@@ -178,7 +248,7 @@ def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str,
     if not isinstance(source, str):
         return source
     if _is_adapter(source):
-        source = PeftConfig.from_pretrained(source).base_model_name_or_path
+        source = base_of(source)
     try:
         return load_policy(source, **kwargs)
     except IncompleteCheckpoint:
@@ -194,33 +264,57 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_che
         gradient_checkpointing: layers are checkpointed, for which the inputs of frozen layers need gradients.
 
     Raises:
-        ValueError: the model already carries an adapter.
+        ValueError: the model already carries an adapter, or cannot run with this one.
     """
     if isinstance(model, PeftModel):
         raise ValueError(
             "the model already has an adapter and a peft_config was given: pass the model alone to go on training its "
-            "adapter, or model.merge_and_unload() with the peft_config to start a new one"
+            "adapter, or prefopt.models.merge_adapter(model) with the peft_config to start a new one"
+        )
+    if (
+        getattr(peft_config, "use_dora", False)
+        and getattr(model, "is_loaded_in_8bit", False)
+        and model.device.type == "cpu"
+    ):
+        raise ValueError(
+            "DoRA on 8-bit layers cannot run on the CPU: it dequantises them at every pass, by which they lose the "
+            "scales of their rows (peft 0.21, bitsandbytes 0.50). Use 4-bit layers, or LoRA without use_dora"
         )
     if is_quantized(model):
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
     elif gradient_checkpointing:
         model.enable_input_require_grads()
-    return get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
+    adapted = get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
+    name_base(adapted)
+    return adapted
 
 
 def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:
     """`peft_config` under which the reward head trains and is saved with the adapter, and the auxiliary head is not.
 
-    PEFT does the first only for the task SEQ_CLS: under another task, or none, a new head stays random and is lost.
+    PEFT does the first only for the task SEQ_CLS: under another task, or none, a new head stays random and is lost. And
+    only for the head itself: of an encoder, layers between it and the backbone may be as new.
     """
-    config = copy.deepcopy(peft_config)
+    config: Any = copy.deepcopy(peft_config)
     if config.task_type != "SEQ_CLS":
         logger.info("task_type was %s: SEQ_CLS it is, so that the reward head trains", config.task_type)
         config.task_type = "SEQ_CLS"
-    if hasattr(model, LM_HEAD) and hasattr(config, "exclude_modules"):
+    below = layers_below_head(model)
+    if below and hasattr(config, "modules_to_save"):
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), *below})
+    spared = [*below, *([LM_HEAD] if hasattr(model, LM_HEAD) else [])]
+    if spared and hasattr(config, "exclude_modules"):
         excluded = config.exclude_modules or []
-        config.exclude_modules = f"(?:{excluded})|.*{LM_HEAD}" if isinstance(excluded, str) else [*excluded, LM_HEAD]
+        if isinstance(excluded, str):
+            config.exclude_modules = "|".join([f"(?:{excluded})", *(rf".*{re.escape(name)}(\..*)?" for name in spared)])
+        else:
+            config.exclude_modules = [*excluded, *_with_parts(model, spared)]
     return config
+
+
+def _with_parts(model: nn.Module, names: list[str]) -> list[str]:
+    """Names of modules and of all that is in them."""
+    return [f"{name}.{part}".rstrip(".") for name in names for part, _ in model.get_submodule(name).named_modules()]
 
 
 def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
@@ -231,14 +325,28 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         options["quantization_config"] = quantization_config
     if _is_adapter(source):
         check_adapter(PeftConfig.from_pretrained(source))
-        model = auto.from_pretrained(source, is_trainable=True, **options)
+        base = base_of(source)
+        model = _on_base(auto, base).from_pretrained(source, is_trainable=True, **options)
+        name_base(model, base)
     else:
         model = _complete(auto, source, options)
     if isinstance(model, nn.Module):
         stop_rescaling(model)
+        repair_generation_config(model)
         if is_quantized(model):
             keep_differentiable(model)
     return model
+
+
+def _on_base(auto: Any, base: str) -> Any:
+    """PEFT's loader of adapters, with the base that it is given instead of the one that the adapter's config names."""
+
+    class Base:
+        @staticmethod
+        def from_pretrained(_: str, **options: Any) -> Any:
+            return auto._target_class.from_pretrained(base, **options)
+
+    return type(auto.__name__, (auto,), {"_target_class": Base})
 
 
 def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
@@ -250,7 +358,7 @@ def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
     finally:
         transformers_logging.set_verbosity(verbosity)
     missing = set(info["missing_keys"])
-    head = {name for name in missing if name.split(".")[0] in HEAD_NAMES}
+    head = {name for name in missing if _is_of_head(name, model)}
     if missing - head:
         raise IncompleteCheckpoint(
             f"{source} lacks weights, which would be random: {', '.join(sorted(missing - head)[:5])}"
@@ -258,6 +366,13 @@ def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
     if head:
         logger.info("%s has no reward head: a new one was made", source)
     return model
+
+
+def _is_of_head(name: str, model: Any) -> bool:
+    """Whether a weight is the reward head's: of an encoder also the layers between it and the backbone."""
+    if name.split(".")[0] in HEAD_NAMES:
+        return True
+    return is_scorer(model) and any(name.startswith(f"{layer}.") for layer in layers_below_head(model))
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -276,8 +391,10 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             check_adapter(config)
+        name_base(model)
     restore_frequencies(model)
     stop_rescaling(model)
+    repair_generation_config(model)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
 

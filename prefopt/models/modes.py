@@ -12,6 +12,12 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
+NEFTUNE = "neftune_noise_alpha"
+"""The attribute by which transformers marks embeddings that get noise in training (NEFTune, arXiv:2310.05914)."""
+NOISE = frozenset((NEFTUNE, "jitter_noise", "input_jitter_noise", "moe_jitter_eps"))
+"""Attributes of modules that add noise in training mode: NEFTune's embeddings, and routers of experts. Nothing else of
+these modules depends on their own mode."""
+
 
 def freeze(model: nn.Module) -> nn.Module:
     """Put a model into evaluation mode and let no weight take gradients; returns the model."""
@@ -50,18 +56,47 @@ def disable_dropout(model: nn.Module) -> None:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Set every dropout rate to zero inside the block, in whatever mode the modules are.
+    """Take dropout and all other noise of training out of a model inside the block, in whatever mode the modules are.
 
     Evaluation mode would do the same for a plain model, but quantised layers compute differently in the two modes, so
     a reference on the policy's own layers has to run in the policy's mode.
     """
     rates = _dropouts(model)
+    noisy = [module for module in model.modules() if module.training and not NOISE.isdisjoint(vars(module))]
     disable_dropout(model)
+    for module in noisy:
+        module.training = False
     try:
         yield
     finally:
         for module, name, rate in rates:
             setattr(module, name, rate)
+        for module in noisy:
+            module.training = True
+
+
+@contextmanager
+def computing_like(other: nn.Module, model: nn.Module) -> Iterator[None]:
+    """Let a quantised model, without dropout, compute inside the block as it does in the mode that another model is in.
+
+    8-bit layers of bitsandbytes on the CPU quantise their inputs in evaluation mode only (0.50), so that a model in one
+    mode is not its copy in the other.
+    """
+    if is_quantized(model) and other.training:
+        with training(model), without_dropout(model):
+            yield
+    else:
+        yield
+
+
+def batch_dependent_threshold(model: nn.Module) -> float:
+    """The `llm_int8_threshold` of a model's 8-bit layers; 0 where what they say of a row depends on that row alone.
+
+    Above 0, a column in which any token of a batch reaches the threshold is left out of the quantisation of all of its
+    tokens (LLM.int8, arXiv:2208.07339): what else is in a batch changes the log-probs of a row.
+    """
+    thresholds = (getattr(getattr(module, "state", None), "threshold", 0.0) for module in model.modules())
+    return max(thresholds, default=0.0)
 
 
 def _dropouts(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
@@ -119,7 +154,7 @@ def stop_rescaling(model: nn.Module) -> None:
 def make_trainable(model: nn.Module) -> None:
     """Check that training this model trains what was meant, and unfreeze a plain model whose weights are all frozen.
 
-    That is how `merge_and_unload` leaves them; such a model is trained in full.
+    That is how `merge_adapter` leaves them; such a model is trained in full.
 
     Raises:
         ValueError: an adapter that is frozen, that transformers and not PEFT put on the model, or quantised weights

@@ -6,7 +6,6 @@ given, and is decided in `reference_for`.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -25,12 +24,20 @@ from transformers import TrainerCallback
 
 from ..batch import Batch, Outputs
 from ..data.encode import stop_token_ids
+from ..data.tokenizer_identity import vocabulary
 from ..utils import files
 from ..utils.flop_counter import scope
 from .auxiliary import is_critic_parameter
 from .forward import forward
-from .modes import evaluating, freeze, without_dropout
-from .peft_adapters import REFERENCE_ADAPTER, copy_adapter, preserved_adapter_state, rewrites_base, using_adapter
+from .modes import computing_like, evaluating, freeze, without_dropout
+from .peft_adapters import (
+    REFERENCE_ADAPTER,
+    copy_adapter,
+    copy_model,
+    preserved_adapter_state,
+    rewrites_base,
+    using_adapter,
+)
 from .weights import full_weight
 
 IGNORED_SETTINGS = {
@@ -87,7 +94,7 @@ class FrozenModel(Reference):
     model: nn.Module
 
     def __call__(self, policy: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
-        with torch.no_grad(), scope(SCOPE):
+        with torch.no_grad(), scope(SCOPE), computing_like(policy, self.model):
             return forward(self.model, batch, wants)
 
     def weights(self, policy: nn.Module) -> dict[str, Tensor]:
@@ -186,7 +193,7 @@ def reference_for(
             "precompute_ref_log_probs=True, which needs no copy"
         )
     if not isinstance(model, PeftModel) or getattr(model.active_peft_config, "bias", "none") != "none":
-        return FrozenModel(freeze(copy.deepcopy(model)))
+        return FrozenModel(freeze(copy_model(model)))
     if fresh_adapter and not rewrites_base(model.active_peft_config):
         return AdapterOff()
     copy_adapter(model)
@@ -230,7 +237,7 @@ def fingerprint(
     for name, tensor in sorted(weights.items()):
         hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         hasher.update(full_weight(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    for part in (settings, _vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
+    for part in (settings, vocabulary(tokenizer), getattr(tokenizer, "chat_template", None)):
         hasher.update(json.dumps(part, sort_keys=True, default=_as_json).encode())
     for row in rows:
         hasher.update(json.dumps([row["prompt_ids"], row["response_ids"]]).encode())
@@ -262,14 +269,6 @@ def _changes_no_response(name: str) -> bool:
 def _as_json(value: Any) -> Any:
     """A value that JSON lacks, the same in every process, as the order of a set is not."""
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
-
-
-def _vocabulary(tokenizer: Any) -> Any:
-    """What decides how text becomes ids; not padding and truncation, which any call of the tokenizer may set."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return sorted(tokenizer.get_vocab().items())
-    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
 
 
 def _settings(model: Any) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from ..data.records import Messages
 from ..data.row_encoder import UNREAD, Encoder
 from ..data.truncation import Encoding
 from ..models.forward import forward
-from ..models.heads import LM_HEAD, is_scorer, normalize
+from ..models.heads import LM_HEAD, check_single_label, is_scorer, normalize
 from ..models.load import load_scorer, load_tokenizer
 from ..models.modes import evaluating, freeze, is_quantized
+from ..models.positions import check_lengths
 from ..models.reference import FrozenModel, fingerprint
 from ..utils.flop_counter import scope
 from .scorer import all_finished, checked
@@ -32,6 +33,8 @@ from .scorer import all_finished, checked
 logger = logging.getLogger(__name__)
 
 SCORES = frozenset({"scores"})
+TOO_LONG = "RewardModelScorer(..., encoding=Encoding(max_length={limit})) truncates texts to that"
+"""What to do about rows that are longer than the reward model's positions."""
 Ids = tuple[list[int], list[int]]
 """The ids of a prompt and of a response."""
 
@@ -151,6 +154,7 @@ class RewardModelScorer:
         ]
 
     def _scores(self, rows: list[Ids]) -> list[float]:
+        check_lengths(self.model, [len(prompt) + len(response) for prompt, response in rows], TOO_LONG)
         scores_of_rows = [0.0] * len(rows)
         bar = tqdm(total=len(rows), desc=f"scoring by {self.name}", disable=not self.progress)
         with torch.no_grad(), scope("scoring"), evaluating(self.model), bar:
@@ -213,8 +217,7 @@ def _check(model: Any, source: str) -> None:
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not is_scorer(inner):
         raise ValueError(f"{source} has no reward head: train a reward model first, or pass a function")
-    if inner.config.num_labels != 1:
-        raise ValueError(f"{source} has {inner.config.num_labels} labels; a reward model has one")
+    check_single_label(inner, source)
 
 
 def _named(place: str) -> str:

@@ -12,13 +12,16 @@ from datasets import Dataset
 from peft import PeftConfig
 from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, set_seed
 
+from ..data.batching import sequence_lengths
 from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
 from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import with_turns
-from ..models.critic import attach_critic, critic_of, detach_critic, new_critic
+from ..models.critic import attach_critic, critic_of, detach_critic, new_critic, parameter_groups
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable, stop_rescaling
+from ..models.positions import check_lengths, position_limit
+from ..models.precision import train_in_float32, warn_of_half_precision
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import SharedCritic, share_critic
@@ -39,6 +42,21 @@ logger = logging.getLogger(__name__)
 
 ANSWERS = frozenset(("chosen", "response", "responses", "response_ids"))
 """Columns in which a row has answers, as text or as token ids."""
+
+BALANCING = ("router_aux_loss_coef", "aux_loss_coef")
+"""What configs call the weight of a loss that balances experts; the latter is JetMoe's."""
+STEP_IS_RATE = frozenset(
+    f"{paged}{name}"
+    for paged in ("", "paged_")
+    for name in (
+        *("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused"),
+        *("adamw_torch_4bit", "adamw_torch_8bit", "adamw_bnb_8bit", "adamw_8bit", "adamw_32bit"),
+        *("lion_8bit", "lion_32bit"),
+    )
+)
+"""Names, in TrainingArguments' `optim`, of optimizers whose step is about the learning rate, whatever the gradient."""
+TOO_LONG = "--max_length {limit} truncates rows to that (those that come encoded: prefopt.data.encode.encode_dataset)"
+"""What to do about rows that are longer than a model's positions."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,8 @@ def build(
     if peft_config is not None:
         loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
     make_trainable(loaded)
+    if args.float32_weights and not isinstance(model, str):
+        train_in_float32(loaded)
     if args.disable_dropout:
         disable_dropout(loaded)
     reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
@@ -169,12 +189,28 @@ def _add_critic(
     if getattr(objective, "share_critic", False):
         share_critic(model, scorer=source)
     else:
-        kwargs = args.init_kwargs if isinstance(source, str) else {}
+        # In the precision in which the policy trains, not in that of the base under its adapter.
+        kwargs = {k: v for k, v in args.init_kwargs.items() if k != "dtype"} if isinstance(source, str) else {}
         attach_critic(model, new_critic(source, model, tokenizer, **kwargs), tokenizer)
     if args.disable_dropout:
         disable_dropout(model)
     if getattr(objective, "critic_pretrain_steps", 0) and args.ddp_find_unused_parameters is None:
         args.ddp_find_unused_parameters = True  # the policy's, while the critic learns alone
+
+
+def note_precision(model: Any, objective: Objective, args: PreferenceConfig, rates: dict[str, float], own: Any) -> None:
+    """Say how many weights cannot move at the learning rates of this run.
+
+    Args:
+        rates: the highest learning rate of each of `parameter_groups`.
+        own: an optimizer that was handed in, None for the one that the arguments name.
+    """
+    name = str(getattr(args.optim, "value", args.optim))
+    known = name if name in STEP_IS_RATE and own is None else None
+    for what, parameters in parameter_groups(model).items():
+        if what in rates:
+            described = "reward model" if objective.trains == "scorer" else what
+            warn_of_half_precision(described, parameters, rates[what], known)
 
 
 def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
@@ -223,6 +259,10 @@ def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
         dataset = with_turns(as_text(dataset, purpose_of(built.objective)), built.tokenizer, args.text_prompts)
     encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation)
     encoded = _with_responses(encoded, built.objective)
+    lengths = sequence_lengths(encoded)
+    backbones = [unwrap(model) for model in _models(built.model, built.reference)]
+    for model in {(type(model), position_limit(model)): model for model in backbones}.values():  # each kind once
+        check_lengths(model, lengths, TOO_LONG)
     return with_mismatched(encoded, args.max_length) if "mismatched" in built.objective.needs else encoded
 
 
@@ -302,13 +342,22 @@ def _load(model: Any, objective: Objective, args: PreferenceConfig, tokenizer: A
 
 
 def _note_balancing(model: Any, args: PreferenceConfig) -> None:
-    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without."""
-    coefficient = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
-    if coefficient and getattr(args, "router_aux_loss_coef", None) is None:
+    """Say so where a model of experts asks for a loss that balances them, and nobody said to go without.
+
+    It is no sum over rows, but a product of two means over the tokens of a batch: what a row adds would depend on the
+    rows, the padding and the shared prompts beside it.
+    """
+    config = model.config.get_text_config()
+    found = {name: value for name in BALANCING if (value := getattr(config, name, None))}
+    if found and getattr(args, "router_aux_loss_coef", None) is None:
+        name, coefficient = next(iter(found.items()))
         logger.warning(
-            "this model's config has router_aux_loss_coef=%s, and no load-balancing loss is added here: set "
-            "router_aux_loss_coef=0.0 in the arguments, which is the same, to be told no more",
+            "this model's config has %s=%s%s, and no load-balancing loss is added here: it is a product of means over "
+            "a batch, so that what a row adds would depend on its batch. Set router_aux_loss_coef=0.0 in the "
+            "arguments, which is the same, to be told no more",
+            name,
             coefficient,
+            " and output_router_logits=True" if getattr(config, "output_router_logits", False) else "",
         )
 
 

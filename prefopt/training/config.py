@@ -69,6 +69,12 @@ class PreferenceConfig(TrainingArguments):
     model_init_kwargs: dict[str, Any] | str | None = option(
         None, "Arguments for from_pretrained when the model is given by name."
     )
+    float32_weights: bool = option(
+        True,
+        "Train a model object with 16-bit weights in float32, cast in place (of one with an adapter, the adapter "
+        "alone). Off trains them as they are, with a warning of how many cannot move. A model given by name has the "
+        "dtype that from_pretrained is asked for, float32 by default.",
+    )
     trust_remote_code: bool = option(False, "Run code that comes with the model.")
     chat_template_path: str | None = option(None, "A Jinja chat template file, or a model whose template to use.")
     chat_template_kwargs: dict[str, Any] | str | None = option(

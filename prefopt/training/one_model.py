@@ -34,6 +34,10 @@ class OneModel:
     def model(self) -> Any:
         return self._model()
 
+    def rates(self) -> dict[str, float]:
+        """The highest learning rate of each model that trains, by its name in `parameter_groups`."""
+        return {"policy": self.args.learning_rate}
+
     def group(self, optimizer: Optimizer) -> None:
         """Give models that train at other rates parameter groups of their own, in an optimizer that has not begun."""
 

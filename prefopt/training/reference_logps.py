@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.batching import shard, shard_by_tokens, token_counts
 from ..data.collate import Rows, collate
+from ..models.modes import batch_dependent_threshold, evaluating, is_quantized, training
 from ..models.reference import cache_path, fingerprint, read_cache, write_cache
 from .config import PreferenceConfig
 from .step import StepRunner
@@ -39,12 +40,31 @@ class ReferencePass:
     tokenizer: PreTrainedTokenizerBase
     args: PreferenceConfig
 
-    def added_to(self, dataset: Any) -> Any:
-        """`dataset` with the column `ref_logps`: per row, K lists of per-token log-probs. A dict is done one by one."""
+    def run(self, train: Any, evaluation: Any) -> tuple[Any, Any]:
+        """Both datasets with the column `ref_logps`: per row, K lists of per-token log-probs. None stays None.
+
+        Each is run in the mode in which the policy will be run on it, since 8-bit layers compute differently in the
+        two.
+        """
+        if threshold := batch_dependent_threshold(self.model):
+            logger.warning(
+                "precompute_ref_log_probs on 8-bit layers with llm_int8_threshold=%s: where an activation reaches it, "
+                "a row's log-probs depend on what else is in its batch, and the precomputed ones are not quite those "
+                "of the policy before training. BitsAndBytesConfig(llm_int8_threshold=0.0), 4-bit layers or "
+                "precompute_ref_log_probs=False have none of it",
+                threshold,
+            )
+        with training(self.model):
+            train = self._added_to(train)
+        with evaluating(self.model):
+            return train, self._added_to(evaluation)
+
+    def _added_to(self, dataset: Any) -> Any:
+        """The dataset with its column; a dict of datasets is done one by one."""
         if dataset is None or (isinstance(dataset, Dataset) and "ref_logps" in dataset.column_names):
             return dataset
         if isinstance(dataset, dict):
-            return {name: self.added_to(part) for name, part in dataset.items()}
+            return {name: self._added_to(part) for name, part in dataset.items()}
         flat = self._read_or_compute(dataset, cache_path(self._fingerprint(dataset)))
         return dataset.add_column("ref_logps", _column(flat, dataset))  # type: ignore[arg-type]
 
@@ -52,6 +72,8 @@ class ReferencePass:
         reference = self.step.reference
         assert reference is not None, "asked only while there is a reference"
         how = {"autocast": self.step.accelerator.mixed_precision, "layout": self.args.layout}
+        if is_quantized(self.model):
+            how["mode"] = "training" if self.model.training else "evaluation"
         settings = {**reference.settings(self.model), **how}
         return fingerprint(reference.weights(self.model), self.tokenizer, dataset, settings)
 

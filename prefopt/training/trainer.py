@@ -21,17 +21,21 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..batch import Batch
+from ..data.batching import sequence_lengths
 from ..data.collate import collate
 from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
+from ..models.rope_lengths import length_rules
 from ..models.weights import spot_check
+from ..models.wrappers import unwrap
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
-from .build import Built, as_rows, build, prepare_dataset, reward_models
+from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
 from .checkpointing import Checkpoints
 from .config import PreferenceConfig
 from .dataloaders import Batching
@@ -160,7 +164,9 @@ class PreferenceTrainer(Trainer):
         guard = NonFiniteGuard(args.max_skipped_steps)
         self.step = StepRunner(built.objective, built.reference, self.accelerator, MetricsAccumulator(), guard)
         self.trained = trained_by(lambda: self.model, args, self.step)
+        note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
         self.source = source_for(self, built)
+        self._check_spread_lengths()
         self._to_device(built)
         check = self._watch_reference()
         self.checkpoints = Checkpoints(
@@ -172,6 +178,30 @@ class PreferenceTrainer(Trainer):
     def reference(self) -> Reference | None:
         """What log-ratios are taken against; None where there is none, or its log-probs are precomputed."""
         return self.step.reference
+
+    def _check_spread_lengths(self) -> None:
+        """Refuse rows for which processes would run a model whose weights they share unequally often, and hang.
+
+        Raises:
+            ValueError: rows go beyond the length at which the model's rotary frequencies change.
+        """
+        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        limits = [rule.limit for rule in length_rules(unwrap(self.model))]
+        if not limits or not (spread or any(isinstance(module, FSDPModule) for module in self.model.modules())):
+            return
+        evaluation = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        encoded = [
+            rows
+            for rows in (self.train_dataset, *evaluation.values())
+            if "prompt_ids" in getattr(rows, "column_names", ())
+        ]
+        longest = max((length for rows in encoded for length in sequence_lengths(rows)), default=0)
+        if longest > min(limits):
+            raise ValueError(
+                f"a row has {longest:,} tokens, and beyond {min(limits):,} this model's rotary frequencies depend on "
+                "the length of each row, by which processes that share its weights would run it unequally often: set "
+                f"--max_length {min(limits)}, or train without FSDP and DeepSpeed"
+            )
 
     def _to_device(self, built: Built) -> None:
         """Move what Trainer does not know to the device."""
@@ -197,8 +227,7 @@ class PreferenceTrainer(Trainer):
         if not self.args.precompute_ref_log_probs or self.reference is None:
             return
         reference = ReferencePass(self.step, self.model, cast(Any, self.processing_class), self.args)
-        self.train_dataset = reference.added_to(self.train_dataset)
-        self.eval_dataset = reference.added_to(self.eval_dataset)
+        self.train_dataset, self.eval_dataset = reference.run(self.train_dataset, self.eval_dataset)
         self.step.reference = None  # its memory is the point of computing it once
 
     # ---- a training ------------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ BREAD = ({"role": "user", "content": "How do I bake bread?"},)
 LINES = '巴黎。\n\u2028第二行\u0085\r\n\t"引号" \\ \U0001f600'
 
 
+def without_ids(count: int) -> dict[str, Any]:
+    """What a row says of responses whose ids are not known."""
+    return {"sampled_ids": [[]] * count, "sampled_by": ""}
+
+
 def candidate(text: str, prompt: Any = FRANCE, round: int = 0, k: int = 0, **changes: Any) -> Candidate:
     settings = {"iteration": 0, "finish_reason": "stop", "policy": "sft", "temperature": 1.0, "seed": 7} | changes
     return Candidate(round=round, k=k, prompt=prompt, response=text, **settings)
@@ -485,8 +490,8 @@ def test_which_rounds_are_selected_from(
 
 def test_the_best_response() -> None:
     assert best(by_prompt(ROUNDS)) == [
-        {"prompt": list(FRANCE), "response": "巴黎", "score": 2.0, "finished": [True]},
-        {"prompt": list(BREAD), "response": "Mix.", "score": 3.0, "finished": [True]},
+        {"prompt": list(FRANCE), "response": "巴黎", "score": 2.0, "finished": [True], **without_ids(1)},
+        {"prompt": list(BREAD), "response": "Mix.", "score": 3.0, "finished": [True], **without_ids(1)},
     ]
     assert answers(best(by_prompt(ROUNDS, prior_top_n=0))) == [("不知道", 0.0), ("Bake.", 1.0)]
     assert answers(best(by_prompt(ROUNDS), threshold=2.5)) == [("Mix.", 3.0)]
@@ -500,10 +505,10 @@ def test_every_response_above_a_threshold() -> None:
 
 def test_a_ranking() -> None:
     bread = {"prompt": list(BREAD), "responses": ["Mix.", "Bake.", "Flour."], "scores": [3.0, 1.0, 0.5]}
-    assert ranked(by_prompt(ROUNDS), 3, threshold=2.5) == [{**bread, "finished": [True] * 3}]
+    assert ranked(by_prompt(ROUNDS), 3, threshold=2.5) == [{**bread, "finished": [True] * 3, **without_ids(3)}]
     last = ranked(by_prompt(ROUNDS, prior_top_n=0), 3)  # one response to the other prompt ranks nothing
     france = {"prompt": list(FRANCE), "responses": ["不知道", "尼斯"], "scores": [0.0, -1.5]}
-    assert last == [{**france, "finished": [True] * 2}]
+    assert last == [{**france, "finished": [True] * 2, **without_ids(2)}]
     assert ranked(by_prompt(ROUNDS)) == ranked(by_prompt(ROUNDS), 6)
     assert [len(row["responses"]) for row in ranked(by_prompt(ROUNDS))] == [6, 4]
     with pytest.raises(ValueError, match="k=1"):
@@ -514,8 +519,8 @@ def test_best_worst_pairs() -> None:
     france = {"chosen": "巴黎", "rejected": "马赛", "score_chosen": 2.0, "score_rejected": -2.0}
     bread = {"chosen": "Mix.", "rejected": "Wait.", "score_chosen": 3.0, "score_rejected": 0.0}
     assert best_worst(by_prompt(ROUNDS)) == [
-        {"prompt": list(FRANCE), **france, "finished": [True, True]},
-        {"prompt": list(BREAD), **bread, "finished": [True, True]},
+        {"prompt": list(FRANCE), **france, "finished": [True, True], **without_ids(2)},
+        {"prompt": list(BREAD), **bread, "finished": [True, True], **without_ids(2)},
     ]
     assert [row["chosen"] for row in best_worst(by_prompt(ROUNDS), margin=4.0)] == ["巴黎"]
     assert best_worst(by_prompt(ROUNDS), margin=4.1) == []

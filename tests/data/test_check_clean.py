@@ -19,6 +19,7 @@ from prefopt.data.loading import Reading
 from prefopt.data.records import DataError
 from prefopt.data.text_prompts import with_turns
 from tests.helpers.shapes import bot, user
+from tests.helpers.tokenizers import LLAMA2, make_tokenizer
 
 Writer = Callable[..., Path]
 HEALTHY = [
@@ -199,12 +200,13 @@ def test_telling_columns_that_a_mapping_leaves_out() -> None:
     assert (finding.count, finding.examples) == (1, ["system (1)"])
 
 
-def test_rows_that_cannot_be_encoded_are_counted_and_the_others_looked_at(llama2: PreTrainedTokenizerFast) -> None:
+def test_rows_that_cannot_be_encoded_are_counted_and_the_others_looked_at() -> None:
     refused = {**HEALTHY[0], "system": "Be brief."}
-    report = check([[refused, *HEALTHY]], tokenizer=llama2)
+    shouting = LLAMA2.replace("' ' + m['content']", "' ' + m['content'] | upper")  # says other words than English rows
+    report = check([[refused, *HEALTHY]], tokenizer=make_tokenizer(shouting, add_bos=True))
     finding = report.files[0].findings["refused"]
     assert finding.count == 1 and "only user and assistant" in finding.examples[0]
-    assert report.exit_code == 1 and report.files[0].findings["template_mismatches"].count == 4
+    assert report.exit_code == 1 and report.files[0].findings["template_mismatches"].count == 2
     sample = report.files[0].sample
     assert sample is not None and sample.encoded is not None and "system" not in str(sample.row)
 

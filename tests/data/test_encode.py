@@ -134,7 +134,7 @@ def test_templates_that_disagree_are_counted(
     llama2: Tokenizer, chatml: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     thinking = make_tokenizer(THINKING, eos="<|im_end|>")
-    for tokenizer, counted in ((thinking, True), (llama2, True), (chatml, False)):
+    for tokenizer, counted in ((thinking, True), (llama2, False), (chatml, False)):
         caplog.clear()
         encode_dataset([PAIR] * 2, tokenizer)
         assert any(message.startswith("4 responses that the chat template") for message in caplog.messages) == counted
@@ -253,7 +253,8 @@ def test_all_answers_are_trained_on_and_nothing_else(name: str, request: pytest.
     assert len(ids) == len(mask) and set(mask) == {0, 1}
     trained = [decoded([i for i, m in zip(ids, mask, strict=True) if m], tokenizer)]
     end = tokenizer.eos_token
-    assert trained[0].replace(" Flour", "Flour").replace(" Wait", "Wait") == f"Flour and water.{end}Wait.{end}"
+    before, after = {"plain": (" ", ""), "chatml": ("", ""), "llama2": (" ", " ")}[name]
+    assert trained[0] == "".join(f"{before}{said}{after}{end}" for said in ("Flour and water.", "Wait."))
     assert sum(b > a for a, b in pairwise(mask)) == 1  # the second answer begins after the user's turn
     seen = decoded(row["prompt_ids"] + ids, tokenizer)
     assert seen.index(SAID[0]) < seen.index(SAID[1]) < seen.index(SAID[2]) < seen.index(SAID[3])

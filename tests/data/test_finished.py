@@ -26,6 +26,14 @@ def decoded(row: dict[str, Any], tokenizer: Tokenizer) -> list[str]:
     return [str(tokenizer.decode(ids, skip_special_tokens=False)).strip() for ids in row["response_ids"]]
 
 
+def ending(tokenizer: Tokenizer) -> str:
+    """What ends an answer: the stop token, and the space that the template writes before it, if it does."""
+    if not tokenizer.chat_template:
+        return str(tokenizer.eos_token)
+    said = str(tokenizer.apply_chat_template([*ASKED, {"role": "assistant", "content": "!!"}], tokenize=False))
+    return said.partition("!!")[2].rstrip()
+
+
 @pytest.fixture(params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     found: Tokenizer = request.getfixturevalue(request.param)
@@ -36,13 +44,14 @@ def test_an_unfinished_response_gets_no_stop_token(tokenizer: Tokenizer) -> None
     """All else of it stays as it is."""
     rows = [{"prompt": ASKED, "response": "北京是中国的首", "finished": ended} for ended in (True, False, [False])]
     whole, *cut = encode_dataset(rows, tokenizer)
-    assert decoded(whole, tokenizer) == [f"北京是中国的首{tokenizer.eos_token}"]
+    assert decoded(whole, tokenizer) == [f"北京是中国的首{ending(tokenizer)}"]
+    end = 2 if ending(tokenizer).startswith(" ") else 1
     for row in cut:
-        assert row["prompt_ids"] == whole["prompt_ids"] and row["response_ids"] == [whole["response_ids"][0][:-1]]
+        assert row["prompt_ids"] == whole["prompt_ids"] and row["response_ids"] == [whole["response_ids"][0][:-end]]
 
 
 def test_each_response_has_its_own_end(tokenizer: Tokenizer) -> None:
-    end = tokenizer.eos_token
+    end = ending(tokenizer)
     pair = {"prompt": ASKED, "chosen": "北京。", "rejected": "我不知", "finished": [True, False]}
     assert decoded(encode_dataset([pair], tokenizer)[0], tokenizer) == [f"北京。{end}", "我不知"]
     assert decoded(encode_dataset([{**pair, "finished": [False, True]}], tokenizer)[0], tokenizer)[0] == "北京。"
@@ -148,11 +157,11 @@ def answers_of(row: dict[str, Any], tokenizer: Tokenizer) -> str:
 
 def test_of_several_answers_the_last_alone_was_cut_off(tokenizer: Tokenizer) -> None:
     row = {"prompt": MESSAGES[:1], "response": SAID[1], "later_turns": MESSAGES[2:], "finished": False}
-    end = tokenizer.eos_token
+    end = ending(tokenizer)
     whole, cut = encode_dataset([{**row, "finished": [True]}, row], tokenizer)
     assert answers_of(whole, tokenizer) == f"Flour and water.{end}Wait{end}"
     assert answers_of(cut, tokenizer) == f"Flour and water.{end}Wait"
-    assert cut["response_ids"][0] == whole["response_ids"][0][:-1]
+    assert cut["response_ids"][0] == whole["response_ids"][0][: -2 if end.startswith(" ") else -1]
 
 
 def test_an_answer_that_stays_in_place_of_the_one_cut_off_keeps_its_stop_token() -> None:

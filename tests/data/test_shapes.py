@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prefopt.data import DataError, load
+from prefopt.data import DataError, load, load_preferences
 from tests.helpers.shapes import BETTER, HUB, MULTI, READ, SYSTEM, WORSE, Q, bot, user
 
 
@@ -81,3 +81,44 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [  # whose, purpose, a row
 def test_what_cannot_be_read_is_refused_and_named(what: str, purpose: str, row: dict[str, Any], named: str) -> None:
     with pytest.raises(DataError, match=named):
         load([row, row], purpose)
+
+
+PAIR_OF_TWO = {"prompt": "P?", "response_a": "x", "response_b": "y"}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "chosen"),
+    [
+        ("a", "x"),
+        ("B", "y"),
+        ("model_a", "x"),
+        ("[[B]]", "y"),
+        ("Response B", "y"),
+        ("response_a", "x"),
+        ("llama", "y"),
+    ],
+)
+def test_a_verdict_names_an_answer_by_its_column_or_its_model(verdict: str, chosen: str) -> None:
+    rows = [{**PAIR_OF_TWO, "model_a": "gpt-4", "model_b": "Llama", "winner": verdict}]
+    assert load_preferences(rows)[0]["chosen"] == chosen
+
+
+@pytest.mark.parametrize("verdict", ["A>B", "B>A", "A=B", "两者都不是A", "claude-a", "x"])
+def test_a_verdict_that_only_ends_on_a_letter_names_nothing(verdict: str) -> None:
+    with pytest.raises(
+        DataError, match=f"field 'winner': is {verdict!r}, which names neither response_a nor response_b"
+    ):
+        load_preferences([{**PAIR_OF_TWO, "winner": verdict}], strict=True)
+
+
+def test_a_preference_between_one_and_two_is_no_verdict() -> None:
+    """AlpacaEval's weighted annotators give 1.81 where the second output is better."""
+    row = {"instruction": "P?", "output_1": "x", "output_2": "y", "preference": 1.81}
+    with pytest.raises(DataError, match="is 1.81, which names neither output_1 nor output_2"):
+        load_preferences([row], strict=True)
+
+
+def test_a_row_without_its_column_is_dropped_and_counted() -> None:
+    good = {"query": "x", "responses": ["a", "b"], "scores": [1, 2]}
+    rows, report = load([good, good, {**good, "responses": None}])
+    assert len(rows) == 2 and "field 'responses': missing" in "\n".join(report.lines())

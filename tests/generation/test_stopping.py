@@ -50,6 +50,25 @@ def test_a_stop_string_whose_characters_span_several_tokens(tokenizer, stop: str
     assert stop in tokenizer.decode(ids) and stop not in tokenizer.decode(ids[:-1])
 
 
+@pytest.mark.parametrize(
+    ("pieces", "stops", "before"),
+    [
+        (["好", "的", "。", "再"], ["。"], ["好", "的"]),
+        (["w", "a", "t", "er", " fl", "our"], [" fl"], ["w", "a", "t", "er"]),
+        (["w", "a", "t", "er", " flour"], ["f", "zz"], None),
+        (["好", "的", RARE[0]], [RARE[0]], ["好", "的"]),
+        (["water"], ["wat"], []),
+        (["water"], ["ter"], None),
+    ],
+)
+def test_how_many_ids_stand_before_a_stop_string(tokenizer, pieces, stops, before) -> None:
+    """None where it begins within a token: no ids say the text then."""
+    ids = [tokenizer(piece, add_special_tokens=False).input_ids for piece in pieces]
+    count = rules_of(tokenizer, *stops).before_stop_string([each for piece in ids for each in piece])
+    assert count == (None if before is None else sum(map(len, ids[: len(before)])))
+    assert rules_of(tokenizer, "###").before_stop_string(ids[0]) is None
+
+
 def test_half_a_character_is_no_stop_string(tokenizer) -> None:
     half = tokenizer(RARE[0], add_special_tokens=False).input_ids[:-1]
     assert "\N{REPLACEMENT CHARACTER}" in tokenizer.decode(half)

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 import prefopt
 from prefopt.candidates import Pool
-from prefopt.candidates.generate import Origin, generate_into
+from prefopt.candidates.generate import Origin, generate_into, sample_responses
 from prefopt.data.encode import encode_prompt
 from prefopt.generation import Sample, sample
 from prefopt.generation.beams import beam_search
@@ -170,6 +170,8 @@ def test_responses_do_not_depend_on_the_other_prompts_or_on_k(served, tokenizer)
 def test_a_pool_is_filled(served, tokenizer, tmp_path: Path) -> None:
     pool, settings = Pool(tmp_path), SamplingArguments(responses_per_prompt=2, max_new_tokens=6)
     assert generate_into(pool, served, tokenizer, PROMPTS, settings, Origin("v", 3)) == 8
+    drawn = sample_responses(served, tokenizer, PROMPTS, settings, Origin("v", 3))
+    assert [list(each.ids or ()) for each in pool.candidates()] == [each.ids for row in drawn for each in row]
     assert generate_into(pool, served, tokenizer, PROMPTS, settings, Origin("v", 3)) == 0
 
 

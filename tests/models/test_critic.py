@@ -80,7 +80,7 @@ def test_a_critic_has_a_layout_of_its_own() -> None:
     request_layout(critic, "segments")
     seen: dict[str, torch.Size] = {}
     for name, model in (("policy", policy), ("critic", critic)):
-        hook = lambda module, args, kwargs, name=name: seen.__setitem__(name, kwargs["input_ids"].shape)  # noqa: E731
+        hook = lambda module, args, kwargs, name=name: seen.__setitem__(name, [*args, *kwargs.values()][0].shape)  # noqa: E731
         model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
     attach_critic(policy, critic)
     forward(policy, ragged(k=2), BOTH)

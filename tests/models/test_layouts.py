@@ -288,10 +288,12 @@ def test_a_model_with_weights_elsewhere() -> None:
     torch.testing.assert_close(forward(model, ragged(k=2), LOGPS).logps, expected)
 
 
-@pytest.mark.parametrize("name", ["GraniteMoe", "Olmoe", "Mixtral"])
-def test_experts_that_take_rows_together_are_packed(name: str) -> None:
+@pytest.mark.parametrize("gives", [False, True])
+@pytest.mark.parametrize("name", ["GraniteMoe", "Olmoe", "Mixtral", "Qwen2Moe", "Qwen3Moe"])
+def test_experts_that_take_rows_together_are_packed(name: str, gives: bool) -> None:
+    """Also where the model gives a loss that balances them, before its logits."""
     torch.manual_seed(0)
-    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "output_router_logits": gives}
     model = getattr(hf, f"{name}ForCausalLM")(getattr(hf, f"{name}Config")(**COMMON | experts)).eval()
     assert_equals_loop(model, ragged(k=2), 1e-5)
     assert layout_selection._selected[model].layout == "segments"

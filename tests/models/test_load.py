@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
 )
 
 from prefopt import DPOConfig, DPOTrainer
@@ -29,7 +32,7 @@ from prefopt.models.load import (
     load_tokenizer,
 )
 from prefopt.models.modes import keep_differentiable, make_trainable
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import tiny, tiny_llama
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
 
@@ -110,6 +113,100 @@ def test_an_adapter_folder_goes_on_training(folder: str, tmp_path: Path) -> None
     assert trainable == {name for name, _ in model.named_parameters() if "lora_" in name}
     batch, wants = collate(list(ROWS)), frozenset({"logps"})
     assert torch.equal(forward(again.eval(), batch, wants).logps, forward(model.eval(), batch, wants).logps)
+
+
+ALIKE = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True, task_type="CAUSAL_LM")
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_tied_adapter_is_loaded_as_it_was_saved(parts: bool, tmp_path: Path, tokenizer: Any, caplog: Any) -> None:
+    """PEFT's views end with a cast to 16 bits, as with a move to a GPU: two adapters train from there."""
+    dtype = torch.bfloat16 if parts else torch.float32
+    tiny_llama(tie_word_embeddings=True).save_pretrained(tmp_path / "base")
+    args = DPOConfig(**quiet(tmp_path, max_steps=3, learning_rate=1e-2))
+    base = load_policy(str(tmp_path / "base"), dtype=dtype)
+    trainer = DPOTrainer(base, args=args, train_dataset=ROWS, processing_class=tokenizer, peft_config=ALIKE)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    head: Any = trainer.model.get_submodule("base_model.model.lm_head")
+    embedding = trainer.model.get_input_embeddings()
+    alike = torch.equal(head.lora_A["default"].weight, embedding.lora_embedding_B["default"].t())
+    assert alike == (not parts) and ("PEFT unties what it moves" in caplog.text) == parts
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=dtype)
+    batch, wants = collate(list(ROWS)), frozenset({"logps"})
+    expected = forward(trainer.model.eval(), batch, wants).logps
+    for again in (plain, load_policy(str(tmp_path / "adapter"), dtype=dtype)):
+        assert torch.equal(forward(again.eval(), batch, wants).logps, expected)
+    assert trainer.model.peft_config["default"].ensure_weight_tying
+
+
+# ---- the base of an adapter ----------------------------------------------------------------------------------------
+
+
+def saved_adapter(place: Path, base: str, folder: str) -> PeftModel:
+    """By PEFT alone, below the working directory: what it writes names the base as it was named here."""
+    tiny_llama().save_pretrained(place / base)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LORA)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    model.save_pretrained(folder)
+    return model
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("base", ["base", "模型/底座", "runs/models/base"])
+def test_an_adapter_with_a_relative_base_loads_from_anywhere(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(project)
+    expected = weights_of(saved_adapter(project, base, "runs/适配器"))
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(OSError):  # PEFT looks from here, and then on the hub
+        AutoPeftModelForCausalLM.from_pretrained(project / "runs" / "适配器")
+    for source in (str(project / "runs" / "适配器"), "../project/runs/适配器"):
+        found = load_policy(source)
+        assert all(torch.equal(weights_of(found)[name], weight) for name, weight in expected.items())
+        assert found.peft_config["default"].base_model_name_or_path == str(project / base)
+        assert torch.equal(load_scorer(source).model.embed_tokens.weight, found.get_input_embeddings().weight)
+
+
+def test_what_is_trained_here_names_its_base_by_an_absolute_path(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that plain PEFT loads it from anywhere, even where no folder above the adapter holds the base."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    tiny_llama().save_pretrained("base")
+    tokenizer.save_pretrained("base")
+    trainer = DPOTrainer("base", args=DPOConfig(**quiet(tmp_path)), train_dataset=ROWS, peft_config=LORA)
+    trainer.save_model(str(out / "by name"))
+    given = get_peft_model(AutoModelForCausalLM.from_pretrained("base"), LORA)
+    carried = DPOTrainer(given, args=DPOConfig(**quiet(tmp_path)), train_dataset=ROWS, processing_class=tokenizer)
+    carried.save_model(str(out / "carried"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("by name", "carried"):
+        again = AutoPeftModelForCausalLM.from_pretrained(out / name)
+        assert again.peft_config["default"].base_model_name_or_path == str(work / "base")
+
+
+def test_a_base_that_is_nowhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved_adapter(tmp_path, "runs/models/base", "adapter")
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="adapter is no folder.*: runs/models/base. Write its path into base_model"):
+        load_policy(str(tmp_path / "adapter"))
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="names no base: write its path"):
+        load_policy(str(tmp_path / "adapter"))
 
 
 def test_an_adapter_on_an_adapter_is_an_error() -> None:
@@ -247,3 +344,15 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_an_error(tokenizer: Any) -> Non
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>", pad_token="<eos>")
     with pytest.raises(ValueError, match="add_special_tokens.*resize_token_embeddings"):
         load_scorer(tiny_llama(), bare)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_tokenizer_comes_back_as_it_was_saved(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Beside a Qwen2 model AutoTokenizer makes another of it, which gives no ids at all for this text."""
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "bread": 1, "and": 2, "water": 3}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="<unk>").save_pretrained(tmp_path)
+    tiny(family).config.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer("bread and water")["input_ids"] == [1, 2, 3]
+    assert any("loaded as it was saved" in message for message in caplog.messages) == (family == "qwen2")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prefopt import DPOConfig, DPOTrainer
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
+from prefopt.models import peft_adapters
 from prefopt.models import reference as room
 from prefopt.models.forward import forward
 from prefopt.models.load import load_policy
@@ -45,6 +46,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
     "in full": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "biases": {"bias": "all"},
+    "tokens": {"trainable_token_indices": [5, 6, 7, 8, 9]},
+    "tied head": {"target_modules": ["q_proj", "lm_head"]},
+    "tied alike": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    "tied in full": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "tied tokens": {"trainable_token_indices": [5, 6, 7, 8, 9]},
+    "tied, and biases": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True, "bias": "all"},
 }
 
 
@@ -53,7 +60,7 @@ def batch() -> Batch:
 
 
 def adapted(kind: str = "lora", *, trained: bool = False) -> PeftModel:
-    base = tiny_llama(attention_bias=kind == "biases")
+    base = tiny_llama(attention_bias="biases" in kind, tie_word_embeddings="tied" in kind)
     model = get_peft_model(
         base, LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | SETTINGS[kind])
     )
@@ -99,9 +106,17 @@ def test_an_adapters_reference_stays_where_it_was(kind: str, trained: bool) -> N
     model = adapted(kind, trained=trained)
     start = logps(model)
     reference = reference_for(model, None, fresh_adapter=not trained)
-    expected = FrozenModel if kind == "biases" else AdapterCopy if trained else AdapterOff
+    expected = FrozenModel if "biases" in kind else AdapterCopy if trained else AdapterOff
     assert isinstance(reference, expected)
     assert_frozen(model, reference, start)
+
+
+def test_a_copy_that_leaves_weights_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PEFT's own second adapter does, which has nothing on a tied head."""
+    model = adapted("tied alike", trained=True)
+    monkeypatch.setattr(peft_adapters, "untied_config", lambda model, name: model.peft_config[name])
+    with pytest.raises(ValueError, match=r"no place for base_model\.model\.lm_head\.lora_A\.weight.*merge_adapter"):
+        reference_for(model, None, fresh_adapter=False)
 
 
 def test_a_plain_models_reference_stays_where_it_was() -> None:

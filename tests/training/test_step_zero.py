@@ -219,7 +219,7 @@ def test_merged_adapter(tmp_path: Path, tokenizer: Any) -> None:
 
 
 def test_adapter_and_peft_config_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match="merge_and_unload"):
+    with pytest.raises(ValueError, match="merge_adapter"):
         DPOTrainer(
             trained_adapter(), args=config(tmp_path), train_dataset=ROWS, processing_class=tokenizer, peft_config=LORA
         )

@@ -239,3 +239,26 @@ def test_a_model_of_experts_is_not_balanced(
     with caplog.at_level(logging.WARNING, "prefopt"):
         prefopt.SFTTrainer(model, args, train_dataset=texts("text"), processing_class=tokenizer)
     assert ("router_aux_loss_coef=0.02, and no load-balancing loss is added here" in caplog.text) is told
+
+
+def test_a_model_that_gives_its_router_logits_trains_as_one_that_does_not(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    size: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    losses = []
+    for gives in (False, True):
+        torch.manual_seed(0)
+        config = MixtralConfig(vocab_size=len(tokenizer), output_router_logits=gives, **size, **heads)
+        args = prefopt.SFTConfig(str(tmp_path), **OFF, max_steps=2, logging_steps=1)
+        with caplog.at_level(logging.WARNING, "prefopt"):
+            trainer = prefopt.SFTTrainer(
+                MixtralForCausalLM(config), args, train_dataset=texts("text"), processing_class=tokenizer
+            )
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        assert trainer.model.config.output_router_logits is gives
+    assert len(losses[0]) == 2 and losses[0] == losses[1]
+    assert "router_aux_loss_coef=0.001 and output_router_logits=True, and no load-balancing loss" in caplog.text

@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PrinterCallback
 from ...candidates.candidate import prompt_key
 from ...candidates.evaluate import standard_error
 from ...data.encode import encode_dataset
+from ...models import merge_adapter
 from ...testbed.model import build_policy, build_tokenizer
 from ...training import checkpoint
 from ...training.arguments import get_peft_config, get_quantization_config, loading
@@ -96,7 +97,7 @@ def sft(context: TaskContext) -> Result:
 def _merge(trainer: Any) -> None:
     """Merge an adapter into the policy, which every method starts from, maybe with an adapter of its own."""
     if isinstance(trainer.model, PeftModel):
-        trainer.model = trainer.model.merge_and_unload()
+        trainer.model = merge_adapter(trainer.model)
 
 
 def reward(context: TaskContext) -> Result:

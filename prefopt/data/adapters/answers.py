@@ -11,7 +11,7 @@ from typing import Any
 
 from ..records import Candidates, Turn, kind_of
 from .columns import decoded, peek
-from .fields import Drop, Row, is_chat_turn, items, merge_speakers, number, numbers, said, terminated
+from .fields import Drop, Row, is_chat_turn, items, merge_speakers, number, numbers, said, sampled, terminated
 from .questions import Prompt, answer_turn, prompt_of
 from .transcripts import common_turns, pair_of, untagged
 
@@ -127,18 +127,40 @@ _TIES = {"tie", "tie (bothbad)", "both", "neither", "same", "equal", "tied", "dr
 
 
 def by_ending(row: Row, names: tuple[str, str], columns: tuple[str, ...]) -> int:
-    """The verdict names the better answer as its column ends: 0 or 1, 1 or 2, a or b, model_a."""
+    """The verdict names the better answer as its column ends, with a word before it or not: 0 or 1, a or b, model_a."""
     (column,) = columns
     value = _present(row, column)
     plain = str(int(value)) if isinstance(value, bool | float) and float(value).is_integer() else str(value)
     if plain.strip().lower() in _TIES:
         raise Tie
-    endings = [_ending(name) for name in names]
-    said = plain.strip().lower()
-    said = said if said in endings or not said else _ending(said)
-    if said not in endings:
+    said = plain.strip().strip("[]'\"").lower()
+    better = [said in _calls(name, row) for name in names]
+    if better[0] == better[1]:
         raise Drop(f"field {column!r}: is {value!r}, which names neither {names[0]} nor {names[1]}")
-    return endings.index(said)
+    return better.index(True)
+
+
+_ANSWER_WORDS = (
+    "",
+    "answer",
+    "assistant",
+    "candidate",
+    "completion",
+    "model",
+    "option",
+    "output",
+    "response",
+    "system",
+)
+
+
+def _calls(name: str, row: Row) -> set[str]:
+    """All that a verdict may call an answer: its column, that column's ending, or the model that gave it."""
+    ending = _ending(name)
+    own = name.lower().removesuffix(ending).rstrip("_")
+    calls = {f"{word}{gap}{ending}" for word in (*_ANSWER_WORDS, own) for gap in ("", "_", "-", " ")}
+    model = row.get(f"model_{ending}") if f"model_{ending}" in row else None
+    return calls | ({model.strip().lower()} if isinstance(model, str) and model.strip() else set())
 
 
 def _ending(name: str) -> str:
@@ -232,7 +254,7 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
     objects = bool(entries) and all(isinstance(entry, Mapping) and not is_chat_turn(entry) for entry in entries)
     scores = _of_objects(entries, column) if objects else _beside(row)
     responses = [_text_of(entry, column) for entry in entries]
-    finished = terminated(row, len(responses))
+    finished, ids = terminated(row, len(responses)), sampled(row, len(responses))
     if len(responses) != len(scores or responses):
         raise Drop("responses and scores differ in number")
     best_first = sorted(range(len(responses)), key=lambda k: -scores[k]) if scores else range(len(responses))
@@ -245,6 +267,8 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
         tuple(responses[k].strip() for k in kept),
         tuple(scores[k] for k in kept) if scores else None,
         finished=tuple(finished[k] for k in kept) if finished else None,
+        sampled_ids=tuple(ids[0][k] for k in kept) if ids else None,
+        sampled_by=ids[1] if ids else None,
         repairs=prompt.repairs + repairs,
     )
 

@@ -29,7 +29,7 @@ from typing import Any
 from ...utils.names import did_you_mean
 from ..records import Candidates, DataError, Response, Turn, kind_of, plain_turn, texts
 from .columns import Columns, unread_and_telling
-from .fields import Drop, Row, grade, number, terminated
+from .fields import Drop, Row, grade, number, sampled, terminated
 from .opening import opened
 
 KINDS = ("pair", "list", "unpaired", "sft", "prompt")
@@ -109,6 +109,8 @@ class Adapter:
             raise Drop(f"column {name!r} tells what the row means, and is not read: name those to read by `columns`")
         if self.finish_columns and (finished := terminated(row, count)) is not None:
             columns["finished"] = finished
+        if self.finish_columns and candidates.sampled_ids is None and (ids := sampled(row, count)) is not None:
+            columns["sampled_ids"], columns["sampled_by"] = ids
         return replace(candidates, **columns) if columns else candidates
 
     def knows(self, row: Row) -> bool:
@@ -197,6 +199,9 @@ def called(name: str, read: Read, row: Row) -> Candidates:
     except (Drop, DataError):
         raise
     except Exception as error:
+        ours = str(getattr(read, "__module__", "")).startswith(f"{__package__}.")
+        if ours and isinstance(error, KeyError) and error.args and error.args[0] not in row:
+            raise Drop(f"field {error.args[0]!r}: missing") from error
         raise DataError(f"adapter {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(candidates, Candidates):
         raise DataError(f"adapter {name!r} returned {kind_of(candidates)}, expected prefopt.data.Candidates")

@@ -95,6 +95,24 @@ def terminated(row: Row, count: int) -> tuple[bool, ...] | None:
     return stopped
 
 
+def sampled(row: Row, count: int) -> tuple[tuple[tuple[int, ...], ...], str] | None:
+    """The ids that a policy sampled for each of `count` responses, and their tokenizer; None where a row has none.
+
+    Raises:
+        Drop: a column that is something else.
+    """
+    if "sampled_ids" not in row or "sampled_by" not in row:
+        return None
+    ids, by = items(row, "sampled_ids"), row["sampled_by"]
+    right = isinstance(by, str) and len(ids) == count and all(isinstance(each, list | tuple) for each in ids)
+    if not right or not all(type(i) is int and 0 <= i < 2**31 for each in ids for i in each):
+        raise Drop(
+            f"field 'sampled_ids': expected a list of ids for each of {count} responses, none below 0, and in "
+            "'sampled_by' the fingerprint of their tokenizer; leave both out for rows of text"
+        )
+    return (tuple(map(tuple, ids)), by) if by and any(ids) else None
+
+
 def _each(row: Row, name: str, count: int, kind: type, expected: str) -> tuple[Any, ...]:
     """A list with a value of this kind for each of `count` responses; for a single response also a bare value."""
     value = row[name]

@@ -46,7 +46,8 @@ class RunFolder:
             ValueError: others are there.
         """
         path = self.place(number) / "selection.jsonl"
-        if list(jsonl.read(path)) not in ([], rows):
+        there = [_less_no_ids(row) for row in jsonl.read(path)]
+        if there not in ([], [_less_no_ids(row) for row in rows]):
             raise DataError(
                 f"{path} was selected from other candidates or scores, and this iteration may have trained on it: give "
                 f"the scorer that it was selected by, or delete {path.parent} to train it again"
@@ -65,3 +66,8 @@ class RunFolder:
     def publish(self, number: int, staged: Path) -> None:
         """A saved policy as the iteration's, which is done with it."""
         checkpoint.publish(staged, self.policy(number), {"iteration": number})
+
+
+def _less_no_ids(row: Row) -> Row:
+    """A row without the columns of sampled ids, if it has none: versions that kept text alone wrote it so."""
+    return row if row.get("sampled_by") else {name: row[name] for name in row if not name.startswith("sampled_")}

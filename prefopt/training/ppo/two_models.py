@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -123,10 +123,13 @@ class PolicyAndCritic(OneModel):
         self._rates: dict[str, float] = {}
         """Learning rates of the step that is logged."""
 
-    def group(self, optimizer: Optimizer) -> None:
-        rates = {"policy": self.args.learning_rate, "critic": self._critic_rate()}
-        split(optimizer, parameter_groups(self.model), rates)
+    def rates(self) -> dict[str, float]:
+        return {"policy": self.args.learning_rate, "critic": self._critic_rate}
 
+    def group(self, optimizer: Optimizer) -> None:
+        split(optimizer, parameter_groups(self.model), self.rates())
+
+    @cached_property
     def _critic_rate(self) -> float:
         own = self.objective.critic_learning_rate
         adapted = [isinstance(model, PeftModel | SharedCritic) for model in (self.model, critic_of(self.model))]

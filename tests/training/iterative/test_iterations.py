@@ -200,13 +200,13 @@ def test_the_best_iteration_by_drawn_responses_is_loaded(tmp_path, tokenizer, pa
     policy = untrained(tokenizer).double()
     held_out = Dataset.from_list(preference_rows(6, seed=4, split="test"))
     args = config(tmp_path, iterations=2, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
-    args.metric_for_best_model, args.greater_is_better = "eval_response_length", False
+    args.metric_for_best_model, args.greater_is_better = "eval_response_length", True
     trainer = RejectionSamplingTrainer(
         policy, args, train_dataset=pairs, eval_dataset=held_out, processing_class=tokenizer, scorer=vowels
     )
     trainer.train()
     lengths = [report["evaluation"]["response_length"] for report in reports(tmp_path / "run")]
-    assert lengths[0] < lengths[1]
+    assert lengths[0] > lengths[1]
     assert trainer.evaluate()["eval_response_length"] == lengths[0]
     found = reports(tmp_path / "run")[0]["evaluation"]
     assert found["objective/scores_se"] > 0 and 0 <= found["unfinished"] <= 1
@@ -306,7 +306,7 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(kind, init, tmp_p
         extra = {"modules_to_save": ["lm_head"]} if kind == "modules_to_save" else {}
         adapted = kind in ("lora", "modules_to_save")
         peft = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], **extra) if adapted else None
-        args = config(folder, iterations=iterations, init=init)
+        args = config(folder, iterations=iterations, init=init, float32_weights=kind != "bfloat16")
         given = {"processing_class": tokenizer, "scorer": vowels, "peft_config": peft}
         trainer = RejectionSamplingTrainer(policy, args, train_dataset=pairs, **given)
         trainer.train(resume_from_checkpoint=resume)
