@@ -109,20 +109,55 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], prompt
 
     Tools and variables are what its first turn brings, see `template_variables`.
     """
+    in_parts = _takes_parts(tokenizer)
     try:
         if are_plain(messages):
+            messages = _in_parts(messages) if in_parts else messages
             return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)  # type: ignore
         tools, kwargs = inputs_of(tokenizer, messages)
         rest: Any = {"tools": tools, "tokenize": False, "add_generation_prompt": prompt, **kwargs}
+
+        def turns(text: bool = False) -> list[Any]:
+            made = turns_for_template(messages, text=text)
+            return _in_parts(made) if in_parts else made
+
         try:
-            return str(tokenizer.apply_chat_template(turns_for_template(messages), **rest))
+            return str(tokenizer.apply_chat_template(turns(), **rest))
         except TypeError:  # DeepSeek-V3's takes the arguments of calls as text, most take objects
-            return str(tokenizer.apply_chat_template(turns_for_template(messages, text=True), **rest))
+            return str(tokenizer.apply_chat_template(turns(text=True), **rest))
     except DataError:
         raise
     except Exception as error:  # templates raise errors of their own, without saying for which conversation
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
+
+
+_parts: dict[str, bool] = {}
+"""Chat template -> whether it takes contents as lists of parts."""
+
+
+def _takes_parts(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a template writes the text of a turn only if it comes as a list of parts, images or texts.
+
+    Such a one may fail on plain text (LLaVA's), or leave it out without an error (SmolVLM's, Idefics 3's).
+    """
+    template = str(tokenizer.chat_template)
+    if template not in _parts:
+        turn = [{"role": "user", "content": PROBE}]
+        _parts[template] = not _writes_probe(tokenizer, turn) and _writes_probe(tokenizer, _in_parts(turn))
+    return _parts[template]
+
+
+def _writes_probe(tokenizer: "PreTrainedTokenizerBase", turns: list[Any]) -> bool:
+    try:
+        return PROBE in str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception:  # whatever a template raises
+        return False
+
+
+def _in_parts(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Turns whose contents are lists of one text each."""
+    return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
 
 
 class Renderer:

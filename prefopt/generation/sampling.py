@@ -32,7 +32,7 @@ from ..models.modes import evaluating
 from ..models.rope_lengths import forget_lengths, parts_by_frequencies
 from ..models.wrappers import unwrap
 from ..utils.flop_counter import is_counting
-from ._compatibility import is_supported
+from ._compatibility import Way, is_supported, way_to_generate
 from ._engine import count_flops, decode, groups_by_prompt, seen_tokens
 from ._token_sampling import Distribution, uniform_stream
 from .prompts import check_numbers, check_policy, encode_prompts, padded, progress_bar
@@ -144,20 +144,31 @@ def generate_by_transformers(
     on_end: OnEnd,
 ) -> None:
     """Generate as `decode` does, by transformers' `generate`, a batch at a time."""
-    settings = {"eos_token_id": list(rules.stop_tokens), "pad_token_id": rules.stop_tokens[0]}
-    config = GenerationConfig(do_sample=False, max_new_tokens=rules.max_new_tokens, **settings)
-    with _generation_config(config, policy):
-        for start in range(0, len(sequences), batch_size):
-            batch = list(sequences[start : start + batch_size])
-            policy.generate(
-                **padded(batch, policy.device),
-                generation_config=config,
-                logits_processor=LogitsProcessorList([SamplingProcessor(batch, distribution, rules)]),
-                stopping_criteria=StoppingCriteriaList([HasEnded(batch)]),
-            )
-            on_end(batch)
+    way = way_to_generate(policy, _generate_in_a_way)
+    for batch in way.batches(list(sequences), batch_size):
+        _generate_batch(policy, batch, distribution, rules, use_cache=way.caches(batch))
+        on_end(batch)
     if is_counting():
         count_flops(flops_model_of(unwrap(policy)), [[sequence] for sequence in sequences])
+
+
+def _generate_in_a_way(policy: Any, sequences: list[SequenceState], rules: StoppingRules, way: Way) -> None:
+    for batch in way.batches(sequences, len(sequences)):
+        _generate_batch(policy, batch, Distribution(), rules, use_cache=way.caches(batch))
+
+
+def _generate_batch(
+    policy: Any, batch: list[SequenceState], distribution: Distribution, rules: StoppingRules, *, use_cache: bool
+) -> None:
+    settings = {"eos_token_id": list(rules.stop_tokens), "pad_token_id": rules.stop_tokens[0], "use_cache": use_cache}
+    config = GenerationConfig(do_sample=False, max_new_tokens=rules.max_new_tokens, **settings)
+    with _generation_config(config, policy):
+        policy.generate(
+            **padded(batch, policy.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([SamplingProcessor(batch, distribution, rules)]),
+            stopping_criteria=StoppingCriteriaList([HasEnded(batch)]),
+        )
 
 
 class SamplingProcessor(LogitsProcessor):

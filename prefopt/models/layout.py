@@ -1,7 +1,7 @@
 """Lays the tokens of a batch out as a model's input, and says which hidden state predicts which response token.
 
-There are two layouts: padded rows, which every model understands, and one packed row without padding, in which a prompt
-stands once for all of its responses. Which one a model runs on is decided in `layout_selection.py`.
+There are two layouts: padded rows, which every causal model understands, and one packed row without padding, in which a
+prompt stands once for all of its responses. Which one a model runs on is decided in `layout_selection.py`.
 """
 
 from __future__ import annotations
@@ -96,16 +96,23 @@ def predictable(batch: Batch) -> Tensor:
 
 
 def padded(batch: Batch) -> Layout:
-    """Lay prompt and response out side by side, in one row for each response: inputs of shape [G*K, P+R]."""
+    """Lay each response out after its prompt, in a row of its own that is padded at its end: inputs [G*K, P+R].
+
+    Padding before a row would reach into it through convolutions and recurrences, some of which know no mask (RWKV's
+    and RecurrentGemma's, in transformers 5.23). Nothing that comes after a token reaches it.
+    """
     g, k, r = batch.response_ids.shape
     p = batch.prompt_ids.shape[1]
     ids = torch.cat([batch.prompt_ids.repeat_interleave(k, 0), batch.response_ids.flatten(0, 1)], 1)
     mask = torch.cat([batch.prompt_mask.repeat_interleave(k, 0), batch.response_mask.flatten(0, 1)], 1)
+    order = mask.sort(dim=1, descending=True, stable=True).indices  # the tokens of a row first, as they are ordered
+    ids, mask = ids.gather(1, order), mask.gather(1, order)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     mask = mask | (~mask.any(1, keepdim=True))  # attention over no key at all is NaN; an absent row's output is masked
-    numbers = torch.arange(ids.numel(), device=ids.device).view(g, k, p + r)
+    rows = torch.arange(g * k, device=ids.device).view(g, k, 1) * (p + r)
+    responses = rows + batch.prompt_mask.sum(1)[:, None, None] + torch.arange(r, device=ids.device)
     inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions}
-    return Layout(inputs, numbers[..., p - 1 : -1], _last(numbers[..., p:], batch))
+    return Layout(inputs, (responses - 1).clamp(min=0), _last(responses, batch))
 
 
 def packed(batch: Batch, *, whole: bool) -> Layout:

@@ -2,7 +2,8 @@
 
 Layers that carry something from token to token other than attention (convolutions, recurrences) or that count positions
 themselves would mix the sequences of a packed row without an error. No list of families stays complete, so the check
-runs two short groups through both layouts, and a model that does not say the same of both runs on padded rows.
+runs two short groups through both layouts, and a model that does not say the same of both runs on padded rows. What
+padded rows give has to be what each row gives alone, or the model is none whose log-probs can be trained.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,7 @@ from .embedding_noise import noise_by_length
 from .heads import is_scorer, language_heads
 from .layout import Layout, packed, padded
 from .modes import without_dropout
-from .rope_lengths import forget_lengths
+from .rope_lengths import forget_lengths, length_rules
 from .whole_scores import ALONE, LAST, find_reading
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ class LayoutSelection:
     heads: frozenset[str]
     reading: str = LAST
 
+
+UNLIKE_ALONE = 0.1
+"""By how much hidden states on padded rows may differ, relatively, from those of a row alone, in any precision."""
 
 _requested: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _selected: WeakKeyDictionary[nn.Module, LayoutSelection] = WeakKeyDictionary()
@@ -84,7 +88,7 @@ def select_layout(
         run_wrapped: runs a computation under the wrappers and returns its result, a dict.
 
     Raises:
-        ValueError: the layout that was requested would be wrong for this model.
+        ValueError: the layout that was requested would be wrong for this model, or the model is no causal one.
     """
     if inner not in _selected:
         with torch.no_grad(), without_dropout(inner), torch.random.fork_rng(_cuda_devices(inner)):
@@ -134,6 +138,8 @@ def _check(inner: Any, device: torch.device) -> LayoutSelection:
             return _whole(name, reading, requested)
         batch = _two_groups(inner.config.get_text_config().vocab_size, device)
         heads = frozenset({"own"}) if is_scorer(inner) else _matching_heads(inner, padded(batch))
+        if not is_scorer(inner):
+            _check_causal(inner, batch)
         if requested == PADDED:
             return LayoutSelection(PADDED, heads)
         kernel = requested if requested in KERNELS else "segments"
@@ -147,6 +153,39 @@ def _check(inner: Any, device: torch.device) -> LayoutSelection:
         raise ValueError(f"layout={kernel!r} would be wrong for {name}: {reason}. Leave layout at 'auto'")
     _log_once(logging.WARNING, f"{name} runs on padded rows, which is slower: {reason}")
     return LayoutSelection(PADDED, heads)
+
+
+def _check_causal(inner: Any, batch: Batch) -> None:
+    """Check that each row gives on padded rows what it gives alone, up to the token before its last.
+
+    It does not where a token sees those that follow it, or where the model takes other position ids than 0, 1, 2.
+
+    Raises:
+        ValueError: it does not. In half precision, where rounding adds up in experts, a warning says so instead.
+    """
+    part = backbone(inner) or inner.forward
+    layout = padded(batch)
+    padded_rows = run_on_layout(inner, part, layout, PADDED)
+    if not padded_rows.isfinite().all():
+        return  # said where packed rows are tried
+    difference = 0.0
+    lengths = layout.inputs["attention_mask"].sum(1).tolist()
+    for ids, states, length in zip(layout.inputs["input_ids"], padded_rows, lengths, strict=True):
+        # Where frequencies depend on the length of a row, it keeps its last token.
+        alone = ids[None, : length if length_rules(inner) else length - 1]
+        row = replace(layout, inputs={"input_ids": alone, "attention_mask": torch.ones_like(alone)})
+        expected = run_on_layout(inner, part, row, PADDED)[0]
+        difference = max(difference, _deviation(states[: len(expected)], expected))
+    if difference <= UNLIKE_ALONE:
+        return
+    reason = (
+        f"{type(inner).__name__} gives other hidden states for a row alone than for the row with one more token and "
+        f"padding after it (by {difference:.1e}): it is not a causal language model, such as an encoder that was not "
+        "loaded with is_decoder=True, or counts positions in its own way, and its log-probs would be wrong"
+    )
+    if _has_full_precision(inner):
+        raise ValueError(f"{reason}. Take a causal language model")
+    _log_once(logging.WARNING, reason)
 
 
 def _whole(name: str, reading: str, requested: str) -> LayoutSelection:

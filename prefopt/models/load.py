@@ -25,6 +25,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -52,7 +53,7 @@ from .heads import (
     upcast_head,
 )
 from .merge import merge_adapter
-from .modes import is_quantized, keep_differentiable
+from .modes import is_quantized, keep_differentiable, stop_rescaling
 from .peft_adapters import base_of, name_base
 from .rotary import restore_frequencies
 from .wrappers import check_adapter
@@ -71,6 +72,27 @@ PROBE = "It's  12,345 cafés_x²!\n\n\tdef f(x): 中文，测试 don't"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_FILES = (ADAPTER_WEIGHTS, "model.safetensors")
 """Files that hold all weights of a folder."""
+
+
+HUB_OPTIONS = ("trust_remote_code", "revision", "token", "cache_dir", "subfolder", "local_files_only", "gguf_file")
+"""What says where and how a config is found, of the options of `from_pretrained`."""
+
+
+class _AutoPolicy:
+    """Loads a language model, by itself or as part of a model that reads images too."""
+
+    @staticmethod
+    def from_pretrained(source: str, **options: Any) -> Any:
+        located = {name: options[name] for name in HUB_OPTIONS if name in options}
+        kind = type(AutoConfig.from_pretrained(source, **located))
+        if kind in AutoModelForCausalLM._model_mapping or kind not in AutoModelForImageTextToText._model_mapping:
+            return AutoModelForCausalLM.from_pretrained(source, **options)
+        logger.info("%s reads images too: its text is what is trained, and what reads images stays as it is", source)
+        return AutoModelForImageTextToText.from_pretrained(source, **options)
+
+
+class _AutoPeftPolicy(AutoPeftModelForCausalLM):
+    _target_class = _AutoPolicy  # type: ignore[assignment]
 
 
 def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -111,7 +133,7 @@ def _has_files_ids(tokenizer: Any, source: str) -> bool:
 
 
 def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_config: Any = None, **kwargs: Any) -> Any:
-    """Load a policy: a causal language model.
+    """Load a policy: a causal language model, or a model of images and text, which is given text alone.
 
     Args:
         source: path, hub id or adapter folder (its base is loaded with it and the adapter goes on training), or a
@@ -125,7 +147,7 @@ def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_confi
     """
     if not isinstance(source, str):
         return _given_model(source, quantization_config, kwargs)
-    auto = AutoPeftModelForCausalLM if _is_adapter(source) else AutoModelForCausalLM
+    auto = _AutoPeftPolicy if _is_adapter(source) else _AutoPolicy
     return _from_pretrained(auto, source, quantization_config, kwargs)
 
 
@@ -309,6 +331,7 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
     else:
         model = _complete(auto, source, options)
     if isinstance(model, nn.Module):
+        stop_rescaling(model)
         repair_generation_config(model)
         if is_quantized(model):
             keep_differentiable(model)
@@ -370,6 +393,7 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
             check_adapter(config)
         name_base(model)
     restore_frequencies(model)
+    stop_rescaling(model)
     repair_generation_config(model)
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)

@@ -136,6 +136,21 @@ def keep_differentiable(model: nn.Module) -> None:
                 )
 
 
+def stop_rescaling(model: nn.Module) -> None:
+    """Let a model's weights be the same in both modes.
+
+    In evaluation mode RWKV (transformers 5.23) divides its weights in place by powers of two, against overflow in
+    float16, and multiplies them back in training mode: what is saved or loaded in between is another model.
+    """
+    for module in model.modules():
+        if getattr(getattr(module, "config", None), "rescale_every", 0) and hasattr(module, "layers_are_rescaled"):
+            rescaled: Any = module
+            with training(module):
+                rescaled._rescale_layers()  # to what they are in training mode
+            rescaled.config.rescale_every = 0
+            logger.info("rescale_every of %s is 0 from now on: it changes weights in place", type(module).__name__)
+
+
 def make_trainable(model: nn.Module) -> None:
     """Check that training this model trains what was meant, and unfreeze a plain model whose weights are all frozen.
 

@@ -135,6 +135,22 @@ class Objective(ABC):
         super().__init_subclass__(**kwargs)
         keep_old_names(cls)
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if missing := sorted(cls.__abstractmethods__):
+            own = sorted({name for kind in cls.__mro__ for name in vars(kind)} - set(dir(Objective)))
+            methods = [name for name in own if callable(getattr(cls, name)) and not name.startswith("_")]
+            has = f"it has {', '.join(methods)}" if methods else "it has no method of its own"
+            raise TypeError(
+                f"{cls.__name__} has no method {', '.join(missing)}: write `def loss(self, out, batch)`, which returns "
+                f"a Loss ({has})"
+            )
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(
+                f"{cls.__name__} takes no arguments: write @dataclass(frozen=True, kw_only=True) above the class, so "
+                "that its annotated fields are arguments"
+            )
+        return super().__new__(cls)
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:
             raise FrozenInstanceError(
@@ -279,37 +295,19 @@ def load(name: str) -> Objective:
     return _from_outside(path, wanted)
 
 
-def checked_loss(objective: Objective, value: Any) -> Loss:
-    """Check that what an objective's `loss` returned is a `Loss` whose terms can be added up, and return it.
+def _names(module: ModuleType) -> dict[str, Any]:
+    """What a module declares in NAMES.
 
     Raises:
-        TypeError: it is something else, such as the tensor that a training loop of one's own would want; the message
-            says how to write it.
+        ValueError: it is no dict.
     """
-    name = type(objective).__name__
-    if not isinstance(value, Loss):
-        raise TypeError(
-            f"{name}.loss returned {_described(value)}, not a Loss: return Loss({{'{name.lower()}': Term(total, "
-            "'prompts')}), where total is the SUM over rows and 'prompts' says what it sums over"
+    names = getattr(module, "NAMES", {})
+    if not isinstance(names, dict):
+        raise ValueError(
+            f"{module.__name__}: NAMES is a {type(names).__name__}: write a dict of objectives by their names, such as "
+            'NAMES = {"my-method": MyMethod()}'
         )
-    for key, term in value.terms.items():
-        if not isinstance(term, Term) or not isinstance(term.total, Tensor) or term.total.numel() != 1:
-            given = _described(term.total if isinstance(term, Term) else term)
-            raise TypeError(
-                f"{name}.loss: the term {key!r} is {given}: give Term(total, unit), where total is a tensor with one "
-                "number, the SUM over rows"
-            )
-    return value
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {list(value.shape)}"
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _names(module: ModuleType) -> dict[str, Objective]:
-    return getattr(module, "NAMES", {})
+    return names
 
 
 def _from_outside(path: str, wanted: str) -> Objective:
@@ -317,15 +315,25 @@ def _from_outside(path: str, wanted: str) -> Objective:
     module = load_module(path, f"objective {path}:{wanted}".rstrip(":"))
     declared = _names(module)
     if wanted in declared:
-        return declared[wanted]
-    if not wanted and len(declared) == 1:
-        return next(iter(declared.values()))
-    named = getattr(module, wanted, None)
+        named = declared[wanted]
+    elif not wanted and len(declared) == 1:
+        named = next(iter(declared.values()))
+    else:
+        named = getattr(module, wanted, None)
     objective = named() if isinstance(named, type) and issubclass(named, Objective) else named
     if isinstance(objective, Objective):
         return objective
+    if named is not None:
+        raise ValueError(
+            f"{path}:{wanted or next(iter(declared))} is a {_kind(named)} and no objective: write a subclass of "
+            "Objective, whose method loss(self, out, batch) returns a Loss"
+        )
     meant = f" {did_you_mean(wanted, declared)}".rstrip()
     raise ValueError(f"{path} declares NAMES {sorted(declared)}:{meant} name one as {path}:NAME")
+
+
+def _kind(value: Any) -> str:
+    return f"class ({value.__name__})" if isinstance(value, type) else type(value).__name__
 
 
 keep_old_names(Objective)

@@ -19,14 +19,15 @@ from ..data.text_prompts import with_turns
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic, parameter_groups
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
-from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable
+from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable, stop_rescaling
 from ..models.positions import check_lengths, position_limit
 from ..models.precision import train_in_float32, warn_of_half_precision
 from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import SharedCritic, share_critic
 from ..models.wrappers import check_adapter, unwrap
-from ..objectives.base import Objective, load
+from ..objectives.base import Objective
+from ..objectives.checks import checked_objective
 from ..objectives.sampling_arguments import SamplingArguments
 from ..objectives.sft import SFT
 from ..scoring.combine import CombinedScorer
@@ -97,7 +98,7 @@ def build(
             generated.
     """
     set_seed(args.seed)  # a new reward head or adapter starts the same whatever ran before
-    objective = load(objective) if isinstance(objective, str) else objective
+    objective = checked_objective(objective)
     _check_arguments(objective, args)
     _check_models(objective, tokenizer, ref_model, peft_config, critic)
     scorer = scorer_for(objective, scorer)
@@ -108,6 +109,7 @@ def build(
     tokenizer = tokenizer_for(model, args, tokenizer)
     loaded = _load(model, objective, args, tokenizer, quantization_config)
     _note_balancing(loaded, args)
+    _allow_unused(loaded, args)
     detach_critic(loaded)  # of an earlier training
     if is_quantized(loaded):
         keep_differentiable(loaded)
@@ -359,6 +361,12 @@ def _note_balancing(model: Any, args: PreferenceConfig) -> None:
         )
 
 
+def _allow_unused(model: Any, args: PreferenceConfig) -> None:
+    """Tell DDP that what reads images gets no gradient from text, or it would wait for one."""
+    if model.config.get_text_config() is not model.config and args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = True
+
+
 def _reference(
     model: Any, objective: Objective, args: PreferenceConfig, ref_model: Any, *, fresh: bool
 ) -> Reference | None:
@@ -369,6 +377,7 @@ def _reference(
         ref_model = load_policy(ref_model, **args.init_kwargs)
     elif ref_model is not None:
         restore_frequencies(ref_model)
+        stop_rescaling(ref_model)
     before_training = args.precompute_ref_log_probs
     reference = reference_for(model, ref_model, fresh_adapter=fresh, before_training=before_training)
     if args.sync_ref_model:

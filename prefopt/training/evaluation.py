@@ -12,7 +12,8 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..batch import Batch, Outputs
 from ..models.modes import evaluating
-from ..objectives.base import Loss, checked_loss
+from ..objectives.base import Loss
+from ..objectives.checks import loss_of
 from ..utils.tensors import masked_sum
 from .metrics import MetricsAccumulator, term_metrics
 from .step import StepRunner
@@ -48,7 +49,7 @@ class Evaluation:
         """Metrics named with `prefix`, and per row log-probs and rewards, in the order of the dataset."""
         with torch.no_grad(), evaluating(self.model):
             for batch, out in self._outputs():
-                loss = checked_loss(self.step.objective, self.step.objective.loss(out, batch))
+                loss = loss_of(self.step.objective, out, batch)
                 self._add(loss, out, batch)
                 self.progress()
         terms = self.terms.read()

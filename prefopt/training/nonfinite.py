@@ -20,6 +20,8 @@ class NonFiniteGuard:
         self.steps_here = self.skipped_here = 0  # in this call of train()
         self.in_a_row = 0
         self.suspects: list[int] = []
+        self.terms: list[str] = []
+        """Terms of losses that were not finite, since the last step."""
 
     def start(self) -> None:
         """A call of train() begins."""
@@ -43,6 +45,7 @@ class NonFiniteGuard:
             FloatingPointError: the `limit`-th such step in a row.
         """
         suspects, self.suspects = self.suspects, []
+        terms, self.terms = self.terms, []
         self.steps_here += 1
         if torch.isfinite(torch.as_tensor(norm)):
             self.in_a_row = 0
@@ -53,11 +56,12 @@ class NonFiniteGuard:
         self.skipped += 1
         self.skipped_here += 1
         self.in_a_row += 1
-        self._report(rows, step)
+        self._report(rows, sorted(set(gather_object(terms))), step)
         return True
 
-    def _report(self, rows: list[int], step: int) -> None:
+    def _report(self, rows: list[int], terms: list[str], step: int) -> None:
         where = f"rows {rows}" if rows else "no single row: every loss was finite"
+        where += f", term {', '.join(terms)} of the loss" if terms else ""
         text = f"step {step}: the gradient is not finite ({where})"
         if self.in_a_row >= self.limit:
             raise FloatingPointError(

@@ -22,7 +22,8 @@ from ..batch import Batch, Outputs
 from ..models.forward import forward
 from ..models.modes import without_dropout
 from ..models.reference import Reference
-from ..objectives.base import Loss, Metric, Objective, checked_loss
+from ..objectives.base import Loss, Metric, Objective
+from ..objectives.checks import loss_of
 from .cross_batch import DONE, with_statistics
 from .metrics import MetricsAccumulator, exact, term_metrics
 from .nonfinite import NonFiniteGuard
@@ -135,12 +136,13 @@ class StepRunner:
         if self.objective.cross_batch and DONE not in batch:
             (batch,), self.state = self.add_statistics(model, [batch], [out])
         units = units or self.count([batch])[0]
-        loss = checked_loss(self.objective, self.objective.loss(out, batch))
+        loss = loss_of(self.objective, out, batch)
         total = loss.reduced(units)
         if torch.isfinite(total):
             self._record(loss, batch)
         else:  # its metrics would spoil the sums of the steps that are logged with it
             self.guard.suspects += batch.index.tolist()
+            self.guard.terms += [name for name, term in loss.terms.items() if not torch.isfinite(term.total)]
             total = total * torch.nan  # an infinite loss may have a finite gradient, by which ranks would not agree
         return total, out
 

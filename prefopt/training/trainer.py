@@ -33,7 +33,8 @@ from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, Syn
 from ..models.rope_lengths import length_rules
 from ..models.weights import spot_check
 from ..models.wrappers import unwrap
-from ..objectives.base import Objective, load
+from ..objectives.base import Objective
+from ..objectives.checks import checked_objective
 from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
 from .checkpointing import Checkpoints
 from .config import PreferenceConfig
@@ -43,6 +44,7 @@ from .given_rows import given_rows, purpose_of
 from .metrics import MetricsAccumulator
 from .nonfinite import NonFiniteGuard
 from .parts import source_for, trained_by
+from .places import check_places
 from .reference_logps import ReferencePass
 from .source import eval_loader
 from .step import StepRunner
@@ -101,11 +103,30 @@ class PreferenceTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
     ):
-        args = args or PreferenceConfig(output_dir="prefopt-output")
+        check_places(
+            type(self),
+            {
+                "model": model,
+                "objective": objective,
+                "args": args,
+                "train_dataset": train_dataset,
+                "eval_dataset": eval_dataset,
+                "processing_class": processing_class,
+                "ref_model": ref_model,
+                "peft_config": peft_config,
+                "scorer": scorer,
+                "critic": critic,
+                "ptx_dataset": ptx_dataset,
+                "callbacks": callbacks,
+            },
+        )
+        args = PreferenceConfig(output_dir="prefopt-output") if args is None else args
+        if not isinstance(args, PreferenceConfig):
+            raise TypeError(f"{type(self).__name__} takes args of type PreferenceConfig, not {type(args).__name__}")
         if args.n_gpu > 1:
             logger.warning("one process uses one GPU: launch with torchrun to use all %d", args.n_gpu)
             args._n_gpu = 1  # Trainer would split batches with DataParallel, which cannot split a loss with units
-        objective = load(objective) if isinstance(objective, str) else objective
+        objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(
             model,

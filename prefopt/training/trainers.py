@@ -27,6 +27,7 @@ from ..objectives.sft import SFT, SFTArguments
 from ..utils.options import option
 from .config import PreferenceConfig
 from .generating import check_unscored
+from .places import check_places
 from .trainer import PreferenceTrainer
 from .trl_settings import TRLSettings, TRLSFTSettings, check_trainer_arguments
 
@@ -212,6 +213,24 @@ class NamedTrainer(PreferenceTrainer):
         tokenizer: PreTrainedTokenizerBase | None = None,
         **more: Any,
     ):
+        check_places(
+            type(self),
+            {
+                "model": model,
+                "ref_model": ref_model,
+                "args": args,
+                "data_collator": data_collator,
+                "train_dataset": train_dataset,
+                "eval_dataset": eval_dataset,
+                "processing_class": processing_class,
+                "compute_metrics": compute_metrics,
+                "callbacks": callbacks,
+                "optimizers": optimizers,
+                "peft_config": peft_config,
+                "scorer": scorer,
+                "tokenizer": tokenizer,
+            },
+        )
         check_trainer_arguments(
             {
                 "data_collator": data_collator,
@@ -346,6 +365,17 @@ class SFTTrainer(NamedTrainer):
         formatting_func: Any = None,
         **kwargs: Any,
     ):
+        check_places(
+            SFTTrainer,
+            {
+                "args": args,
+                "data_collator": data_collator,
+                "train_dataset": train_dataset,
+                "eval_dataset": eval_dataset,
+                "processing_class": processing_class,
+                "compute_loss_func": compute_loss_func,
+            },
+        )
         config = _sft_config(args)
         text = partial(_as_text, formatting_func=formatting_func, text_field=config.dataset_text_field)
         datasets = text(train_dataset), text(eval_dataset)

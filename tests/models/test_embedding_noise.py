@@ -97,7 +97,7 @@ def test_a_rows_noise_does_not_depend_on_its_batch(layout: str) -> None:
     model.model.layers[0].register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
     forward(model.train(), collate([short, long]), LOGPS)
     states = inputs[-1]
-    rows = [states[0][:8], states[0][8:]] if layout == "segments" else [states[0][98:106], states[1]]
+    rows = [states[0][:8], states[0][8:] if layout == "segments" else states[1]]
     plain = [model.model.embed_tokens.weight[row["prompt_ids"] + row["response_ids"][0]] for row in (short, long)]
     rows = [row - expected.detach() for row, expected in zip(rows, plain, strict=True)]
     assert [len(row) for row in rows] == [8, 200]

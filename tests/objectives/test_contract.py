@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from prefopt.batch import Batch, Outputs, fill_rows
 from prefopt.objectives import DPO
-from prefopt.objectives.base import Loss, Objective, Term, checked_loss, load, registry
+from prefopt.objectives.base import Loss, Metric, Objective, Term, load, mean_of, registry
+from prefopt.objectives.checks import checked_loss, checked_objective
+from prefopt.objectives.checks import loss_of as loss_checked
 from prefopt.objectives.ppo import PPO
 from tests.helpers.objectives import asked, declared_only, loss_of, make, mapped, numbers, rows, with_statistics
 
@@ -190,25 +192,150 @@ def test_an_unknown_name_is_answered_with_near_ones():
         load("simp")
 
 
+TERM = Term(torch.ones(()), "prompts")
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
         (torch.tensor(1.0), r"^DPO\.loss returned a tensor of shape \[\], not a Loss: return Loss\(\{'dpo': Term\("),
         (None, r"DPO\.loss returned None, not a Loss"),
         (1.0, r"DPO\.loss returned a float, not a Loss"),
-        (Loss({"nll": torch.ones(())}), "the term 'nll' is a tensor of shape .*: give Term"),  # type: ignore[dict-item]
-        (Loss({"nll": Term(torch.ones(3), "prompts")}), r"the term 'nll' is a tensor of shape \[3\]: give Term"),
-        (Loss({"nll": Term(1.0, "prompts")}), "the term 'nll' is a float: give Term"),  # type: ignore[arg-type]
+        ({"loss": torch.tensor(1.0)}, r"DPO\.loss returned a dict, not a Loss: return Loss\("),
+        ((torch.tensor(1.0), {}), r"DPO\.loss returned a tuple, not a Loss"),
+        (Loss({}), "terms is a dict: give a dict of at least one Term"),
+        (Loss(TERM), "terms is a Term: give a dict of at least one Term by its name"),
+        (Loss({"nll": torch.ones(())}), "the term 'nll' is a tensor of shape .*: give Term"),
+        (Loss({"nll": (torch.ones(()), "prompts")}), "the term 'nll' is a tuple: give Term"),
+        (Loss({"nll": Term(torch.ones(3), "prompts")}), r"the term 'nll' is a tensor of shape \[3\]: .*losses.sum\(\)"),
+        (Loss({"nll": Term(torch.ones(1), "prompts")}), r"the term 'nll' is a tensor of shape \[1\]: give Term"),
+        (Loss({"nll": Term(1.0, "prompts")}), "the term 'nll' is a float: give Term"),
+        (Loss({"nll": TERM}, [1.0]), "metrics is a list: give a dict of Metric"),
+        (
+            Loss({"nll": TERM}, {"kl": torch.ones(())}),
+            r"the metric 'kl' is a tensor of shape \[\]: give Metric.*mean_of",
+        ),
+        (
+            Loss({"nll": TERM}, {"kl": Metric(torch.ones(3), torch.tensor(3))}),
+            "'kl': total is a tensor of shape .3.: giv",
+        ),
     ],
 )
 def test_what_is_no_loss_is_told_so(value: Any, said: str) -> None:
     with pytest.raises(TypeError, match=said):
-        checked_loss(DPO(), value)
+        checked_loss(DPO(), value, Outputs(), make(DPO())[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (Loss({"nll": Term(torch.ones(()), "prompt")}), "unit 'prompt', which is not counted; did you mean prompts"),
+        (
+            Loss({"nll": TERM}, rewards=torch.ones(6)),
+            r"rewards is a tensor of shape \[6\]: .* \[prompts, responses\] = \[6, 2\]",
+        ),
+        (Loss({"nll": TERM}), "no term depends on the model's outputs, .* without detach"),
+    ],
+)
+def test_what_cannot_be_divided_or_learnt_is_told_so(value: Loss, said: str) -> None:
+    batch, out = make(DPO())
+    with pytest.raises(ValueError, match=said):
+        checked_loss(DPO(), value, out, batch)
 
 
 def test_a_loss_is_returned_as_it_is() -> None:
-    loss = Loss({"nll": Term(torch.ones(()), "prompts")})
-    assert checked_loss(DPO(), loss) is loss
+    batch, out = make(DPO())
+    loss = Loss(
+        {"nll": Term(out.required("logps").sum(), "prompts")}, {"kl": mean_of(batch.ref_logps, batch.loss_mask)}
+    )
+    assert checked_loss(DPO(), loss, out, batch) is loss
+
+
+class Own(Objective):
+    """A newcomer's."""
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        return Loss({"own": Term((out.logps * out.entropy).sum(), "tokens")})  # type: ignore[operator]
+
+
+def test_an_error_in_a_loss_says_what_there_was_to_read() -> None:
+    batch, out = make(DPO())
+    with pytest.raises(TypeError, match="unsupported operand") as raised:
+        loss_checked(Own(), out, batch)
+    (note,) = raised.value.__notes__
+    assert "Own.loss(out, batch) was given out.logps [6, 2, 7] (others are None unless `wants`" in note
+    assert "batch.ref_logps [6, 2, 7]" in note and "batch.response_mask [6, 2, 7]" in note
+
+
+def declaring(**members: Any) -> Objective:
+    return type("Own", (Own,), members)()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        (Own, TypeError, r"objective is the class Own: give an object, Own\(...\)"),
+        (lambda out, batch: 0, TypeError, "objective is a function: give a name, .* subclass of Objective"),
+        (declaring(needs={"reference"}), TypeError, r"Own.needs is \{'reference'\}: write a frozenset of names"),
+        (declaring(wants="entropy"), TypeError, "Own.wants is 'entropy': write a frozenset"),
+        (declaring(needs=frozenset({"refrence"})), ValueError, "Own.needs has 'refrence'; did you mean reference"),
+        (declaring(wants=frozenset({"entropie"})), ValueError, "Own.wants has 'entropie'; did you mean entropy"),
+        (declaring(trains="polcy"), ValueError, "Own.trains is 'polcy'; did you mean policy"),
+    ],
+)
+def test_what_an_objective_declares_wrongly_is_told(given: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        checked_objective(given)
+
+
+@every
+def test_every_objective_passes_the_checks(objective: Objective) -> None:
+    assert checked_objective(objective) is objective
+    batch, out = make(objective)
+    assert loss_checked(objective, out, with_statistics(objective, batch, out)).terms
+
+
+def test_a_method_of_another_name_is_told() -> None:
+    class Renamed(Objective):
+        def compute_loss(self, model: Any, inputs: Any) -> Any: ...
+
+    class Empty(Objective):
+        """Has no loss."""
+
+    with pytest.raises(TypeError, match=r"Renamed has no method loss: write .def loss\(self.*it has compute_loss"):
+        Renamed()  # type: ignore[abstract]
+    with pytest.raises(TypeError, match="Empty has no method loss.*no method of its own"):
+        Empty()  # type: ignore[abstract]
+
+
+def test_fields_without_a_dataclass_are_told() -> None:
+    class Fields(Own):
+        beta: float = 0.1
+
+    assert Fields().beta == 0.1
+    with pytest.raises(TypeError, match=r"Fields takes no arguments: write @dataclass\(frozen=True, kw_only=True\)"):
+        Fields(beta=0.2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "said"),
+    [
+        ("NAMES = ['mine']", "mine", "NAMES is a list: write a dict of objectives by their names"),
+        ("NAMES = {'mine': 3}", "mine", "my_own:mine is a int and no objective: write a subclass of Objective"),
+        ("class Mine: ...\nNAMES = {'mine': Mine}", "mine", r"my_own:mine is a class \(Mine\) and no objective"),
+        ("def mine(out, batch): ...", "mine", "my_own:mine is a function and no objective"),
+    ],
+)
+def test_a_file_that_declares_no_objective_is_told(
+    lines: str, name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own.py").write_text(lines)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    sys.modules.pop("my_own", None)
+    with pytest.raises(ValueError, match=said):
+        load(f"my_own:{name}")
+    sys.modules.pop("my_own", None)
 
 
 def test_an_objective_by_its_class_or_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,13 +344,13 @@ def test_an_objective_by_its_class_or_object(tmp_path: Path, monkeypatch: pytest
         "from prefopt import DPO",
         "class Mine(DPO): ...",
         "ready = DPO(beta=0.3)",
-        "NAMES = {'mine': Mine(beta=0.2)}",
+        "NAMES = {'mine': Mine(beta=0.2), 'class': Mine}",
     )
     (tmp_path / "my_objectives.py").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
-    betas = {name: load(f"my_objectives:{name}").beta for name in ("mine", "Mine", "ready")}  # type: ignore[attr-defined]
-    assert betas == {"mine": 0.2, "Mine": 0.1, "ready": 0.3}
-    with pytest.raises(ValueError, match=r"NAMES \['mine'\]: did you mean mine\? name one as my_objectives:"):
+    betas = {name: load(f"my_objectives:{name}").beta for name in ("mine", "Mine", "ready", "class")}  # type: ignore[attr-defined]
+    assert betas == {"mine": 0.2, "Mine": 0.1, "ready": 0.3, "class": 0.1}
+    with pytest.raises(ValueError, match=r"NAMES \['class', 'mine'\]: did you mean mine\? name one as my_objectives:"):
         load("my_objectives:mien")
     sys.modules.pop("my_objectives")

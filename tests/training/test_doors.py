@@ -75,6 +75,31 @@ def test_a_loss_that_is_a_tensor(run: str, tmp_path: Path, tokenizer: Any) -> No
         getattr(trainer, run)()
 
 
+class Undefined(Objective):
+    """Divides zero by zero in one of its terms."""
+
+    def loss(self, out: Any, batch: Any) -> Any:
+        total = out.required("logps").sum()
+        return Loss({"fine": Term(-total, "tokens"), "undefined": Term(total * 0 / 0, "tokens")})
+
+
+def test_a_term_that_is_not_a_number_is_named(tmp_path: Path, tokenizer: Any) -> None:
+    args = PreferenceConfig(**quiet(tmp_path, max_skipped_steps=1, per_device_train_batch_size=2))
+    trainer = PreferenceTrainer(tiny_llama(), Undefined(), args, ROWS, None, tokenizer)
+    with pytest.raises(FloatingPointError, match=r"rows \[\d+, \d+\], term undefined of the loss\), 1 times in a row"):
+        trainer.train()
+
+
+def test_a_need_that_nothing_meets(tmp_path: Path, tokenizer: Any) -> None:
+    """Before a model is loaded."""
+
+    class Needy(BareTensor):
+        needs = frozenset({"ref"})
+
+    with pytest.raises(ValueError, match="Needy.needs has 'ref'; did you mean reference"):
+        PreferenceTrainer("no such model", Needy(), PreferenceConfig(**quiet(tmp_path)), ROWS, None, tokenizer)
+
+
 def test_knobs_that_disagree_with_the_objective(tmp_path: Path, tokenizer: Any) -> None:
     args = DPOConfig(**quiet(tmp_path, beta=0.5, loss_type=["ipo"]))
     with pytest.raises(ValueError, match="DPOConfig has its own beta"):
