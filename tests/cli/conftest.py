@@ -11,7 +11,6 @@ from prefopt.data import load_preferences
 from prefopt.testbed.model import build_tokenizer
 from tests.helpers.models import untrained
 
-
 JUDGES = """
 import os, time
 
