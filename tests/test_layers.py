@@ -14,13 +14,14 @@ from tests.helpers.imports import FILES, MODULES, PACKAGE, imports
 
 LAYERS = [
     {"utils", "batch", "grades"},
-    {"objectives", "data"},
+    {"objectives", "data", "tasks"},
     {"models"},
     {"generation"},
     {"scoring"},
     {"candidates"},
     {"testbed", "training"},
     {"compare"},
+    {"rounds"},
     {"cli"},
     {"__init__", "__main__", "_moved"},
 ]

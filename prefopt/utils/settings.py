@@ -242,3 +242,18 @@ _READERS: dict[Any, Callable[[Any, Any], Any]] = {
     Literal: _literal,
     Any: _any,
 }
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as a YAML file holds them, without what has its default value."""
+    if is_dataclass(value):
+        defaults = {field.name: _default(field) for field in fields(value)}
+        given = {name: getattr(value, name) for name in defaults}
+        return {name: plain(part) for name, part in given.items() if part != defaults[name]}
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -15,12 +15,12 @@ seeds: [0, 1, 2, 3, 4]
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...training.arguments import ModelConfig
-from ...utils.settings import NumberLoader, SettingsError, read_yaml
+from ...utils.settings import NumberLoader, SettingsError, plain, read_yaml
 from .method_spec import BASELINE, MethodSpec, make_method_spec
 from .sections import PlanError as PlanError
 from .sections import built
@@ -197,7 +197,7 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         """The plan as a YAML file holds it, without what has its default value."""
-        return _plain(self)
+        return plain(self)
 
 
 NEEDED = "A plan is a YAML file with at least `policy`, `data` and `methods`"
@@ -236,17 +236,3 @@ def read_plan(path: str | Path) -> Plan:
     if not given:
         raise PlanError(f"{path}: is empty. {NEEDED}")
     return plan_from({name: value for name, (value, _) in given.items()}, str(path))
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        defaults = {field.name: _default(field) for field in fields(value)}
-        given = {name: getattr(value, name) for name in defaults}
-        return {name: _plain(part) for name, part in given.items() if part != defaults[name]}
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _default(field: Any) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -14,15 +14,15 @@ from typing import Any
 import pandas as pd
 
 from ...candidates.candidate import prompt_key
+from ...tasks import Task, in_order
+from ...tasks.worker import versions
 from ...utils import jsonl
 from .. import records
 from ..measure import COLUMNS, judge_from
 from ..plan import BASELINE, BEST_OF_N, REWARD_MODEL, HeldOutData, MethodSpec, Plan
 from .hyperparameter_grid import Trial
-from .schedule import in_order
-from .tasks import Task, Tasks
+from .tasks import Tasks
 from .validation_curve import FILE as CURVE_FILE
-from .worker import versions
 
 BUDGET_TOLERANCE = 0.1
 """The share of a budget by which a method may miss it without a warning."""

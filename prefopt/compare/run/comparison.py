@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from ...tasks import Progress, Schedule
 from ...training.trainers import RewardConfig, SFTConfig
 from ...utils import files
 from ..measure import Endpoint, judge_from
@@ -24,8 +25,6 @@ from ..plan import Plan, PlanError, built, plan_from, read_plan
 from ..report import Findings, findings_of, write_report
 from .collected_results import CollectedResults
 from .hyperparameter_grid import choose_best, trials
-from .progress import Progress
-from .schedule import Schedule
 from .tasks import Tasks, check_training
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def compare(
     _check(plan, out)
     out.mkdir(parents=True, exist_ok=True)
     gpus = torch.cuda.device_count()
-    with _locked(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
+    with locked(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
         _write_plan(plan, out)
         schedule = Schedule(out, jobs or max(1, gpus), progress, gpus)
         if tried and not report_only:
@@ -118,7 +117,7 @@ def _without_unknown(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder.
 
     Raises:

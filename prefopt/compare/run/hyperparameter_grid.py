@@ -9,9 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ...tasks import Task
 from ...utils.names import hint
 from ..plan import MethodSpec, Plan, PlanError, make_method_spec
-from .tasks import Task, Tasks
+from .tasks import Tasks
 
 Settings = dict[str, Any]
 

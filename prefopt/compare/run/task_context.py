@@ -14,12 +14,13 @@ from datasets import Dataset
 from ...models.load import load_policy
 from ...models.modes import freeze, is_quantized
 from ...scoring.reward_model import RewardModelScorer
+from ...tasks import Task
 from ...training.arguments import ModelConfig, get_quantization_config, loading
 from ...training.build import tokenizer_for
 from ...training.config import PreferenceConfig
 from ..measure import ResponseEvaluator
 from ..plan import Data, DatasetSource, Evaluation, HeldOutData, TrainingData, built, make_dataset_source
-from .tasks import ENCODING, Task
+from .tasks import ENCODING
 
 MODEL = "model"
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ...candidates.candidate import prompt_key
 from ...candidates.evaluate import standard_error
 from ...data.encode import encode_dataset
 from ...models import merge_adapter
+from ...tasks import Task
 from ...testbed.model import build_policy, build_tokenizer
 from ...training import checkpoint
 from ...training.arguments import get_peft_config, get_quantization_config, loading
@@ -316,3 +318,8 @@ STAGES = (rows, held_out, encode, sft, reward, rank, reference, reference_pairs)
 TASK_FUNCTIONS: dict[str, Callable[[TaskContext], Result]] = {
     function.__name__: function for function in (*STAGES, train, evaluate, validate, judge)
 }
+
+
+def run(task: Task, out: Path) -> Result:
+    """Do a comparison's task."""
+    return TASK_FUNCTIONS[task.kind](TaskContext(task, out))

@@ -1,26 +1,19 @@
-"""Divides a plan into tasks: what each depends on, and in which folder its result lies.
-
-A task's folder is named by a hash of everything that its result depends on, the hashes of the tasks that it needs among
-them. So a result that exists is the right one, whatever else the plan has changed, and a change repeats only the tasks
-that it touches. What is hashed are plain values and, for the code that makes the result, a number: see `FORMATS`.
-"""
+"""Divides a plan into tasks, and says what each depends on: see `tasks.Task`."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...tasks import Task
 from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
-from ...utils import jsonl
 from ...utils.extensions import is_named
-from ...utils.fingerprint import fingerprint_of_values
 from ..measure import judge_from
 from ..plan import (
     BEST_OF_N,
@@ -34,12 +27,8 @@ from ..plan import (
     objective_of,
 )
 
-DONE, FAILED = "done.json", "failed.json"
 FILES = (".jsonl", ".json", ".gz", ".csv", ".parquet", ".yaml", ".jinja")
 """The suffixes by which the path of a missing file is told from a hub id."""
-ORDER_ONLY = {"reference"}
-"""Roles of tasks that have to be done first and change nothing of the result."""
-NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 ENCODING = (
     *("max_length", "max_prompt_length", "truncation_mode"),
     *("chat_template_path", "chat_template_kwargs", "eos_token", "pad_token"),
@@ -64,62 +53,15 @@ FORMATS = {
 
 Raise a kind's number whenever the code begins to make another result of the same inputs (other rows, other numbers,
 other files): results of that kind, and of all that needs them, are then made anew. Leave it for any other change.
-Format 1 is what prefopt 0.1.0 made, and is hashed under that name, so that folders of 0.1.0 are recognised.
 """
-FORMAT_1 = "0.1.0"
 
 
-@dataclass(frozen=True)
-class Task:
-    """One step of a comparison, such as the training of a method with a seed.
+class ComparisonTask(Task):
+    """One step of a comparison, such as the training of a method with a seed."""
 
-    Args:
-        kind: names the function in `task_functions.py` that does it.
-        name: of the method that the task is about; "" where it is about none.
-        seed: None where the result serves all seeds.
-        inputs: everything else that the result depends on, in plain values.
-        needs: role -> the task whose result is read.
-    """
-
-    kind: str
-    name: str
-    seed: int | None
-    inputs: Mapping[str, Any]
-    needs: Mapping[str, Task] = field(default_factory=dict)
-
-    @cached_property
-    def key(self) -> str:
-        """The path of the task's folder below that of the comparison."""
-        parts = [NOT_IN_A_NAME.sub("_", self.name), "" if self.seed is None else str(self.seed), self._digest[:10]]
-        return f"{self.kind}/{'-'.join(part for part in parts if part)}"
-
-    @cached_property
-    def _digest(self) -> str:
-        needs = {role: task._digest for role, task in self.needs.items() if role not in ORDER_ONLY}
-        made_by = FORMAT_1 if FORMATS[self.kind] == 1 else FORMATS[self.kind]
-        return fingerprint_of_values([self.kind, self.seed, self.inputs, needs, made_by])
-
-    @property
-    def label(self) -> str:
-        parts = [self.kind, self.name, "" if self.seed is None else f"seed {self.seed}"]
-        return ", ".join(part for part in parts if part)
-
-    def folder(self, out: Path) -> Path:
-        return out / self.key
-
-    def result(self, out: Path) -> dict[str, Any] | None:
-        """What the task's function returned, None if the task is not done."""
-        return next(jsonl.read(self.folder(out) / DONE), None)
-
-    def failure(self, out: Path) -> dict[str, Any] | None:
-        """Why the task failed, None if it did not."""
-        return next(jsonl.read(self.folder(out) / FAILED), None)
-
-    def dependencies(self) -> Iterator[Task]:
-        """The tasks that it needs, each after those that it needs itself."""
-        for task in self.needs.values():
-            yield from task.dependencies()
-            yield task
+    formats = FORMATS
+    functions = f"{__package__}.task_functions"
+    resumable = frozenset({"train"})
 
 
 class Tasks:
@@ -147,12 +89,14 @@ class Tasks:
         own = self.stage_seed(seed) if self.source.rows_per_seed else None
         needs_validation = self.plan.evaluation.curve_points or self.plan.grid
         sizes = self._sizes("curve_prompts") if needs_validation else {"evaluation": {"curve_prompts": 0}}
-        return Task("rows", "", own, {"data": data, **sizes})
+        return ComparisonTask("rows", "", own, {"data": data, **sizes})
 
     def held_out(self, seed: int) -> Task:
         """Loads the rows that the seed is evaluated on, without those that it learns from."""
         needs = {"rows": self.rows(seed)}
-        return Task("held_out", "", needs["rows"].seed, {"data": self.data, **self._sizes("prompts", "pairs")}, needs)
+        return ComparisonTask(
+            "held_out", "", needs["rows"].seed, {"data": self.data, **self._sizes("prompts", "pairs")}, needs
+        )
 
     def _sizes(self, *names: str) -> dict[str, Any]:
         return {"evaluation": {name: getattr(self.plan.evaluation, name) for name in names}}
@@ -162,7 +106,7 @@ class Tasks:
         if self.plan.sft is None:
             return {}
         inputs = {**self._models, "settings": dict(self._shared(SFTConfig) | dict(self.plan.sft))}
-        return {"start": Task("sft", "", self.stage_seed(seed), inputs, {"rows": self.rows(seed)})}
+        return {"start": ComparisonTask("sft", "", self.stage_seed(seed), inputs, {"rows": self.rows(seed)})}
 
     def reward(self, seed: int) -> dict[str, Task]:
         """Trains the reward model, where the plan trains one."""
@@ -170,13 +114,13 @@ class Tasks:
             return {}
         inputs = {**self._models, "settings": dict(self._shared(RewardConfig) | dict(self.plan.reward))}
         needs = {"encoded": self.encode(seed, inputs["settings"]), **self.start(seed)}
-        return {"reward": Task("reward", "", self.stage_seed(seed), inputs, needs)}
+        return {"reward": ComparisonTask("reward", "", self.stage_seed(seed), inputs, needs)}
 
     def encode(self, seed: int, settings: Mapping[str, Any]) -> Task:
         """Turns the pairs into token ids, once for all that train on them with the same settings."""
         inputs = {**self._models, "settings": self._encoding(settings)}
         needs = {"rows": self.rows(seed), **self.start(seed)}
-        return Task("encode", "", _one_for_all(needs), inputs, needs)
+        return ComparisonTask("encode", "", _one_for_all(needs), inputs, needs)
 
     @staticmethod
     def _encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +130,7 @@ class Tasks:
         """Computes the reference's log-probs of the pairs, once for all methods that share them."""
         settings = {name: value for name, value in self._shared(DPOConfig).items() if name in REFERENCE}
         needs = {"encoded": self.encode(seed, self.plan.training), **self.start(seed)}
-        return Task("reference", "", _one_for_all(needs), {**self._models, "settings": settings}, needs)
+        return ComparisonTask("reference", "", _one_for_all(needs), {**self._models, "settings": settings}, needs)
 
     @cached_property
     def _share_reference(self) -> set[str]:
@@ -207,7 +151,7 @@ class Tasks:
             needs["reference"] = self.reference(seed)
         if spec.needs_reward_model or self.plan.evaluation.curve_points:  # it also scores the learning curve
             needs |= self.reward(seed)
-        return {"train": Task("train", spec.name, seed, self._training(spec), needs)}
+        return {"train": ComparisonTask("train", spec.name, seed, self._training(spec), needs)}
 
     def _training(self, spec: MethodSpec) -> dict[str, Any]:
         budget = None if self.plan.budget is None else asdict(self.plan.budget)
@@ -221,7 +165,7 @@ class Tasks:
         """Computes the reference's log-probs of the held-out pairs, once for all methods."""
         inputs = {**self._models, "settings": self._encoding(self.plan.training)}
         needs = {"test": self.held_out(seed), **self.start(seed)}
-        return Task("reference_pairs", "", _one_for_all(needs), inputs, needs)
+        return ComparisonTask("reference_pairs", "", _one_for_all(needs), inputs, needs)
 
     def evaluate(self, spec: MethodSpec, seed: int) -> Task:
         """Evaluates a method on the held-out rows."""
@@ -230,7 +174,7 @@ class Tasks:
         needs = {"test": self.held_out(seed), **self.start(seed), **self.reward(seed), **self.train(spec, seed)}
         if spec.method != BEST_OF_N:  # which is no policy that could rank pairs
             needs["reference"] = self.reference_pairs(seed)
-        return Task("evaluate", spec.name, seed, inputs, needs)
+        return ComparisonTask("evaluate", spec.name, seed, inputs, needs)
 
     def evaluate_reward_model(self, seed: int) -> Task | None:
         """Evaluates the seed's reward model on the held-out pairs."""
@@ -238,7 +182,7 @@ class Tasks:
             return None
         needs: dict[str, Task] = {"test": self.held_out(seed), **self.reward(seed)}
         own = self.stage_seed(seed) if "reward" in needs else None
-        return Task("rank", REWARD_MODEL, own, dict(self._scorer), needs)
+        return ComparisonTask("rank", REWARD_MODEL, own, dict(self._scorer), needs)
 
     def judge(self, spec: MethodSpec, baseline: MethodSpec, seed: int, judge: Any) -> Task:
         """Lets a judge that reads texts compare a method with the baseline."""
@@ -247,14 +191,14 @@ class Tasks:
             "ours": self.evaluate(spec, seed),
             "theirs": self.evaluate(baseline, seed),
         }
-        return Task("judge", spec.name, seed, {"judge": judge, "source": _judge_contents(judge)}, needs)
+        return ComparisonTask("judge", spec.name, seed, {"judge": judge, "source": _judge_contents(judge)}, needs)
 
     def validate(self, spec: MethodSpec, seed: int) -> Task:
         """Scores a trial's responses to validation prompts."""
         inputs = {**self._models, **self._scorer, **self._sizes(*SAMPLING)}
         inputs["settings"] = self._encoding(self.plan.training)
         needs = {"rows": self.rows(seed), **self.start(seed), **self.reward(seed), **self.train(spec, seed)}
-        return Task("validate", spec.name, seed, inputs, needs)
+        return ComparisonTask("validate", spec.name, seed, inputs, needs)
 
     @property
     def _models(self) -> dict[str, Any]:

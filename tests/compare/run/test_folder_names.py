@@ -16,9 +16,9 @@ import pytest
 from prefopt.compare import plan_from
 from prefopt.compare.run.collected_results import CollectedResults
 from prefopt.compare.run.hyperparameter_grid import trials
-from prefopt.compare.run.schedule import in_order
 from prefopt.compare.run.task_functions import TASK_FUNCTIONS
 from prefopt.compare.run.tasks import FORMATS, Tasks
+from prefopt.tasks import in_order
 from prefopt.utils.fingerprint import fingerprint_of_values
 
 TESTBED: dict[str, Any] = {

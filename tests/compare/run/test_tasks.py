@@ -8,8 +8,8 @@ import pytest
 
 from prefopt.compare.plan.plan import Evaluation, Plan, PlanError, plan_from
 from prefopt.compare.run.hyperparameter_grid import choose_best, trials
-from prefopt.compare.run.schedule import in_order
 from prefopt.compare.run.tasks import Tasks, check_training, contents_of
+from prefopt.tasks import in_order
 from prefopt.utils import jsonl
 
 PLAN = plan_from(

@@ -11,12 +11,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
 
-from ...utils import jsonl
-from .tasks import DONE, FAILED, Task
+from ..utils import jsonl
+from .task import DONE, FAILED, Task, Waiting
 
 LOG = "log.txt"
 PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
@@ -52,19 +53,19 @@ def _end_with_parent() -> None:
 
 def run_task(task: Task, out: Path) -> bool:
     """Do a task, and write its result, or why there is none, into its folder; returns whether it is done."""
-    from .task_context import TaskContext
-    from .task_functions import TASK_FUNCTIONS
-
-    context, began = TaskContext(task, out), time.monotonic()
-    _clear(context.folder, keep=task.kind == "train")
+    folder, began = task.folder(out), time.monotonic()
+    _clear(folder, keep=task.kind in task.resumable)
     try:
-        with _logged(context.folder / LOG):
-            result = TASK_FUNCTIONS[task.kind](context)
+        with _logged(folder / LOG):
+            result = import_module(task.functions).run(task, out)
+    except Waiting as wanted:
+        jsonl.replace(folder / FAILED, [{"reason": str(wanted), "details": "", "waits": True}])
+        return False
     except (Exception, SystemExit) as error:  # whatever a user's file raises, the other cells go on
         lines = traceback.format_exc().strip().splitlines()
         return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-TRACEBACK_LINES:]))
     about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
-    jsonl.replace(context.folder / DONE, [{**result, **about}])
+    jsonl.replace(folder / DONE, [{**result, **about}])
     return True
 
 

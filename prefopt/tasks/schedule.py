@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
-from .tasks import Task
+from .task import Task, in_order
 from .worker import fail, run_task, set_up_process
 
 TICK = 0.5
@@ -28,6 +28,8 @@ class Status(StrEnum):
     DONE = "done"
     FAILED = "failed"
     BLOCKED = "blocked"
+    PAUSED = "waits"
+    """It waits for something from outside, and is no failure."""
 
 
 class Display(Protocol):
@@ -117,6 +119,9 @@ class Schedule:
         self._set(task, Status.DONE if done else Status.WAITING)
         return not done
 
+    def _ended(self, task: Task) -> Status:
+        return Status.PAUSED if (task.failure(self.out) or {}).get("waits") else Status.FAILED
+
     def _set(self, task: Task, status: Status) -> None:
         self.status[task.key] = status
         self.display.changed(task, status)
@@ -127,7 +132,7 @@ class Schedule:
         free = [slot for slot in slots if slot.task is None]
         for task in waiting:
             states = {self.status[needed.key] for needed in task.needs.values()}
-            if states & {Status.FAILED, Status.BLOCKED}:
+            if states & {Status.FAILED, Status.BLOCKED, Status.PAUSED}:
                 self._set(task, Status.BLOCKED)
             elif free and states <= {Status.DONE}:
                 free.pop(0).start(task)
@@ -141,7 +146,7 @@ class Schedule:
         ended, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
         for future in ended:
             task, done = running[future].finish()
-            self._set(task, Status.DONE if done else Status.FAILED)
+            self._set(task, Status.DONE if done else self._ended(task))
         self.display.tick()
 
 
@@ -151,12 +156,3 @@ def _gpu(number: int, gpus: int) -> str | None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return visible[number % gpus] if len(visible) == gpus else str(number % gpus)
-
-
-def in_order(tasks: Iterable[Task]) -> list[Task]:
-    """Each task once, after those that it needs."""
-    by_key: dict[str, Task] = {}
-    for task in tasks:
-        for needed in (*task.dependencies(), task):
-            by_key.setdefault(needed.key, needed)
-    return list(by_key.values())

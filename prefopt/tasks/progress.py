@@ -1,4 +1,4 @@
-"""Shows the progress of a comparison: which tasks run, and how long the rest will take."""
+"""Shows the progress of a program of tasks: which tasks run, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .schedule import Status
-from .tasks import Task
+from .task import Task
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Progress:
             self.began[task.key] = time.monotonic()
         if status is Status.DONE and (result := task.result(self.out)):
             self.took[task.key] = result["wall"]
-        if status in (Status.FAILED, Status.BLOCKED):
+        if status in (Status.FAILED, Status.BLOCKED, Status.PAUSED):
             self._say(f"{task.label}: {status}{self._reason(task)}")
         elif status is Status.DONE and task.key in self.began and self.live is None:
             self._say(f"{task.label}: {self.took[task.key]:.0f} s, {self._summary()}")
@@ -78,7 +78,11 @@ class Progress:
         states = list(self.status.values())
         done, left = states.count(Status.DONE), self.left()
         parts = [f"{done} of {len(states)} tasks"]
-        parts += [f"{states.count(status)} {status}" for status in (Status.FAILED, Status.BLOCKED) if status in states]
+        parts += [
+            f"{states.count(status)} {status}"
+            for status in (Status.FAILED, Status.BLOCKED, Status.PAUSED)
+            if status in states
+        ]
         return ", ".join(parts + ([f"about {_readable(left)} left"] if left else []))
 
     def _share(self, key: str) -> float | None:

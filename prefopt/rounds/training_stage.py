@@ -1,0 +1,106 @@
+"""One training of a round: by which trainer, on which rows, from which policy, against which reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..compare.plan import MethodSpec, PlanError, make_method_spec, objective_of
+from ..compare.plan import make_trainer as make_method_trainer
+from ..training.trainers import SFTConfig, SFTTrainer
+from ..utils.names import hint
+
+LIKELIHOOD = ("sft", "rejection-sampling")
+"""What a round's training is called that raises the likelihood of the best responses: the round does all else of it."""
+OWN = ("method", "init", "reference", "on")
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """
+    Args:
+        method: as the plan calls it.
+        spec: how the method is trained; None of the likelihood of the best responses.
+        init: the policy that training starts from: "base", "previous", "v2", a path. Behind another training of the
+            same round, "previous" is what that one ended with.
+        reference: likewise, of methods that have one; None is the policy that training starts from.
+        on: "selected", the candidates that the round selected; "labels", the preferences of all rounds so far.
+        settings: for the trainer's config.
+        given: what the plan says of it, by which another process makes it again.
+        responses: how many responses to a prompt the objective compares; None is a ranking of all.
+    """
+
+    method: str
+    spec: MethodSpec | None
+    init: str
+    reference: str | None
+    on: str
+    settings: Mapping[str, Any]
+    given: Mapping[str, Any]
+    responses: int | None
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the method samples its responses itself while it trains."""
+        return self.spec is not None and bool(objective_of(self.spec).on_policy)
+
+    @property
+    def on_labels(self) -> bool:
+        return self.on == "labels"
+
+    @property
+    def trains(self) -> str:
+        return "policy" if self.spec is None else str(self.spec.objective.trains)
+
+
+def training_stage(given: Any, training: Mapping[str, Any], where: str) -> TrainingStage:
+    """
+    Raises:
+        PlanError: there is no such method or setting.
+    """
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise PlanError(f"{where}: given {given!r}; write its settings as `name: value`, or a list of such")
+    method = str(given.get("method", "rejection-sampling"))
+    on = str(given.get("on", "selected"))
+    if on not in ("selected", "labels"):
+        raise PlanError(f"{where}: on={on!r}: choose selected or labels")
+    settings = {name: value for name, value in given.items() if name not in OWN}
+    if method in LIKELIHOOD:
+        known = {field.name for field in fields(SFTConfig)}
+        for name in settings:
+            if name not in known:
+                raise PlanError(f"{where}: there is no setting {name!r}{hint(str(name), sorted(known))}")
+        shared = {name: value for name, value in training.items() if name in known}
+        init, arguments, spec, responses = "base", {**shared, **settings}, None, 1
+    else:
+        spec = make_method_spec(
+            where,
+            {"method": method, "scorer": False, **settings} if _optional(method) else {"method": method, **settings},
+            training,
+        )
+        objective: Any = objective_of(spec)
+        init, arguments, responses = "previous", dict(spec.arguments), objective.responses
+    return TrainingStage(
+        method,
+        spec,
+        str(given.get("init", init)),
+        None if given.get("reference") is None else str(given["reference"]),
+        on,
+        arguments,
+        dict(given),
+        responses,
+    )
+
+
+def _optional(method: str) -> bool:
+    """Whether the method may sample its responses itself and need not: here the round does."""
+    return method == "rrhf"
+
+
+def make_trainer(stage: TrainingStage, model: Any, arguments: Mapping[str, Any], **more: Any) -> Any:
+    """The trainer of a stage; the stage's settings come before the arguments."""
+    if stage.spec is None:
+        return SFTTrainer(model, args=SFTConfig(**{**arguments, **stage.settings}), **more)
+    return make_method_trainer(stage.spec, model, arguments, **more)
