@@ -23,6 +23,8 @@ from .selection import best_worst as best_worst
 from .selection import by_prompt as by_prompt
 from .selection import ranked as ranked
 from .selection import self_rejected as self_rejected
+from .selection import shown_text as shown_text
+from .selection import unscored_pair as unscored_pair
 from .selection import write_rows as write_rows
 from .temperature_comparison import TemperatureSearch as TemperatureSearch
 from .temperature_search import search_temperatures as search_temperatures

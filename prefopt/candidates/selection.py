@@ -58,7 +58,7 @@ def by_prompt(
     for row in scored:
         segment = row.candidate.round, row.candidate.iteration
         last = max(last, segment)
-        if (include_truncated or row.candidate.finished) and _text(row.candidate).strip():
+        if (include_truncated or row.candidate.finished) and shown_text(row.candidate).strip():
             groups.setdefault(row.candidate.prompt_key, {}).setdefault(segment, []).append(row)
     joined = (_joined(segments, last, prior_top_n) for segments in groups.values())
     return [group for group in joined if group]
@@ -74,7 +74,7 @@ def _distinct(group: Group) -> Group:
     """Best first, each text once. The key breaks ties by time, whatever order the candidates came in."""
     first: dict[str, Scored] = {}
     for row in sorted(group, key=lambda row: (-row.score, row.candidate.key)):
-        first.setdefault(_text(row.candidate).strip(), row)
+        first.setdefault(shown_text(row.candidate).strip(), row)
     return list(first.values())
 
 
@@ -98,11 +98,11 @@ def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | Non
     tops = [group[:k] for group in groups if len(group) > 1 and _reaches(group[0], threshold)]
     return [
         {
-            "prompt": _prompt(top[0]),
-            "responses": [_text(row.candidate) for row in top],
+            "prompt": _prompt(top[0].candidate),
+            "responses": [shown_text(row.candidate) for row in top],
             "scores": [row.score for row in top],
-            "finished": _finished(*top),
-            **_sampled(*top),
+            "finished": _finished(*(row.candidate for row in top)),
+            **_sampled(*(row.candidate for row in top)),
         }
         for top in tops
     ]
@@ -160,53 +160,57 @@ def _worse(group: Group, margin: float) -> Group:
     return [row for row in group if row.score < group[0].score and group[0].score - row.score >= margin]
 
 
-def _prompt(row: Scored) -> list[dict[str, str]]:
-    return [plain_turn(turn) for turn in row.candidate.prompt]
+def _prompt(candidate: Candidate) -> list[dict[str, str]]:
+    return [plain_turn(turn) for turn in candidate.prompt]
 
 
-def _text(candidate: Candidate) -> str:
+def shown_text(candidate: Candidate) -> str:
     """The response, less what the length limit left of a character: the policy never sampled the sign shown for it."""
     if candidate.finish_reason != "length":
         return candidate.response
     return candidate.response.rstrip(PARTIAL_CHARACTER).rstrip()
 
 
-def _finished(*responses: Scored) -> list[bool]:
+def _finished(*candidates: Candidate) -> list[bool]:
     """Which of a row's responses ended with a stop token.
 
     A stop string is not one: it is the caller's, and the policy would have gone on. Nor is a stop token that training
     would replace by its own. Every row has the column, also where all its responses ended so: `Dataset.from_list` keeps
     the columns of the first row alone, so a column that only some rows have would be lost without a word.
     """
-    return [row.candidate.finish_reason == "stop" for row in responses]
+    return [candidate.finish_reason == "stop" for candidate in candidates]
 
 
-def _sampled(*responses: Scored) -> Row:
+def _sampled(*candidates: Candidate) -> Row:
     """The ids that were sampled for a row's responses, [] for text that came from elsewhere, and their tokenizer.
 
     Where they are of several tokenizers, as in a pool that went on with another policy, the last policy's stay.
     """
-    candidates = [row.candidate for row in responses]
     by = last_tokenizer(candidates)
     ids = [list(candidate.trained_ids) if by and candidate.tokenizer == by else [] for candidate in candidates]
     return {"sampled_ids": ids, "sampled_by": by}
 
 
 def _answer(row: Scored) -> Row:
-    said = {"prompt": _prompt(row), "response": _text(row.candidate), "score": row.score}
-    return {**said, "finished": _finished(row), **_sampled(row)}
+    candidate = row.candidate
+    said = {"prompt": _prompt(candidate), "response": shown_text(candidate), "score": row.score}
+    return {**said, "finished": _finished(candidate), **_sampled(candidate)}
 
 
-def _pair(chosen: Scored, rejected: Scored) -> Row:
+def unscored_pair(chosen: Candidate, rejected: Candidate) -> Row:
+    """A pair as a row that every trainer of pairs takes, whoever prefers the one to the other."""
+    sides = {"chosen": shown_text(chosen), "rejected": shown_text(rejected)}
     return {
         "prompt": _prompt(chosen),
-        "chosen": _text(chosen.candidate),
-        "rejected": _text(rejected.candidate),
-        "score_chosen": chosen.score,
-        "score_rejected": rejected.score,
+        **sides,
         "finished": _finished(chosen, rejected),
         **_sampled(chosen, rejected),
     }
+
+
+def _pair(chosen: Scored, rejected: Scored) -> Row:
+    scores = {"score_chosen": chosen.score, "score_rejected": rejected.score}
+    return unscored_pair(chosen.candidate, rejected.candidate) | scores
 
 
 def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candidate]) -> tuple[list[Row], Counter[str]]:
