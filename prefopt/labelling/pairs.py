@@ -150,9 +150,7 @@ def _pairs_of(candidates: list[Candidate], fits: Fits, seed: int) -> Iterator[tu
                 yield one, other
 
 
-def _in_turn(
-    prompts: list[Iterator[tuple[Candidate, Candidate]]], count: int
-) -> list[tuple[Candidate, Candidate]]:
+def _in_turn(prompts: list[Iterator[tuple[Candidate, Candidate]]], count: int) -> list[tuple[Candidate, Candidate]]:
     """One pair of each prompt, then a second one, until there are enough."""
     pairs: list[tuple[Candidate, Candidate]] = []
     while prompts and len(pairs) < count:

@@ -5,3 +5,4 @@ from .results import RoundsResults as RoundsResults
 from .results import results_of as results_of
 from .run import RoundsRun as RoundsRun
 from .run import run_rounds as run_rounds
+from .run import status_of as status_of

@@ -19,8 +19,10 @@ from ..compare.measure import ResponseEvaluator
 from ..compare.measure.responses import divergences
 from ..compare.plan import TESTBED, DatasetSource
 from ..compare.run.task_context import MODEL, TaskContext, source_from
+from ..scoring.load import scorer_from
 from ..scoring.reward_model import RewardModelScorer
 from ..tasks import Task
+from ..utils.extensions import is_named, load_named
 
 Pair = tuple[Candidate, Candidate]
 
@@ -76,8 +78,14 @@ class StageContext(TaskContext):
             return self.policy_at("policy")
         return os.path.expanduser(self.inputs["policy"][0])
 
-    def scorer(self) -> RewardModelScorer:
-        return RewardModelScorer(self.policy_at("reward"), name="score")
+    def scorer(self) -> Any:
+        """The round's reward model, or what the plan names in its place."""
+        place = self.policy_at("reward")
+        return (
+            scorer_from(load_named(place, "reward: scorer:"))
+            if is_named(place)
+            else RewardModelScorer(place, name="score")
+        )
 
     def divergence_from_previous(self, evaluator: ResponseEvaluator, policy: Any, found: pd.DataFrame) -> Any:
         """The mean of KL(version || the one before), k1, and its standard error over prompts; None of v0."""

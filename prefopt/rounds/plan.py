@@ -89,7 +89,8 @@ class Label:
     def __post_init__(self) -> None:
         if len(self.policies) != 2 or len(self.temperatures) not in (1, 2):
             raise PlanError(
-                f"label: {len(self.policies)} policies, {len(self.temperatures)} temperatures: give two, or one temperature for both"
+                f"label: {len(self.policies)} policies and {len(self.temperatures)} temperatures: give two of each, or "
+                "one temperature for both"
             )
         if not 0 <= self.held_out < 1:
             raise PlanError(f"label: held_out={self.held_out} must lie in [0, 1)")
@@ -122,12 +123,13 @@ class Reward:
     Args:
         init: "base", the policy that rounds start from with a new head; "previous", the reward model of the round
             before; or a path.
-        frozen: the path of a reward model, or "v1" for that of an earlier round; then none is trained.
+        scorer: what scores instead, and none is trained: the path of a reward model, "v1" for that of an earlier round,
+            or module:function, of (prompts, responses).
         settings: of `RewardConfig`.
     """
 
     init: str = BASE
-    frozen: str | None = None
+    scorer: str | None = None
     mix: Mix = Mix()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,11 +141,13 @@ class Sample:
     Args:
         temperatures: searched on held-out prompts; empty takes the `temperature` of `settings`.
         search_prompts: how many prompts the search takes.
+        max_truncated: a temperature at which a larger share of the responses is cut off is not chosen.
         settings: of `SamplingArguments`.
     """
 
     temperatures: tuple[float, ...] = ()
     search_prompts: int = 64
+    max_truncated: float = 0.5
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -155,11 +159,13 @@ class Select:
         of: "all", the candidates of all rounds, scored by the newest reward model; "last", this round's alone.
         prior_top_n: how many of each earlier round stay, the best ones; None keeps all.
         score_threshold: a prompt's best response scores at least so much.
+        include_truncated: select also from responses that the length limit cut off.
     """
 
     of: str = "all"
     prior_top_n: int | None = None
     score_threshold: float | None = None
+    include_truncated: bool = False
 
     def __post_init__(self) -> None:
         if self.of not in SELECTIONS:
@@ -283,15 +289,17 @@ class RoundsPlan:
             raise PlanError(f"{where}: label: of how many prompts? give `prompts: {{label: 200}}`")
         if round.label is not None and round.label.by == GOLD and self.data.train != TESTBED:
             raise PlanError(f"{where}: label: the testbed's annotator knows the testbed alone")
-        if round.reward is None and (round.sample is not None or any(stage.on_policy for stage in round.train)):
-            if any(stage.responses != 1 or stage.on_policy for stage in round.train) or round.sample is not None:
-                raise PlanError(f"{where}: sampled responses are scored, and there is no reward model: give a `reward`")
-        if round.reward is not None and not round.reward.frozen and not self._has_labels(round):
+        needs_scores = round.sample is not None or any(stage.on_policy for stage in round.train)
+        if round.reward is None and needs_scores:
+            raise PlanError(f"{where}: sampled responses are scored, and there is no reward model: give a `reward`")
+        if round.reward is not None and not round.reward.scorer and not self._has_labels(round):
             raise PlanError(
                 f"{where}: reward: there are no labels to learn from: give a `label`, or `mix: {{open: 1}}`"
             )
         if round.sample is None and any(not stage.on_policy and not stage.on_labels for stage in round.train):
-            raise PlanError(f"{where}: train: on what? give a `sample`, or `on: labels` to train on the labels")
+            raise PlanError(f"{where}: train: on what? give a `sample`, or `rows: labels` to train on the labels")
+        if round.reward is not None and round.reward.scorer is not None:
+            check_origin(round.reward.scorer, round.number, f"{where}: reward: scorer")
         for stage in round.train:
             for name in (stage.init, stage.reference):
                 check_origin(name, round.number, f"{where}: train")
@@ -337,14 +345,14 @@ def _merged(common: Any, given: Mapping[str, Any], name: str) -> Any:
 
 def _reward(given: Any, where: str, training: Mapping[str, Any]) -> Reward:
     known = {f.name for f in fields(RewardConfig)}
-    parts = _parts(given, where, ("init", "frozen", "mix"), known)
+    parts = _parts(given, where, ("init", "scorer", "mix"), known)
     settings = {k: v for k, v in training.items() if k in known} | parts.pop("settings")
     mix = built(Mix, parts.pop("mix", {}), f"{where}: mix")
     return Reward(**parts, mix=mix, settings=settings)
 
 
 def _sample(given: Any, where: str, training: Mapping[str, Any]) -> Sample:
-    parts = _parts(given, where, ("temperatures", "search_prompts"), SAMPLING)
+    parts = _parts(given, where, ("temperatures", "search_prompts", "max_truncated"), SAMPLING)
     settings = {k: v for k, v in training.items() if k in SAMPLING} | parts.pop("settings")
     _check_sampling(where, settings)
     return Sample(tuple(parts.pop("temperatures", ())), **parts, settings=settings)

@@ -1,4 +1,4 @@
-"""Runs a plan of rounds; what an earlier run has done is not done again, and where people's labels are awaited, it stops."""
+"""Runs a plan of rounds: what is done is not done again, and where labels by people are awaited, it stops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ import yaml
 from rich.console import Console
 
 from ..compare.run.comparison import locked
-from ..compare.run.task_context import MODEL
-from ..tasks import Progress, Schedule, Status, Task, in_order
+from ..tasks import Progress, Schedule, Task, in_order
 from ..utils import files, jsonl
 from .context import place_of
 from .plan import RoundsPlan, read_rounds_plan, rounds_plan_from
@@ -42,7 +41,7 @@ class RoundsRun:
     out: Path
     versions: tuple[int, ...]
     waits: tuple[str, ...] = ()
-    failures: Mapping[str, str] | None = None
+    failures: Mapping[str, str] = field(default_factory=dict)
     stopped: str | None = None
 
 
@@ -171,4 +170,24 @@ def _run_of(tasks: RoundTasks, wanted: list[Task], out: Path, stopped: str | Non
     return RoundsRun(out, versions, tuple(waits), failures, stopped)
 
 
-__all__ = ["MODEL", "RoundsRun", "Status", "run_rounds"]
+def status_of(tasks: RoundTasks, output_dir: str | Path) -> list[str]:
+    """How far a run is: a line for each stage of each round, with its time and its disk space if it is done."""
+    out = Path(output_dir).expanduser().resolve()
+    lines, done, seconds, size = [], 0, 0.0, 0
+    every = in_order(tasks.report_tasks())
+    for task in sorted(every, key=_round):
+        result, failure = task.result(out), task.failure(out)
+        if result is not None:
+            done, seconds, room = done + 1, seconds + result["wall"], _room(task.folder(out))
+            size += room
+            lines.append(f"{task.label}: done in {result['wall']:.0f} s, {room / 1e6:.1f} MB")
+        elif failure is not None:
+            lines.append(f"{task.label}: {'waits' if failure.get('waits') else 'failed'}: {failure['reason']}")
+        else:
+            ready = all(needed.result(out) is not None for needed in task.needs.values())
+            lines.append(f"{task.label}: {'next' if ready else 'to come'}")
+    return [*lines, f"{done} of {len(every)} stages, {seconds:.0f} s, {size / 1e6:.1f} MB"]
+
+
+def _room(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -43,6 +43,7 @@ from ..utils.extensions import load_named
 from .context import StageContext
 from .labels import GIVEN, ask_people, label_by_judge, labelled_by_people, labelled_row
 from .plan import GOLD, PEOPLE
+from .tasks import stream_seed
 from .training_stage import make_trainer, training_stage
 
 PROMPTS, LABELS, HELD_OUT, SELECTED, POOL = "prompts.jsonl", "labels.jsonl", "held_out.jsonl", "selected.jsonl", "pool"
@@ -104,12 +105,16 @@ def prompts(context: StageContext) -> Result:
 
 
 def _fresh_prompts(context: StageContext) -> Result:
-    """Of the synthetic task, which never runs out of prompts."""
+    """Of the synthetic task, which makes new ones for every round."""
+    every = len(context.rows.train)
+    sizes = [(each["label"], every if each["sample"] is None else each["sample"]) for each in context.inputs["before"]]
     label, sample = context.inputs["label"], context.inputs["sample"]
-    count = label + (len(context.rows.train) if sample is None else sample)
-    made = [row["prompt"] for row in prompt_rows(count, context.stream, unique=True)]
+    sample = every if sample is None else sample
+    begin = sum(map(sum, sizes))
+    order = stream_seed(context.plan_seed, "prompts")  # one order for all rounds
+    made = [row["prompt"] for row in prompt_rows(begin + label + sample, order, unique=True)][begin:]
     _write_prompts(context, {"label": made[:label], "sample": made[label:]})
-    return {"label": label, "sample": count - label, "again": 0}
+    return {"label": label, "sample": sample, "again": 0}
 
 
 def _write_prompts(context: StageContext, chosen: dict[str, list[Messages]]) -> None:
@@ -198,8 +203,8 @@ def _set_aside(keys: Sequence[str], share: float) -> set[str]:
 
 def reward(context: StageContext) -> Result:
     """The reward model, trained on the labels of all rounds so far."""
-    if context.inputs["frozen"] is not None:
-        return {"policy": os.path.expanduser(context.inputs["frozen"][0]), "frozen": True}
+    if context.inputs["scorer"] is not None:
+        return {"policy": os.path.expanduser(context.inputs["scorer"][0])}
     parts = _mixed(context)
     table = concatenate_datasets([part for part in parts.values() if len(part)])
     if context.inputs.get("stage"):
@@ -293,6 +298,7 @@ def search(context: StageContext) -> Result:
         folder=context.folder / "search",
         version=policy_fingerprint(policy, context.tokenizer),
         seed=context.stream,
+        max_truncated=context.inputs["max_truncated"],
     )
     return {"best": found.best, "plausible": list(found.plausible)}
 
@@ -322,7 +328,8 @@ def score(context: StageContext) -> Result:
 def select(context: StageContext) -> Result:
     """The rows to train on, with where the best of them were sampled."""
     inputs = context.inputs
-    groups = by_prompt(context.scored(), prior_top_n=inputs["prior_top_n"])
+    scored, cut = context.scored(), inputs["include_truncated"]
+    groups = by_prompt(scored, prior_top_n=inputs["prior_top_n"], include_truncated=cut)
     if inputs.get("stage"):
         rows = list(load_named(inputs["stage"], "select:")(context, groups))
     else:
@@ -339,7 +346,7 @@ def _nothing(context: StageContext, groups: Sequence[Sequence[Scored]]) -> str:
     cut = sum(not row.candidate.finished for row in every)
     blank = sum(not row.candidate.response.strip() for row in every)
     return (
-        f"select: no row to train on from {len(every)} candidates, of which {cut} were cut off and {blank} say nothing; "
+        f"select: no row to train on from {len(every)} candidates: {cut} were cut off, {blank} say nothing; "
         f"{len(groups)} prompts have responses to select from; score_threshold={context.inputs['score_threshold']}"
     )
 

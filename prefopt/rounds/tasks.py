@@ -20,7 +20,7 @@ from ..compare.plan import PlanError
 from ..compare.run.tasks import ENCODING, contents_of
 from ..tasks import Task
 from ..training.trainers import SFTConfig
-from ..utils.extensions import load_named
+from ..utils.extensions import is_named, load_named
 from ..utils.fingerprint import fingerprint_of_code
 from .plan import BASE, GOLD, PEOPLE, PREVIOUS, VERSION, Round, RoundsPlan
 from .training_stage import TrainingStage
@@ -155,10 +155,12 @@ class RoundTasks:
         reward = self._round(number).reward
         if reward is None:
             return None
-        if reward.frozen is not None:
-            if matched := VERSION.fullmatch(reward.frozen):
+        if reward.scorer is not None:
+            if matched := VERSION.fullmatch(reward.scorer):
                 return self.reward(int(matched[1]))
-            return self._task("reward", number, {**self._models, "frozen": contents_of(reward.frozen)}, {})
+            named = is_named(reward.scorer)
+            source = [reward.scorer, judge_source(reward.scorer)] if named else contents_of(reward.scorer)
+            return RoundTask("reward", "", self.plan.seed, {**self._models, "scorer": source}, {}, 0)
         needs = {"rows": self.rows, "start": self.start, **self.labels(number)}
         inputs = {
             **self._models,
@@ -166,7 +168,7 @@ class RoundTasks:
             "mix": asdict(reward.mix),
             "settings": dict(reward.settings),
         }
-        inputs |= {"init": reward.init if reward.init in (BASE, PREVIOUS) else contents_of(reward.init), "frozen": None}
+        inputs |= {"init": reward.init if reward.init in (BASE, PREVIOUS) else contents_of(reward.init), "scorer": None}
         before = self.reward(number - 1) if reward.init == PREVIOUS and number > 1 else None
         if before is not None:
             needs["previous"] = before
@@ -185,7 +187,7 @@ class RoundTasks:
         if sample is None or not sample.temperatures:
             return None
         inputs = {**self._encoding, "temperatures": list(sample.temperatures), "sampling": dict(sample.settings)}
-        inputs["prompts"] = sample.search_prompts
+        inputs |= {"prompts": sample.search_prompts, "max_truncated": sample.max_truncated}
         needs = {"rows": self.rows, "policy": self.version(PREVIOUS, number), "reward": self._scorer(number)}
         return self._task("search", number, inputs, needs)
 

@@ -13,7 +13,7 @@ from ..utils.names import hint
 
 LIKELIHOOD = ("sft", "rejection-sampling")
 """What a round's training is called that raises the likelihood of the best responses: the round does all else of it."""
-OWN = ("method", "init", "reference", "on")
+OWN = ("method", "init", "reference", "rows")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrainingStage:
         init: the policy that training starts from: "base", "previous", "v2", a path. Behind another training of the
             same round, "previous" is what that one ended with.
         reference: likewise, of methods that have one; None is the policy that training starts from.
-        on: "selected", the candidates that the round selected; "labels", the preferences of all rounds so far.
+        rows: "selected", the candidates that the round selected; "labels", the preferences of all rounds so far.
         settings: for the trainer's config.
         given: what the plan says of it, by which another process makes it again.
         responses: how many responses to a prompt the objective compares; None is a ranking of all.
@@ -35,7 +35,7 @@ class TrainingStage:
     spec: MethodSpec | None
     init: str
     reference: str | None
-    on: str
+    rows: str
     settings: Mapping[str, Any]
     given: Mapping[str, Any]
     responses: int | None
@@ -47,7 +47,7 @@ class TrainingStage:
 
     @property
     def on_labels(self) -> bool:
-        return self.on == "labels"
+        return self.rows == "labels"
 
     @property
     def trains(self) -> str:
@@ -63,9 +63,9 @@ def training_stage(given: Any, training: Mapping[str, Any], where: str) -> Train
     if not isinstance(given, Mapping):
         raise PlanError(f"{where}: given {given!r}; write its settings as `name: value`, or a list of such")
     method = str(given.get("method", "rejection-sampling"))
-    on = str(given.get("on", "selected"))
-    if on not in ("selected", "labels"):
-        raise PlanError(f"{where}: on={on!r}: choose selected or labels")
+    rows = str(given.get("rows", "selected"))
+    if rows not in ("selected", "labels"):
+        raise PlanError(f"{where}: rows={rows!r}: choose selected or labels")
     settings = {name: value for name, value in given.items() if name not in OWN}
     if method in LIKELIHOOD:
         known = {field.name for field in fields(SFTConfig)}
@@ -87,7 +87,7 @@ def training_stage(given: Any, training: Mapping[str, Any], where: str) -> Train
         spec,
         str(given.get("init", init)),
         None if given.get("reference") is None else str(given["reference"]),
-        on,
+        rows,
         arguments,
         dict(given),
         responses,
