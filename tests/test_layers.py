@@ -19,7 +19,7 @@ LAYERS = [
     {"generation"},
     {"scoring"},
     {"candidates"},
-    {"testbed", "training"},
+    {"labelling", "testbed", "training"},
     {"compare"},
     {"cli"},
     {"__init__", "__main__", "_moved"},

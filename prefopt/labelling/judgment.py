@@ -14,8 +14,8 @@ CHOICES = (*SIDES, "tie", "both_bad", "skip")
 """What may be said of a pair. A tie is a statement, "both bad" another one; who skips says nothing."""
 
 CHOICE_WORDS: Mapping[str, tuple[str, ...]] = {
-    "a": ("a", "left", "甲", "回答a", "a更好", "左"),
-    "b": ("b", "right", "乙", "回答b", "b更好", "右"),
+    "a": ("a", "left", "甲", "回答a", "左"),
+    "b": ("b", "right", "乙", "回答b", "右"),
     "tie": ("tie", "equal", "same", "draw", "平局", "一样好", "一样", "相当"),
     "both_bad": ("both bad", "bothbad", "neither", "both are bad", "都不好", "都差", "两个都不好"),
     "skip": ("skip", "skipped", "跳过"),
@@ -24,7 +24,15 @@ GRADE_WORDS: Mapping[str, tuple[str, ...]] = {
     "significantly": ("significantly", "significantly better", "明显更好", "明显"),
     "better": ("better", "更好", "较好"),
     "slightly": ("slightly", "slightly better", "略好", "稍好"),
-    "negligibly": ("negligibly", "negligibly better", "negligibly better / unsure", "unsure", "好一点点", "好一点点（不确定）", "不确定"),
+    "negligibly": (
+        "negligibly",
+        "negligibly better",
+        "negligibly better / unsure",
+        "unsure",
+        "好一点点",
+        "好一点点（不确定）",
+        "不确定",
+    ),
 }
 """The first of each is how it is written for people; the others are understood."""
 _CHOICE = {word: choice for choice, words in CHOICE_WORDS.items() for word in words}

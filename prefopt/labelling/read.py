@@ -20,7 +20,9 @@ from ..utils.extras import require
 from .export import FORMAT
 from .texts import COLUMNS
 
-SKIPPED = "skip"
+SKIPPED, DRAFT = "skip", "(a draft)"
+RESPONSES = ".responses"
+"""How a column of Argilla's flat export ends."""
 FIELDS = ("pair_id", "choice", "grade", "note", "annotator", "time")
 """What is read of a label, by our names; files may have others, see `import_labels`."""
 LABEL_STUDIO_VALUES = ("choices", "selected", "rating", "text")
@@ -62,7 +64,10 @@ def read_labels(path: Path, report: LoadReport, columns: Mapping[str, str] | Non
         elif isinstance(row.get("annotations"), list) and isinstance(row.get("data"), Mapping):
             yield from _of_label_studio(row, place, names)
         elif isinstance(row.get("fields"), Mapping) and isinstance(row.get("responses"), Mapping):
-            yield from _of_argilla(row, place, names)
+            report.note("Argilla's nested export does not say which answers were drafts or discarded", place)
+            yield from _of_argilla(row["responses"], _argilla_id(row), place, names)
+        elif any(name.endswith(RESPONSES) for name in row):
+            yield from _of_argilla(_nested(row), _argilla_id(row), place, names)
         else:
             yield _of_table(row, place, names)
 
@@ -143,8 +148,42 @@ def _label_studio_value(value: Any) -> Any:
     return value
 
 
-def _of_argilla(record: Mapping[str, Any], place: str, names: Mapping[str, str]) -> Iterator[Said]:
-    raise NotImplementedError
+def _argilla_id(record: Mapping[str, Any]) -> str:
+    """The pair's id: the record's own, or where a person made the records otherwise, of its metadata or fields."""
+    places = [record, *(record[name] for name in ("metadata", "fields") if isinstance(record.get(name), Mapping))]
+    return str(next((place["pair_id"] for place in places if place.get("pair_id")), record.get("id"))).strip()
+
+
+def _nested(record: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Answers of Argilla's flat form, with a column each for values, users and statuses, in its nested form."""
+    questions = [name.removesuffix(RESPONSES) for name in record if name.endswith(RESPONSES)]
+    return {
+        question: [
+            {"value": value, "user_id": user, "status": status}
+            for value, user, status in zip(
+                *(record.get(f"{question}{RESPONSES}{part}") or () for part in ("", ".users", ".status")), strict=True
+            )
+        ]
+        for question in questions
+    }
+
+
+def _of_argilla(responses: Mapping[str, Any], pair_id: str, place: str, names: Mapping[str, str]) -> Iterator[Said]:
+    """One `Said` for each user. Who discards a record skips the pair; a draft is half-filled, whatever is in it."""
+    by_user: dict[str, dict[str, Any]] = {}
+    for name in ("choice", "grade", "note"):
+        for answer in responses.get(names[name]) or ():
+            said = by_user.setdefault(str(answer["user_id"]), {})
+            said[name] = answer["value"]
+            said["status"] = answer.get("status") or said.get("status")
+    for user, said in by_user.items():
+        choice, note = said.get("choice"), str(said.get("note") or "")
+        if said["status"] == "discarded":
+            yield Said(place, pair_id, SKIPPED, None, note, user)
+        elif said["status"] == "draft":
+            yield Said(place, pair_id, None, None, note or DRAFT, user)
+        else:
+            yield Said(place, pair_id, choice, said.get("grade"), note, user)
 
 
 def _of_table(row: Mapping[str, Any], place: str, names: Mapping[str, str]) -> Said:

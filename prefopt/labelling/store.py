@@ -1,8 +1,8 @@
 """A folder of labels: the key that says what was shown, and every judgment that was ever imported.
 
-    key.jsonl         what stood on which side, for nobody who labels
-    annotate/         what annotators get: a page, and the same pairs for spreadsheets and other tools
-    judgments.jsonl   all that annotators said, in the order in which it was imported; only ever appended to
+key.jsonl         what stood on which side, for nobody who labels
+annotate/         what annotators get: a page, and the same pairs for spreadsheets and other tools
+judgments.jsonl   all that annotators said, in the order in which it was imported; only ever appended to
 """
 
 from __future__ import annotations

@@ -1,0 +1,12 @@
+from .agreement import Agreement as Agreement
+from .agreement import agreement as agreement
+from .export import export_labels as export_labels
+from .importing import Labels as Labels
+from .importing import import_labels as import_labels
+from .judgment import CHOICES as CHOICES
+from .judgment import LABELS as LABELS
+from .judgment import Judgment as Judgment
+from .pairs import HOW as HOW
+from .pairs import LabelPair as LabelPair
+from .pairs import pairs_to_label as pairs_to_label
+from .report import LabelReport as LabelReport
