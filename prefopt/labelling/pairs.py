@@ -172,7 +172,7 @@ def _shown(pairs: list[tuple[Candidate, Candidate]], seed: int, repeats: float) 
         name = fingerprint_of_values([seed, first.record(), second.record()])[:16]
         place, swapped = _chance(seed, "place", name), _chance(seed, "side", name) < 0.5
         places.append((place, LabelPair(_id(seed, name, swapped), name, first, second, swapped)))
-        if floor((number + 1) * repeats) > floor(number * repeats):
+        if floor((number + 1) * repeats + 1e-9) > floor(number * repeats + 1e-9):
             again = LabelPair(_id(seed, name, not swapped), name, first, second, not swapped, repeat=True)
             places.append(((place + 0.5) % 1, again))
     return [pair for _, pair in sorted(places, key=lambda placed: placed[0])]
