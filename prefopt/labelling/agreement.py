@@ -85,7 +85,7 @@ def gwet(
     linear = single - 2 * (1 - value) * (by_chance - expected) / (1 - expected)
     error = np.sqrt(((linear - value) ** 2).sum() / (units * (units - 1)))
     reach = float(stats.t.ppf((1 + level) / 2, units - 1) * error)
-    return value, value - reach, min(1.0, value + reach)
+    return value, max(-1.0, value - reach), min(1.0, value + reach)
 
 
 def _alpha(ratings: np.ndarray, categories: tuple[int, ...], ordered: bool) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
-from prefopt import load_preferences
+from prefopt import RewardConfig, RewardTrainer, load_preferences
 from prefopt.data import DataError
 from prefopt.labelling import LabelPair, export_labels, import_labels, pairs_to_label
 from prefopt.labelling.store import Judgments
 from tests.helpers import label_exports as exports
 from tests.helpers.labels import candidates, page_file
+from tests.helpers.models import untrained
+from tests.helpers.training import quiet
 
 ANN = {"id": 2, "email": "ann@example.com", "first_name": "", "last_name": ""}
 
@@ -364,6 +368,23 @@ def test_the_rows_load_as_pairs_with_grades(folder: Path, tmp_path: Path, pairs:
     assert loaded["rejected"][:] == [pairs[0].texts[1], pairs[1].texts[0], pairs[2].texts[0]]
     assert loaded["sampled_ids"][0] == [list(each.ids or ()) for each in pairs[0].shown]
     assert loaded["prompt"][0] == [dict(turn) for turn in pairs[0].prompt]
+
+
+def test_a_reward_model_trains_on_them_with_margins(
+    folder: Path, tmp_path: Path, pairs: list[LabelPair], tokenizer: Any
+) -> None:
+    """The first loss is that of equal scores with the margins of Llama 2's small table (arXiv:2307.09288, table 27)."""
+    grades = {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0}
+    labels = [label(pair, "a", grade) for pair, grade in zip(pairs, grades, strict=False)]
+    rows = import_labels(folder, [written(tmp_path / "a.json", page_file("李", labels))]).rows
+    config = RewardConfig(**quiet(tmp_path, max_steps=1, per_device_train_batch_size=4))
+    train = Dataset.from_list(rows)
+    trainer = RewardTrainer(untrained(tokenizer), args=config, train_dataset=train, processing_class=tokenizer)
+    (head,) = [weight for name, weight in trainer.model.named_parameters() if "score" in name]
+    head.data.zero_()
+    trainer.train()
+    expected = sum(math.log1p(math.exp(margin)) for margin in grades.values()) / 4
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_weight_for_nobody_is_said(folder: Path, tmp_path: Path, pairs: list[LabelPair]) -> None:
