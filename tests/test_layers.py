@@ -19,7 +19,7 @@ LAYERS = [
     {"generation"},
     {"scoring"},
     {"candidates"},
-    {"testbed", "training"},
+    {"labelling", "testbed", "training"},
     {"compare"},
     {"rounds"},
     {"cli"},

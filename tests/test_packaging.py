@@ -21,6 +21,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 MAY_NEED = {
     "compare": {"compare"},
     "candidates/plot.py": {"report"},
+    "labelling": {"labels"},
     "training/ppo/plot.py": {"report"},
     "data/reading/sources.py": {"modelscope"},
     "generation/vllm.py": {"vllm"},

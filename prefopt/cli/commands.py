@@ -24,6 +24,10 @@ OTHERS: dict[str, Command] = {
         "Find what is wrong with a dataset: prefopt data check FILE.",
         tools={"check": "prefopt.cli.data_check", "formats": "prefopt.cli.data_formats"},
     ),
+    "label": Command(
+        "Let people compare responses: prefopt label export POOL.",
+        tools={"export": "prefopt.cli.label_export", "import": "prefopt.cli.label_import"},
+    ),
 }
 
 

@@ -1,5 +1,4 @@
 from .agreement import Agreement as Agreement
-from .agreement import agreement as agreement
 from .export import export_labels as export_labels
 from .importing import Labels as Labels
 from .importing import import_labels as import_labels

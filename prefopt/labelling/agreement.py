@@ -40,8 +40,8 @@ def agreement(ratings: np.ndarray, categories: tuple[int, ...], *, ordered: bool
     Args:
         ratings: [pairs, annotators], NaN where one has not judged.
         categories: every number that there could be, in their order.
-        ordered: whether near numbers count as agreeing in part: by ordinal weights (Gwet, Handbook of Inter-Rater
-            Reliability, 4th ed., section 3.3) and ordinal differences.
+        ordered: whether near numbers count as agreeing in part: by Gwet's ordinal weights and by Krippendorff's
+            ordinal differences.
     """
     ratings = ratings[~np.isnan(ratings).all(axis=1)]
     units = int(((~np.isnan(ratings)).sum(axis=1) >= 2).sum())
@@ -62,8 +62,8 @@ def gwet(
 ) -> tuple[float, float, float]:
     """Gwet's coefficient and its interval over units.
 
-    Gwet (2008), British Journal of Mathematical and Statistical Psychology 61, 29-48; with weights and with ratings
-    that are missing as in his Handbook, 4th ed., chapters 3 and 5.
+    Gwet (2008), British Journal of Mathematical and Statistical Psychology 61, 29-48; with weights and missing
+    ratings as in his Handbook of Inter-Rater Reliability (4th ed.).
 
     Args:
         ratings: [units, raters], NaN where missing; every unit has one or more.
@@ -85,7 +85,7 @@ def gwet(
     linear = single - 2 * (1 - value) * (by_chance - expected) / (1 - expected)
     error = np.sqrt(((linear - value) ** 2).sum() / (units * (units - 1)))
     reach = float(stats.t.ppf((1 + level) / 2, units - 1) * error)
-    return value, value - reach, min(1.0, value + reach)
+    return value, max(-1.0, value - reach), min(1.0, value + reach)
 
 
 def _alpha(ratings: np.ndarray, categories: tuple[int, ...], ordered: bool) -> float | None:

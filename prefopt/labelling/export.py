@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ PAGE, TABLE, LINES = "index.html", "pairs.csv", "pairs.jsonl"
 TASKS, INTERFACE = "label_studio.json", "label_studio.xml"
 FORMAT = "prefopt-labels"
 """What a file that the page saved says it is."""
+ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Controls, and marks that turn the direction of what follows; the page shows their codes too."""
 CELL = 32_000
 """Longest text of a cell, in characters: Excel takes 32,767 and cuts the rest off without a word.
 https://support.microsoft.com/en-us/office/excel-specifications-and-limits-1672b34d-7043-467e-8e27-269d656771c3"""
@@ -89,7 +92,7 @@ def _table(in_cells: Sequence[dict[str, str]], lang: str) -> str:
 
 def _cell(text: str, lang: str) -> str:
     """Text that a spreadsheet shows and never runs; what it could not hold is said."""
-    text = "".join(each if each in "\t\n\r" or each >= " " else f"[U+{ord(each):04X}]" for each in text)
+    text = ODD.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
     if len(text) > CELL:
         text = text[:CELL] + CUT[lang].format(more=len(text) - CELL)
     return f"'{text}" if text.startswith(FORMULAS) else text

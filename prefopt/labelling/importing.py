@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.records import DataError
 from ..data.report import LoadReport
-from .judgment import SIDES, Judgment, NotUnderstood, understood
+from .judgment import SIDES, Judgment, NotUnderstood, check_words, understood
 from .read import FIELDS, Said, read_labels
 from .report import LabelReport, report_on
 from .store import Judgments, read_key
@@ -57,8 +57,7 @@ def import_labels(
     folder = Path(folder)
     if other := sorted(set(columns or ()) - set(FIELDS)):
         raise ValueError(f"columns: {', '.join(other)}: known are {', '.join(FIELDS)}")
-    for meaning in (words or {}).values():
-        understood(meaning)
+    check_words(words)
     pairs = read_key(folder)
     reading = LoadReport(str(folder))
     reader = _Reader({pair.id for pair in pairs}, reading, annotator, words)

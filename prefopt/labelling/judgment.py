@@ -105,6 +105,17 @@ def understood(choice: Any, grade: Any = None, words: Mapping[str, str] | None =
     return side, found
 
 
+def check_words(words: Mapping[str, str] | None) -> None:
+    """Check that what other labels are said to mean is itself understood, as a choice or as a grade.
+
+    Raises:
+        NotUnderstood: a meaning is neither.
+    """
+    for meaning in (words or {}).values():
+        if _plain(meaning) not in _GRADE:
+            understood(meaning)
+
+
 def _plain(value: Any) -> str:
     text = "" if value is None else str(value)
     return re.sub(r"[\s_:：\-]+", " ", text).strip().lower()

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import floor
 
 from ..candidates.candidate import Candidate
 from ..candidates.selection import shown_text
@@ -75,7 +76,7 @@ def pairs_to_label(
     """Choose pairs for people to compare, in the order in which they are shown.
 
     Every prompt gives one pair before any gives a second. What is chosen depends on the seed and on what the candidates
-    are, not on their order: with a higher count the same pairs come, with the same ids, and others beside them. Left
+    are, not on their order: with a higher count come the same pairs, with the same ids, and others beside them. Left
     out, and logged, are empty responses, truncated ones, and all but one of equal texts.
 
     Args:
@@ -99,7 +100,7 @@ def pairs_to_label(
             + ("" if how == "random" else f" for how={how!r}")
             + (": sample more responses to each prompt" if not pairs else f": ask for {len(pairs)}, or sample more")
         )
-    return _shown(pairs, seed, round(count * repeats))
+    return _shown(pairs, seed, repeats)
 
 
 def _fits(how: str | Fits) -> Fits:
@@ -164,22 +165,17 @@ def _in_turn(prompts: list[Iterator[tuple[Candidate, Candidate]]], count: int) -
     return pairs
 
 
-def _shown(pairs: list[tuple[Candidate, Candidate]], seed: int, repeats: int) -> list[LabelPair]:
-    """The pairs, and `repeats` of them again, as far apart as the order allows."""
-    named = {_name(seed, *pair): pair for pair in pairs}
-    again = sorted(named, key=lambda name: _chance(seed, "repeat", name))[:repeats]
+def _shown(pairs: list[tuple[Candidate, Candidate]], seed: int, repeats: float) -> list[LabelPair]:
+    """The pairs, and a share of them again, as far apart as the order allows. The first pairs repeat in any count."""
     places: list[tuple[float, LabelPair]] = []
-    for name, (first, second) in named.items():
+    for number, (first, second) in enumerate(pairs):
+        name = fingerprint_of_values([seed, first.record(), second.record()])[:16]
         place, swapped = _chance(seed, "place", name), _chance(seed, "side", name) < 0.5
         places.append((place, LabelPair(_id(seed, name, swapped), name, first, second, swapped)))
-        if name in again:
-            shown_again = LabelPair(_id(seed, name, not swapped), name, first, second, not swapped, repeat=True)
-            places.append(((place + 0.5) % 1, shown_again))
+        if floor((number + 1) * repeats + 1e-9) > floor(number * repeats + 1e-9):
+            again = LabelPair(_id(seed, name, not swapped), name, first, second, not swapped, repeat=True)
+            places.append(((place + 0.5) % 1, again))
     return [pair for _, pair in sorted(places, key=lambda placed: placed[0])]
-
-
-def _name(seed: int, first: Candidate, second: Candidate) -> str:
-    return fingerprint_of_values([seed, first.record(), second.record()])[:16]
 
 
 def _id(seed: int, name: str, swapped: bool) -> str:

@@ -39,7 +39,7 @@ class Share:
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return "of none"
+            return "by none"
         return f"{self.hits / self.count:.0%} of {self.count:,} [{self.low:.0%}, {self.high:.0%}]"
 
 
