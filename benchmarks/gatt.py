@@ -36,7 +36,8 @@ from prefopt.testbed.model import build_policy, build_tokenizer
 from prefopt.utils import jsonl
 
 TURNS, TRAINED = 6, 4
-SFT_ROWS, DIALOGUES, HELD_OUT = 4000, 400, 100
+SFT_ROWS, DIALOGUES, HELD_OUT = 2000, 400, 64
+POSITIONS = 512
 QUESTIONS = (
     "What should I cook tonight?",
     "How can I sleep better?",
@@ -75,6 +76,7 @@ def in_the_small_world(seed: int, folder: Path, sizes: Sequence[int] = (SFT_ROWS
     """The records of one seed: for each arm and turn how many of how many kept to the instruction, and their gold."""
     tokenizer, args = build_tokenizer(), {"per_device_train_batch_size": 16, **common(folder, seed)}
     policy = build_policy(tokenizer, seed)
+    policy.config.max_position_embeddings = POSITIONS  # which a rotary embedding has no weights for
 
     def train(model: Any, rows: Any, rate: float, epochs: int) -> Any:
         config = SFTConfig(**args, learning_rate=rate, num_train_epochs=epochs)
