@@ -36,7 +36,7 @@ from prefopt.testbed.model import build_policy, build_tokenizer
 from prefopt.utils import jsonl
 
 TURNS, TRAINED = 6, 4
-SFT_ROWS, DIALOGUES, HELD_OUT = 2000, 400, 64
+SFT_ROWS, DIALOGUES, HELD_OUT = 2000, 240, 48
 POSITIONS = 512
 QUESTIONS = (
     "What should I cook tonight?",
