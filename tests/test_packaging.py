@@ -25,6 +25,8 @@ MAY_NEED = {
     "training/ppo/plot.py": {"report"},
     "data/reading/sources.py": {"modelscope"},
     "generation/vllm.py": {"vllm"},
+    "scoring/http.py": {"http"},
+    "utils/http.py": {"http"},
 }
 """Part of the package -> the extras that it may import from; all else is imported from the dependencies."""
 

@@ -12,7 +12,7 @@ from ..utils.settings import kinds_of, read
 from .help_page import Entry
 
 SHORT, MANY = 32, 12  # choices of so many letters stand in the flag; of so many words, in the text
-METAVARS = {bool: "BOOL", int: "N", float: "X", dict: "JSON"}
+METAVARS = {bool: "BOOL", int: "N", float: "X", dict: "JSON", str: "TEXT"}
 SENTENCE = re.compile(r".+?[.](?=\s|$)", re.S)
 
 

@@ -2,6 +2,7 @@ from .combine import CombinedScorer as CombinedScorer
 from .combine import SafetyFirst as SafetyFirst
 from .combine import WeightedSum as WeightedSum
 from .combine import whiten as whiten
+from .http import HTTPScorer as HTTPScorer
 from .load import scorer_from as scorer_from
 from .reward_model import RewardModelScorer as RewardModelScorer
 from .scorer import CallableScorer as CallableScorer

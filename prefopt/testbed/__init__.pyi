@@ -3,6 +3,10 @@ from .annotators import demonstrate as demonstrate
 from .annotators import grade as grade
 from .annotators import ideal as ideal
 from .annotators import perceive as perceive
+from .dialogues import dialogue_sft_rows as dialogue_sft_rows
+from .dialogues import instructed_gold as instructed_gold
+from .dialogues import sample_dialogues as sample_dialogues
+from .dialogues import sample_openings as sample_openings
 from .files import hh_rlhf as hh_rlhf
 from .files import rm_static as rm_static
 from .files import rrhf as rrhf

@@ -73,9 +73,10 @@ class ModelConfig(LoadingArguments):
 class ScorerArguments:
     """What scores the responses sampled from a policy."""
 
-    scorer: str | None = option(
+    scorer: str | dict | None = option(
         None,
-        "What scores the responses: a reward model (a folder, an adapter's folder or a hub id), or a function of "
+        "What scores the responses: a reward model (a folder, an adapter's folder or a hub id), the URL of a service "
+        "such as vLLM's http://host:8000/pooling (or JSON with its url, model, key_env, ...), or a function of "
         "(prompts, responses) as module:name, found from the current folder too.",
     )
     scorer_dtype: str = option("float32", "Data type of a reward model's weights.", choices=list(DTYPES))

@@ -13,9 +13,6 @@ from typing import NamedTuple
 from ...data.records import Messages
 from ...utils.fingerprint import fingerprint_of_values
 
-SHOWN = 200
-"""How many characters of an answer an error message shows."""
-
 ENGLISH = """\
 Two assistants responded to the same conversation. Judge which response is better. A good response does what the user \
 needs, is correct and honest, says as much as is useful and no more, is written in the language that the user writes \

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.reading import HUB_ID
+from ...scoring.http import is_service, service_from
 from ...utils.extensions import is_named, load_named
 from ...utils.fingerprint import fingerprint_of_code
 from ...utils.names import did_you_mean
@@ -21,8 +22,8 @@ from .pairwise_judges import PairJudge as PairJudge
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 WHAT = (
-    "give `score`, `gold`, a reward model (a folder or a hub id), a function of (prompts, responses) or of (prompts, "
-    "first, second) as module:function, or a mapping with `endpoint` and `model`"
+    "give `score`, `gold`, a reward model (a folder, a hub id or a service's URL), a function of (prompts, responses) "
+    "or of (prompts, first, second) as module:function, or a mapping with `endpoint` and `model`"
 )
 
 
@@ -35,6 +36,7 @@ def judge_from(spec: Any, *, folder: str | Path, progress: bool = False) -> Pair
                                 1, 1/2 or 0 for the first and is asked in both orders; or a Scorer or a PairJudge
     "path", "owner/name"        a reward model
     {judge: one of these, tolerance: 0.1, name: mine}
+    "http://host:8000/pooling", {url: URL, key_env: VARIABLE, ...}    a service that scores: see `scoring.HTTPScorer`
     {endpoint: URL, model: NAME, key_env: VARIABLE, ...}    a language model: the fields of `endpoint.Endpoint`
 
     Anything that is no text is taken as what a module:function would name.
@@ -48,6 +50,8 @@ def judge_from(spec: Any, *, folder: str | Path, progress: bool = False) -> Pair
     if isinstance(spec, Mapping) and "judge" in spec:
         scored = built(_Scored, spec, "judges")
         return _judge(scored.judge, scored)
+    if is_service(spec):
+        return _judge(spec, _Scored(judge=spec))
     if isinstance(spec, Mapping):
         settings = built(Endpoint, spec, "judges")
         asking = partial(ask, settings, folder=Path(folder), progress=progress)
@@ -68,6 +72,8 @@ def _judge(spec: Any, given: _Scored) -> PairJudge:
     tolerance, name = given.tolerance or 0.0, given.name or ""
     if tolerance < 0:
         raise ValueError(f"judges: tolerance={tolerance} must not be negative")
+    if is_service(spec):
+        return ScorerJudge(service_from(spec), tolerance, name)
     if isinstance(spec, str) and spec in COLUMNS:
         return ColumnJudge(spec, tolerance, name)
     if isinstance(spec, str) and not is_named(spec):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ...data.records import Messages
+from ...scoring.http import HTTPScorer
 from ...scoring.load import scorer_from
 from ...scoring.reward_model import RewardModelScorer
 from ...scoring.scorer import Scorer, checked
@@ -110,7 +111,7 @@ class ScorerJudge:
 
     @property
     def kind(self) -> str:
-        model = isinstance(self.source, str | Path) or isinstance(self.scorer, RewardModelScorer)
+        model = isinstance(self.source, str | Path) or isinstance(self.scorer, RewardModelScorer | HTTPScorer)
         return "reward-model" if model else "function"
 
     @property

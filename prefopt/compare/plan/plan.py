@@ -123,7 +123,8 @@ class Plan:
     Args:
         policy: where training starts: a path or hub id; "testbed" is the synthetic task's own, which needs `sft`.
         sft: settings of supervised fine-tuning before all else; None starts from the policy as it is.
-        reward: settings of the reward model's training, its path or hub id, or None for none.
+        reward: settings of the reward model's training, its path or hub id, or None for none. A service may
+            take its place: its URL, or a mapping with `url` and other fields of `scoring.HTTPScorer`.
         model: fields of `ModelConfig`, such as `dtype` or `use_peft`.
         training: settings for every method and stage that has them.
         methods: name -> settings; `method` among them where the name is none.

@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from ...scoring.http import is_service, service_from
 from ...tasks import Progress, Schedule
 from ...training.trainers import RewardConfig, SFTConfig
 from ...utils import files
@@ -86,6 +87,8 @@ def _check(plan: Plan, out: Path) -> None:
         judge_from(judge, folder=out)
         if isinstance(judge, Mapping) and "endpoint" in judge:
             built(Endpoint, judge, "judges").key()
+    for service in filter(is_service, (plan.reward, *plan.active_judges)):
+        service_from(service).check_key()
     list(CollectedResults(plan, Tasks(plan), out, [], []).all_tasks())
     for name, kind, settings in _configs(plan):
         try:
@@ -97,7 +100,7 @@ def _check(plan: Plan, out: Path) -> None:
 def _configs(plan: Plan) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Of every training: where the plan says it, the type of its config, and the arguments."""
     for name, kind, settings in (("sft", SFTConfig, plan.sft), ("reward", RewardConfig, plan.reward)):
-        if isinstance(settings, Mapping):
+        if isinstance(settings, Mapping) and not is_service(settings):
             shared = {
                 key: value for key, value in plan.training.items() if key in {field.name for field in fields(kind)}
             }

@@ -13,7 +13,9 @@ from datasets import Dataset
 
 from ...models.load import load_policy
 from ...models.modes import freeze, is_quantized
+from ...scoring.http import is_service, service_from
 from ...scoring.reward_model import RewardModelScorer
+from ...scoring.scorer import Scorer
 from ...tasks import Task
 from ...training.arguments import ModelConfig, get_quantization_config, loading
 from ...training.build import tokenizer_for
@@ -70,11 +72,13 @@ class TaskContext:
         trained = self.folder_of("start")
         return os.path.expanduser(self.inputs["policy"][0]) if trained is None else str(trained / MODEL)
 
-    def scorer(self) -> RewardModelScorer | None:
-        """The reward model, None where the plan has none."""
+    def scorer(self) -> Scorer | None:
+        """The reward model, or the service in its place; None where the plan has none."""
         trained, named = self.folder_of("reward"), self.inputs["scorer"]
         if trained is None and named is None:
             return None
+        if trained is None and is_service(named[0]):
+            return service_from(named[0], name="score")
         return RewardModelScorer(os.path.expanduser(named[0]) if trained is None else trained / MODEL, name="score")
 
     def policy(self, source: str) -> Any:

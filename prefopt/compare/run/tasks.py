@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...scoring.http import is_service, service_from
 from ...tasks import Task
 from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
@@ -79,6 +80,8 @@ class Tasks:
         self.choices = [contents_of(path) for path in plan.data.choices]
         for name, kind in (("sft", SFTConfig), ("reward", RewardConfig)):
             _check_stage(name, getattr(plan, name), kind)
+        if is_service(plan.reward):
+            _check_service(plan.reward)
 
     def stage_seed(self, seed: int) -> int:
         return self.plan.seeds[0] if self.plan.one_stage else seed
@@ -110,7 +113,7 @@ class Tasks:
 
     def reward(self, seed: int) -> dict[str, Task]:
         """Trains the reward model, where the plan trains one."""
-        if not isinstance(self.plan.reward, Mapping):
+        if not isinstance(self.plan.reward, Mapping) or is_service(self.plan.reward):
             return {}
         inputs = {**self._models, "settings": dict(self._shared(RewardConfig) | dict(self.plan.reward))}
         needs = {"encoded": self.encode(seed, inputs["settings"]), **self.start(seed)}
@@ -206,8 +209,11 @@ class Tasks:
 
     @property
     def _scorer(self) -> dict[str, Any]:
-        """The reward model, where the plan names a trained one."""
-        return {"scorer": contents_of(self.plan.reward) if isinstance(self.plan.reward, str) else None}
+        """The reward model, where the plan names a trained one or a service."""
+        reward = self.plan.reward
+        if isinstance(reward, Mapping):
+            return {"scorer": [dict(reward)] if is_service(reward) else None}
+        return {"scorer": None if reward is None else contents_of(reward)}
 
     def _shared(self, kind: type) -> dict[str, Any]:
         """The plan's settings for all trainings, as far as this kind of config has them."""
@@ -274,8 +280,15 @@ def _text(value: Any, method: str) -> str:
     return str(value)
 
 
+def _check_service(reward: Any) -> None:
+    try:
+        service_from(reward)
+    except ValueError as error:
+        raise PlanError(f"reward: {error}") from error
+
+
 def _check_stage(name: str, settings: Any, kind: type) -> None:
-    if isinstance(settings, Mapping):
+    if isinstance(settings, Mapping) and not is_service(settings):
         check_settings(name, settings, {field.name for field in fields(kind)})  # type: ignore[arg-type]
 
 

@@ -25,10 +25,11 @@ from tqdm.auto import tqdm
 from prefopt.candidates.candidate import prompt_key
 from prefopt.compare import both_orders
 from prefopt.compare.measure import endpoint as module
-from prefopt.compare.measure.endpoint import Endpoint, Patience
+from prefopt.compare.measure.endpoint import Endpoint
 from prefopt.compare.measure.endpoint import ask as patiently
 from prefopt.compare.measure.judge_prompt import Question, check_template, judge_prompt, parse_verdict
 from prefopt.compare.measure.judges import judge_from
+from prefopt.utils.http import Patience, Poster, retry_after
 from tests.helpers.response_tables import responses
 
 Answer = Callable[[str, int], "str | tuple[int, dict[str, str], str] | None"]
@@ -281,12 +282,12 @@ def test_it_is_asked_again_ever_later(serve: Any, tmp_path: Path, status: int) -
     ids=["seconds", "negative", "words", "nothing", "nan"],
 )
 def test_retry_after_is_a_number(given: str, seconds: float) -> None:
-    assert module._retry_after(httpx2.Response(429, headers={"Retry-After": given})) == seconds
+    assert retry_after(httpx2.Response(429, headers={"Retry-After": given})) == seconds
 
 
 def test_retry_after_is_a_date() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-    assert 3000 <= module._retry_after(httpx2.Response(429, headers={"Retry-After": date})) <= 3600
+    assert 3000 <= retry_after(httpx2.Response(429, headers={"Retry-After": date})) <= 3600
 
 
 def test_an_endpoint_that_asks_for_an_hour_is_not_waited_for(serve: Any, tmp_path: Path) -> None:
@@ -482,7 +483,9 @@ def test_the_key_is_nowhere(
     written_ = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "Your key is [key]." in written_
     everything = written_ + caplog.text + repr(judge) + repr(Endpoint(**spec)) + found.to_json() + judge.fingerprint
-    everything += repr(module._Run(Endpoint(**spec), Patience(), httpx2.Client(), KEY, tmp_path))
+    everything += repr(
+        module._Run(Endpoint(**spec), 20, Poster(server.url, httpx2.Client(), Patience(), KEY), tmp_path)
+    )
     assert KEY not in everything
 
 

@@ -1,0 +1,11 @@
+from .checks import CHECKS as CHECKS
+from .checks import holds as holds
+from .dialogue import Respond as Respond
+from .dialogue import with_instruction as with_instruction
+from .instructions import Constraint as Constraint
+from .instructions import Instruction as Instruction
+from .instructions import sample_instructions as sample_instructions
+from .rows import GattRows as GattRows
+from .rows import gatt_rows as gatt_rows
+from .turns import Survival as Survival
+from .turns import survival as survival
