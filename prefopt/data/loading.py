@@ -11,8 +11,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside, recognise
-from .adapters.answers import UNORDERED, Tie
-from .adapters.columns import Columns
+from .adapters.columns import QUESTIONS, Columns
+from .adapters.file import File
+from .adapters.rankings import UNORDERED
+from .adapters.verdicts import Tie
 from .mapping import check_columns, mapped
 from .reading import Located, Source, read_rows
 from .records import TURN_EXTRAS, Candidates, DataError, Response, Turn
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 KINDS = {
     "preferences": frozenset({"pair", "list"}),
-    "unpaired": frozenset({"unpaired"}),
+    "unpaired": frozenset({"unpaired", "pair"}),  # a pair is two of them, see `encode.split_pairs`
     "sft": frozenset({"pair", "list", "unpaired", "sft"}),
     "prompts": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),
     "any": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # prompts, with whatever answers they have
@@ -178,11 +180,10 @@ def parse(
 def _opened(source: Source, reading: Reading) -> tuple[list[Located], Iterator[Located], LoadReport]:
     """The first rows of a source, by which their format is told, the others, and the account of reading them."""
     report = LoadReport(_name(source), reading.strict)
-    rows: Iterator[Located] = (
-        (origin, _without_nulls(row)) for origin, row in read_rows(source, reading.split, report)
-    )
+    rows = read_rows(source, reading.split, report)
     if reading.columns:
         rows = mapped(rows, reading.columns, report)
+    rows = ((origin, _without_nulls(row)) for origin, row in rows)
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))
@@ -199,7 +200,10 @@ def _understood(
     known = reading.adapter == "auto"
     used = _recognised(first, kinds) if known else _allowed(_named(reading.adapter, first), kinds)
     report.adapter = used.name
-    return list(_adapted(chain(first, rest), used, report, purpose, reading.ties == "drop")), used
+    if any(used.needs_file(row) for _, row in first):
+        first, rest = [*first, *rest], iter(())
+    file = File([row for _, row in first], QUESTIONS)
+    return list(_adapted(chain(first, rest), file, used, report, purpose, reading.ties == "drop")), used
 
 
 def _name(source: Any) -> str:
@@ -215,13 +219,13 @@ def _named(name: str, sample: list[Located]) -> Adapter:
 
 
 def _adapted(
-    rows: Iterable[Located], adapter: Adapter, report: LoadReport, purpose: str, drop_ties: bool
+    rows: Iterable[Located], file: File, adapter: Adapter, report: LoadReport, purpose: str, drop_ties: bool
 ) -> Iterator[Record]:
     for origin, columns in rows:
-        row = Columns(columns)
+        row = Columns(columns, file)
         try:
             candidates = adapter(row)
-            _check_purpose(candidates, purpose)
+            _check_purpose(candidates, adapter.kind, purpose)
         except Tie as tie:
             if purpose not in ("prompts", "any"):
                 report.drop(str(tie), origin)
@@ -244,13 +248,13 @@ def _adapted(
         yield origin, candidates
 
 
-def _check_purpose(candidates: Candidates, purpose: str) -> None:
+def _check_purpose(candidates: Candidates, kind: str, purpose: str) -> None:
     """Drop what is no demonstration: an answer that is called bad, or the first of several in no order."""
     if purpose != "sft":
         return
     if candidates.label is False:
         raise Drop("the answer is labelled as a bad one")
-    if len(candidates.responses) > 2 and candidates.scores is None:
+    if kind == "list" and candidates.scores is None:
         raise Drop(UNORDERED)
 
 

@@ -1,14 +1,18 @@
 """Columns under names of a user's own: which of them is the prompt, which the answers, and so on."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from ..utils.names import hint
-from .adapters.answers import RANK_LISTS, SCORE_LISTS
 from .adapters.columns import CONVERSATIONS, HISTORY, LABELS, QUESTIONS, SYSTEM, TEMPLATE_INPUTS
+from .adapters.rankings import RANK_LISTS, SCORE_LISTS
 from .reading import Located
 from .records import DataError
 from .report import LoadReport
+
+LOOKED_AT = 64
+"""How many rows are looked at for the columns that a mapping names."""
 
 TARGETS = tuple(
     dict.fromkeys(
@@ -36,18 +40,27 @@ def check_columns(columns: Mapping[str, str] | None) -> None:
 def mapped(rows: Iterator[Located], columns: Mapping[str, str], report: LoadReport) -> Iterator[Located]:
     """The rows with their columns under the names that formats know; the others are counted as unread.
 
-    A row that lacks one of the columns goes on without it.
+    A row that lacks one of the columns, or has null there, goes on without it.
 
     Raises:
-        DataError: the first row has a column of none of these names.
+        DataError: none of the first rows has a column of one of these names.
     """
     used = {name.partition(".")[0] for name in columns.values()}
-    for number, (origin, row) in enumerate(rows):
-        if number == 0 and (missing := [name for name in columns.values() if _value(row, name) is None]):
-            raise DataError(f"{origin}: columns names {missing[0]!r}, which the row has not{hint(missing[0], row)}")
-        report.unread.update(name for name in row if name not in used)
+    first = list(islice(rows, LOOKED_AT))
+    for name in columns.values() if first else ():
+        if not any(_is_there(row, name) for _, row in first):
+            place, row = first[0]
+            which = "the row has not" if len(first) == 1 else f"none of the first {len(first)} rows has"
+            raise DataError(f"{place}: columns names {name!r}, which {which}{hint(name, row)}")
+    for origin, row in chain(first, rows):
+        report.unread.update(name for name, value in row.items() if name not in used and value is not None)
         values = ((target, _value(row, name)) for target, name in columns.items())
         yield origin, {target: value for target, value in values if value is not None}
+
+
+def _is_there(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a row has a column, or what a path leads to, be it null."""
+    return name in row or _value(row, name) is not None or row.get(name.partition(".")[0], ...) is None
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:

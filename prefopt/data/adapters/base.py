@@ -30,7 +30,7 @@ from ...utils.names import did_you_mean
 from ..records import Candidates, DataError, Response, Turn, kind_of, plain_turn, texts
 from .columns import Columns, unread_and_telling
 from .fields import Drop, Row, grade, number, sampled, terminated
-from .opening import opened
+from .opening import opened, with_one_system
 
 KINDS = ("pair", "list", "unpaired", "sft", "prompt")
 """What a row of a format holds, from what says most about it to what says least."""
@@ -66,6 +66,7 @@ class Adapter:
             truncated. In formats whose names are not ours to define these columns may mean anything.
         source: where the format is documented or kept.
         unread: columns that published rows of this format have and that are not read, for people.
+        needs_file: whether a row can be read only when all rows of its file are known.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Adapter:
     finish_columns: bool = False
     source: str = ""
     unread: str = ""
+    needs_file: Callable[[Row], bool] = never
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -96,7 +98,7 @@ class Adapter:
         row = row if isinstance(row, Columns) else Columns(row)
         candidates = called(self.name, self.read, row)
         if self.comes_with_prefopt:
-            candidates = opened(row, candidates)
+            candidates = with_one_system(opened(row, candidates))
         count = len(candidates.responses)
         if not holds(self.kind, count):
             raise DataError(
@@ -141,6 +143,7 @@ def register(
     finish_columns: bool = False,
     source: str = "",
     unread: str = "",
+    needs_file: Callable[[Row], bool] = never,
 ) -> Callable[[Read], Read]:
     """Make a function the adapter of a format, for the rest of the program; the function stays what it is.
 
@@ -152,7 +155,7 @@ def register(
     """
 
     def enter(read: Read) -> Read:
-        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source, unread)
+        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source, unread, needs_file)
         if name in REGISTRY and REGISTRY[name].comes_with_prefopt > adapter.comes_with_prefopt:
             raise DataError(f"adapter {name!r} comes with prefopt: register yours under another name")
         REGISTRY[name] = adapter

@@ -6,11 +6,12 @@ Each `@register(...)` is one format: how a row of it is recognised, and the func
 from dataclasses import replace
 from typing import Any
 
-from ..records import Candidates, Response, Turn
-from .answers import is_good
+from ..records import Candidates, Response, Turn, kind_of
 from .base import REGISTRY, register
-from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, decoded, peek
+from .cells import decoded
+from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, peek
 from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, number, response_of, text
+from .labels import is_good
 from .questions import Prompt, asked, prompt_of
 from .transcripts import transcript_turns
 
@@ -77,10 +78,19 @@ def answered(tail: list[Turn]) -> tuple[Response, tuple[str, ...]]:
     source="https://huggingface.co/datasets/Hello-SimpleAI/HC3-Chinese",
 )
 def read_hc3(row: Row) -> Candidates:
-    """The first of ChatGPT's answers, or else of the people's; the others are not used."""
-    answers = [*(row.get("chatgpt_answers") or []), *(row.get("human_answers") or [])]
-    answer = next((answer for answer in answers if isinstance(answer, str) and answer.strip()), "")
+    """The first of ChatGPT's answers, or else of the people's; the others are not used. A text is one answer."""
+    answer = next((each for name in ("chatgpt_answers", "human_answers") for each in _texts(row, name)), "")
     return Candidates((Turn("user", text(row, "question").strip()),), (answer.strip(),))
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    """The texts of a column that say something: a list of them, or a single one."""
+    value = decoded(row.get(name))
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple | None):
+        raise Drop(f"field {name!r}: is {kind_of(value)}, expected texts")
+    return [each for each in value or () if isinstance(each, str) and each.strip()]
 
 
 @register(
@@ -207,7 +217,21 @@ def read_labelled(row: Row) -> Candidates:
     form = next((REGISTRY[form] for form in DEMONSTRATIONS if REGISTRY[form].knows(plain)), None)
     if form is None:
         raise Drop("no answer in a known form beside the label")
-    return replace(form.read(row), label=is_good(row, name))
+    candidates = form.read(row)
+    if form.name == "conversations":
+        candidates = _last_alone(candidates)
+    return replace(candidates, label=is_good(row, name))
+
+
+def _last_alone(candidates: Candidates) -> Candidates:
+    """A conversation of which only what answers the user's last turn was judged, and not what was answered before."""
+    (response,) = candidates.responses
+    if isinstance(response, str):
+        return candidates
+    start = max((number for number, turn in enumerate(response, 1) if turn.role == "user"), default=0)
+    last = response[start:]
+    said = response_of(last[0]) if len(last) == 1 else last
+    return replace(candidates, prompt=(*candidates.prompt, *response[:start]), responses=(said,))
 
 
 @register(
