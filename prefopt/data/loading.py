@@ -14,6 +14,7 @@ from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside,
 from .adapters.columns import QUESTIONS, Columns
 from .adapters.file import File
 from .adapters.rankings import UNORDERED
+from .adapters.turn_keys import unread_keys
 from .adapters.verdicts import Tie
 from .mapping import check_columns, mapped
 from .reading import Located, Source, read_rows
@@ -237,6 +238,7 @@ def _adapted(
         except DataError as error:
             raise DataError(f"{origin}: {error}") from error
         report.unread.update(row.unread())
+        report.unread.update(unread_keys(row))
         if (note := _odd_scores(candidates, adapter.kind)) is not None:
             if drop_ties:
                 report.drop(note, origin)

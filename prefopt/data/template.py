@@ -9,7 +9,7 @@ from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .records import TURN_EXTRAS, DataError
+from .records import TURN_EXTRAS, DataError, is_answer
 from .template_variables import are_plain, inputs_of, names_of_calls, turns_for_template, unread_inputs
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class Renderer:
         """The segments in the form that has no template."""
         segments, between = [], ""
         for number, turn in enumerate(tail):
-            if turn["role"] != "assistant":
+            if not is_answer(turn):
                 between += _spoken(turn)
                 continue
             if number:
@@ -234,7 +234,7 @@ class Renderer:
 
     def _templated(self, prompt: list[Message], opening: str, tail: list[Message]) -> Rendering:
         """The segments as the template writes them, found by where each answer stands in its text."""
-        answers = [number for number, turn in enumerate(tail) if turn["role"] == "assistant"]
+        answers = [number for number, turn in enumerate(tail) if is_answer(turn)]
         segments: list[Segment] = []
         agrees = True
         for done, (number, next_number) in enumerate(pairwise(answers), 1):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..records import Candidates, Turn
 from .cells import decoded, is_chat_turn
-from .columns import file_of, peek
+from .columns import Columns, file_of, peek
 from .fields import Drop, Row, items, merge_speakers, number, numbers, said, sampled, terminated
 from .file import whole_number
 from .labels import is_good
@@ -34,6 +34,8 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
     objects = bool(entries) and all(isinstance(entry, Mapping) and not is_chat_turn(entry) for entry in entries)
     responses = [_text_of(entry, column) for entry in entries]
     orders = _of_objects(entries, column) if objects else _beside(row)
+    if objects and isinstance(row, Columns):
+        row.read.update(f"{column}[].{key}" for entry in entries for key in (*orders, _text_key(entry)))
     if any(len(responses) != len(scores) for scores in orders.values()):
         raise Drop("responses and scores differ in number")
     if (pointer := pointed(row, column, responses, bool(orders))) is not None:
@@ -150,12 +152,17 @@ def _place(row: Row, name: str, value: Any, column: str, responses: Sequence[str
     return None if base is None or not base <= position < base + len(responses) else position - base
 
 
+def _text_key(entry: Mapping[str, Any]) -> str | None:
+    """What an object with a response calls its text."""
+    return next((name for name in TEXTS if entry.get(name) is not None), None)
+
+
 def _text_of(entry: Any, column: str) -> str:
     """One of several responses: text, an assistant turn, or an object that holds one of these."""
     if isinstance(entry, str):
         return entry
     if isinstance(entry, Mapping) and not is_chat_turn(entry):
-        name = next((name for name in TEXTS if entry.get(name) is not None), None)
+        name = _text_key(entry)
         if name is None:
             raise Drop(f"field {column!r}: its objects have the fields {', '.join(entry)}, none of {', '.join(TEXTS)}")
         entry = entry[name]
