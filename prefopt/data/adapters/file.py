@@ -39,7 +39,7 @@ class File:
         return self._filled[name]
 
     def shapes(self, name: str) -> set[Shape]:
-        """What the texts of a column are: "turns", "texts" (a list of them), or "plain"."""
+        """What the texts of a column are: "turns", "object" (that holds a question), "texts" (a list), or "plain"."""
         if name not in self._shapes:
             cells = (_cell(row, name) for row in self.rows)
             self._shapes[name] = {_shape(cell) for cell in cells if isinstance(cell, str) and cell.strip()}
@@ -53,7 +53,7 @@ class File:
         shapes = self.shapes(name)
         if shapes == {"texts"}:
             return any(self.shapes(question) == shapes for question in self.questions)
-        return shapes == {"turns"}
+        return bool(shapes) and shapes <= ({"turns", "object"} if name in self.questions else {"turns"})
 
     def whole_numbers(self, name: str) -> frozenset[int]:
         """The whole numbers in a column, those that are spelled as text among them."""
@@ -96,7 +96,7 @@ def _shape(text: str) -> Shape:
     if holds_turns(value) or is_chat_turn(value):
         return "turns"
     if isinstance(value, Mapping):
-        return "turns" if any(name in value for name in _OBJECTS) else "plain"
+        return "object" if any(name in value for name in _OBJECTS) else "plain"
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         return "texts"
     return "plain"

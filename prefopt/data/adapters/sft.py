@@ -11,7 +11,7 @@ from .cells import decoded
 from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, peek
 from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, response_of, text
 from .labels import is_good
-from .questions import Prompt, asked, prompt_of
+from .questions import Prompt, asked, prompt_of, whole
 from .transcripts import transcript_turns
 from .turn_keys import counted_turns
 
@@ -146,11 +146,12 @@ def read_prompt_response(row: Row) -> Candidates:
     """TRL's prompt and completion, standard or conversational; a prompt with speaker tags is read as a conversation."""
     name = first_key(row, ANSWERS) or ANSWERS[0]
     prompt = asked(row, "prompt") if "prompt" in row else Prompt((Turn("text", text(row, "prompt")),), verbatim=True)
-    if not is_chat(row.get(name)) and (not prompt.verbatim or prompt.turns[0].role == "text"):
+    as_turns = name in row and is_chat(whole(row, name))
+    if not as_turns and (not prompt.verbatim or prompt.turns[0].role == "text"):
         answer = text(row, name)
-        whole = answer if prompt.verbatim else prompt.answer(answer)
-        return Candidates(prompt.turns, (whole,), repairs=prompt.repairs)
-    tail = counted_turns(row, name) if is_chat(row.get(name)) else [Turn("assistant", text(row, name))]
+        said = answer if prompt.verbatim else prompt.answer(answer)
+        return Candidates(prompt.turns, (said,), repairs=prompt.repairs)
+    tail = counted_turns(row, name) if as_turns else [Turn("assistant", text(row, name))]
     before, response, repairs = answered(tail + (counted_turns(row, "later_turns") if row.get("later_turns") else []))
     if before and before[0].role != "assistant":
         raise Drop("response does not start with an assistant turn")
