@@ -6,6 +6,7 @@ see `columns.py`. Formats that need code of their own stand in `pairs.py`, `tran
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..records import Candidates
@@ -226,8 +227,13 @@ def _enter_judged(entry: JudgedFormat) -> None:
 
 def _twins(row: Row) -> tuple[tuple[str, str], str] | None:
     """The two answers of a row and the column that names the better one."""
-    answers = next((names for names in TWINS if names[0] in row and names[1] in row), None)
-    column = next((name for name in NAMED if name in row), None)
+    return _twins_among(tuple(row.keys()))
+
+
+@lru_cache(1024)
+def _twins_among(columns: tuple[str, ...]) -> tuple[tuple[str, str], str] | None:
+    answers = next((names for names in TWINS if names[0] in columns and names[1] in columns), None)
+    column = next((name for name in NAMED if name in columns), None)
     return (answers, column) if answers and column else None
 
 

@@ -56,9 +56,9 @@ def with_one_system(candidates: Candidates) -> Candidates:
     Templates take one, at the head. What is said twice is said once.
     """
     prompt = candidates.prompt
-    places = [number for number, turn in enumerate(prompt) if turn.role == "system"]
-    if len(places) < 2 or places[0] != 0:
+    if len(prompt) < 3 or prompt[0].role != "system":
         return candidates
+    places = [number for number, turn in enumerate(prompt) if turn.role == "system"]
     heads = next((number for number, place in enumerate(places) if number != place), len(places))
     texts = list(dict.fromkeys(turn.content.strip() for turn in prompt[:heads]))
     first = prompt[0] if len(texts) == 1 else replace(prompt[0], content="\n\n".join(filter(None, texts)))

@@ -58,6 +58,8 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
     )
 
 
+_POINTERS = frozenset(POINTERS)
+
 Orders = dict[str, tuple[float, ...]]
 """What orders responses -> a number for each, of which the highest is the best."""
 
@@ -118,6 +120,8 @@ def pointed(row: Row, column: str, responses: Sequence[str], ordered: bool) -> t
     Raises:
         Drop: it points at none.
     """
+    if _POINTERS.isdisjoint(row.keys()):
+        return None
     for name in POINTERS:
         value = decoded(peek(row, name))
         if value is None or name == column:

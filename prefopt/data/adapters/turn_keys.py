@@ -5,7 +5,7 @@ from typing import Any
 
 from ..records import Turn
 from .cells import decoded, is_chat_turn
-from .columns import TEMPLATE_INPUTS, Columns, peek
+from .columns import TEMPLATE_INPUTS, Columns
 from .fields import Drop, Row, chat_turns, items
 from .labels import is_good
 
@@ -61,14 +61,22 @@ def unread_keys(row: Columns) -> Iterator[str]:
 
     Formats whose objects have other keys than turns say which they read, as names of this form.
     """
-    noted = {name.partition("[].")[0] for name in row.read if "[]." in name}
-    for name in sorted(row.read & row.keys()):
-        value = decoded(peek(row, name))
+    for name, value in dict.items(row):
+        if type(value) is str:
+            value = decoded(value) if value.startswith(("[", "{", "array(")) else None
         objects = [value] if isinstance(value, Mapping) else value
         if not isinstance(objects, list | tuple) or not objects or not isinstance(objects[0], Mapping):
             continue
+        if name not in row.read:
+            continue
         turns = is_chat_turn(objects[0])
-        if turns or name in noted:
-            keys = {key for each in objects if isinstance(each, Mapping) for key in each if each[key] is not None}
-            names = sorted(f"{name}[].{key}" for key in (keys - _READ if turns else keys))
-            yield from (key for key in names if key not in row.read)
+        keys = set[str]().union(*(each for each in objects if isinstance(each, Mapping)))
+        if turns and keys <= _READ:
+            continue
+        if turns or any(noted.startswith(f"{name}[].") for noted in row.read):
+            unread = (key for key in sorted(keys - _READ if turns else keys) if f"{name}[].{key}" not in row.read)
+            yield from (f"{name}[].{key}" for key in unread if any(_has(each, key) for each in objects))
+
+
+def _has(value: Any, key: str) -> bool:
+    return isinstance(value, Mapping) and value.get(key) is not None

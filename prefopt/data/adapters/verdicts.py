@@ -5,6 +5,7 @@ not is refused, as half of its rows would be read the wrong way round.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from ..records import Candidates, Turn
@@ -175,11 +176,18 @@ def _end_of_exchange(turns: list[Turn], exchange: int) -> int:
 
 def _check_scores(row: Row, names: tuple[str, str], better: int, columns: tuple[str, ...]) -> None:
     """Drop a pair of which scores or ranks beside it say the opposite."""
-    for words, sign in ((SCORES, 1), (RANKS, -1)):
-        for word in words:
-            twins = [f"{word}_{name.rpartition('_')[2]}" for name in names]
-            if twins[0] not in row or twins[1] not in row or set(twins) & set(columns):
-                continue
-            found = [sign * number(row, twin) for twin in twins]
-            if found[better] < found[1 - better]:
-                raise Drop(f"fields {twins[0]!r} and {twins[1]!r} say the opposite of {columns[0]!r}")
+    for twins, sign in _score_columns(tuple(row.keys()), names):
+        if set(twins) & set(columns):
+            continue
+        found = [sign * number(row, twin) for twin in twins]
+        if found[better] < found[1 - better]:
+            raise Drop(f"fields {twins[0]!r} and {twins[1]!r} say the opposite of {columns[0]!r}")
+
+
+@lru_cache(1024)
+def _score_columns(columns: tuple[str, ...], names: tuple[str, str]) -> tuple[tuple[tuple[str, str], int], ...]:
+    """The columns with a score, or a rank, for each of two answers, and which way the better one is."""
+    ends = [name.rpartition("_")[2] for name in names]
+    words = [(word, 1) for word in SCORES] + [(word, -1) for word in RANKS]
+    twins = [((f"{word}_{ends[0]}", f"{word}_{ends[1]}"), sign) for word, sign in words]
+    return tuple((pair, sign) for pair, sign in twins if pair[0] in columns and pair[1] in columns)
