@@ -144,8 +144,8 @@ def load(
     """The dataset and the account of what was kept, repaired and dropped, which is also logged, a line each.
 
     Args:
-        purpose: what the rows are for: "preferences", "unpaired" (`response` and its `label`, or pairs), "sft", "prompts",
-            or "any" for prompts with whatever answers there are.
+        purpose: what the rows are for: "preferences", "unpaired" (`response` and its `label`, or pairs), "sft",
+            "prompts", or "any" for prompts with whatever answers there are.
         source, adapter, split, strict, columns, ties: as of `load_preferences`.
     """
     reading = Reading(adapter, split, strict, columns, ties)
