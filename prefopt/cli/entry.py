@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
+from ..utils import secrets
 from ..utils.names import did_you_mean
 from ..utils.settings import unreadable
 from .command import HELP, HELP_ALL, Command
@@ -20,6 +21,9 @@ from .help_page import kept_page
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a check found something, 2 an error, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    secrets.remember_words(words)
+    if argv is None:
+        secrets.guard_streams()
     if not words or words[0] in HELP | {"help"}:
         print(overview())
         return 0 if words else 2

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from . import secrets
 from .names import hint
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> di
             raise SettingsError(f"{path}:{key.start_mark.line + 1}: {name!r} is here again, after {places[name]}")
         places[name] = f"{path}:{key.start_mark.line + 1}"
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
+    secrets.remember(named)
     return {name: (value, places.get(name, str(path))) for name, value in named.items()}
 
 

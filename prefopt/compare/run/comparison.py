@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from ...training.trainers import RewardConfig, SFTConfig
-from ...utils import files
+from ...utils import files, secrets
 from ..measure import Endpoint, judge_from
 from ..plan import Plan, PlanError, built, plan_from, read_plan
 from ..report import Findings, findings_of, write_report
@@ -60,7 +60,11 @@ def compare(
     if parent_process() is not None:
         raise RuntimeError("a process of a comparison began it again: call compare under `if __name__ == '__main__':`")
     out = Path(output_dir).expanduser().resolve()
+    secrets.remember_words(sys.argv[1:])  # which the report shows
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
+    secrets.remember(plan)
+    if not report_only:
+        _check_whole(plan)
     plan, notes = _without_unknown(plan) if keep_going else (plan, [])
     check_training(plan)
     tried = trials(plan, Tasks(plan))
@@ -76,7 +80,8 @@ def compare(
         collected = CollectedResults(chosen, Tasks(chosen), out, tried, notes)
         if not report_only:
             schedule.run(collected.all_tasks())
-    findings = findings_of(collected.experiment(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])))
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    findings = secrets.without_secrets(findings_of(collected.experiment(command)))
     write_report(findings, out / "report", lang)
     return findings
 
@@ -132,4 +137,18 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _write_plan(plan: Plan, out: Path) -> None:
-    files.replace(out / "plan.yaml", yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True))
+    plain = secrets.without_secrets(plan.plain())
+    files.replace(out / "plan.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def _check_whole(plan: Plan) -> None:
+    """Refuse the copy of a plan that lacks a secret, where the plan is to be carried out.
+
+    Raises:
+        PlanError: it lacks one.
+    """
+    if lacking := list(secrets.marks_in(plan.plain())):
+        raise PlanError(
+            f"{lacking[0]}: {secrets.MARK} stands for a secret that the copy of a plan does not hold: write it there, "
+            "or leave the setting out and give it by its environment variable, such as HF_TOKEN"
+        )

@@ -18,7 +18,7 @@ from typing import Any
 from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
-from ...utils import jsonl
+from ...utils import jsonl, secrets
 from ...utils.extensions import is_named
 from ...utils.fingerprint import fingerprint_of_values
 from ..measure import judge_from
@@ -97,7 +97,8 @@ class Task:
     def _digest(self) -> str:
         needs = {role: task._digest for role, task in self.needs.items() if role not in ORDER_ONLY}
         made_by = FORMAT_1 if FORMATS[self.kind] == 1 else FORMATS[self.kind]
-        return fingerprint_of_values([self.kind, self.seed, self.inputs, needs, made_by])
+        inputs = secrets.without_named(self.inputs)  # another token makes no other result
+        return fingerprint_of_values([self.kind, self.seed, inputs, needs, made_by])
 
     @property
     def label(self) -> str:
