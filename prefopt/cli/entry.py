@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -12,6 +13,7 @@ from .. import __version__
 from ..utils import secrets
 from ..utils.names import did_you_mean
 from ..utils.settings import unreadable
+from ..utils.visible import VisibleFormatter
 from .command import HELP, HELP_ALL, Command
 from .commands import all_commands
 from .console import INTERRUPTED, fail, show_warning
@@ -34,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = all_commands()
     if name not in commands:
         return fail("prefopt", f"unknown command {name!r}; {did_you_mean(name, commands, most=1) or _known(commands)}")
+    if logging.lastResort is not None:  # which shows warnings where a command sets up no log
+        logging.lastResort.setFormatter(VisibleFormatter())
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         return _guarded(commands[name], name, rest)

@@ -185,7 +185,7 @@ class PreferenceConfig(TrainingArguments):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        cls.__repr__ = PreferenceConfig.__str__  # type: ignore[method-assign]  # or @dataclass would write one
+        cls.__repr__ = PreferenceConfig.__str__  # type: ignore[assignment]  # or @dataclass would write one
 
     def _without_selective(self) -> None:
         """Take out what TRL reads from these arguments of a checkpoint, and torch does not know."""

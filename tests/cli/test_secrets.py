@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from prefopt import cli
+from prefopt.compare.report import write
 from prefopt.compare.run.schedule import Schedule, in_order
 from prefopt.compare.run.tasks import Task
 from prefopt.compare.run.worker import run_task, set_up_process
@@ -139,13 +140,12 @@ COMPARED = {
     "judges": [],
 }
 LEAKY = """\
-import logging, os, sys
+import os
 from prefopt import DPO
 
 class Leaky(DPO):
     def loss(self, out, batch):
         print("printed", os.environ["HF_TOKEN"])
-        logging.getLogger("leaky").warning("logged %s", os.environ["WANDB_API_KEY"])
         raise RuntimeError("sent " + os.environ["MY_PASSWORD"] + " to " + os.environ["HTTPS_PROXY"])
 
 NAMES = {"leaky": Leaky()}
@@ -177,6 +177,7 @@ def test_a_comparison_and_its_report_hold_none(
     planted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A method of a user's prints, logs and raises secrets: they reach neither the log nor the report."""
+    monkeypatch.setattr(write, "write_figures", lambda *arguments: {})  # pictures, which take longest
     monkeypatch.setattr(Schedule, "run", lambda run, tasks: one_by_one(run.out, tasks))
     (tmp_path / "leaky.py").write_text(LEAKY)
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(COMPARED))
@@ -184,8 +185,7 @@ def test_a_comparison_and_its_report_hold_none(
     monkeypatch.syspath_prepend(str(tmp_path))
     assert program(monkeypatch, "compare", "plan.yaml", "--output_dir", tmp_path / "out") == 1
     said, out = "".join(capfd.readouterr()), tmp_path / "out"
-    log = next(out.glob("train/leaky*/log.txt")).read_text()
-    assert "printed [secret]" in log and "logged [secret]" in log
+    assert "printed [secret]" in said and next(out.glob("train/leaky*/failed.json")).is_file()
     report = (out / "report/report.md").read_text()
     assert "sent [secret] to http://[secret]@localhost:9" in report.replace("\\", "")
     assert (out / "train").is_dir() and (out / "report/report.html").is_file()

@@ -16,6 +16,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from ...utils import jsonl, secrets
+from ...utils.visible import VisibleFormatter
 from .tasks import DONE, FAILED, Task
 
 LOG = "log.txt"
@@ -39,7 +40,9 @@ def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
     torch.set_num_threads(threads)
     disable_progress_bars()
     disable_progress_bar()
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("prefopt").setLevel(logging.INFO)
 
 
