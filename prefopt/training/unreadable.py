@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ def named(folder: str | Path | None, *patterns: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RAISED as error:
+    except (*RAISED, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which torch raises of a file cut short
+            raise
         found = [] if folder is None else sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
         if not found:
             raise

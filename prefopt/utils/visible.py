@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Cs")
-"""Unicode's categories of controls, formats (directions, no width), line and paragraph ends, and halves of pairs."""
+UNSEEN = ("Cc", "Cf", "Zl", "Zp")
+"""Unicode's categories of controls, formats (directions, no width), and line and paragraph ends."""
 LINE_END = "↵"
 
 _JOINERS = "\u200c\u200d"

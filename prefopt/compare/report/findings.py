@@ -341,5 +341,6 @@ class Findings:
         """Into report.json, whole or not at all."""
         path = folder / FILE
         text = json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-        files.replace(path, visible_json(text))  # half of a surrogate pair too is written as JSON writes it
+        data = visible_json(text).encode("utf-8", "backslashreplace")  # half a surrogate pair is \ud800 in JSON too
+        files.replace(path, data)
         return path

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from prefopt.compare import compare
-from prefopt.compare.plan.plan import PlanError, plan_from
+from prefopt.compare.measure import judge_from
+from prefopt.compare.plan import PlanError, instead_of_imports, plan_from
 from prefopt.compare.report import write
 from prefopt.compare.run.schedule import Schedule, in_order
 from prefopt.compare.run.tasks import Task
@@ -87,10 +88,15 @@ def test_a_report_imports_nothing_and_says_the_same(ran: Path, tmp_path: Path, m
     assert {method.name for method in again.methods} == {"sft", "mine"}
 
 
-@pytest.mark.parametrize("changed", [{"judges": []}, {"methods": {"dpo": {}}}])
-def test_a_report_on_what_no_run_has_kept_is_refused(ran: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
-    with pytest.raises(PlanError, match="imports nothing, and no run in this folder has kept what the report needs"):
-        compare({**PLAN, **changed}, tmp_path / "out", report_only=True)
+def test_a_report_on_what_no_run_has_kept_is_refused(ran: Path, tmp_path: Path) -> None:
+    refused = "imports nothing, and no run in this folder has kept what the report needs"
+    with pytest.raises(PlanError, match=f"methods: mine: own_code:own: --report_only {refused}"):
+        compare({**PLAN, "judges": []}, tmp_path / "out", report_only=True)
+    with (
+        instead_of_imports(tmp_path),
+        pytest.raises(PlanError, match=f"judges: own_code:longer: --report_only {refused}"),
+    ):
+        judge_from("own_code:longer", folder=tmp_path)
     assert not ran.exists() and "own_code" not in sys.modules
 
 
