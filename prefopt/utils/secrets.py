@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -88,12 +89,17 @@ def remember_value(value: str) -> None:
     remember({"token": value})
 
 
+@cache
+def _is_secret_variable(name: str) -> bool:
+    return _VARIABLE.fullmatch(name.upper()) is not None
+
+
 def known() -> set[str]:
     """The values that are secrets in this process: of its environment's variables, and those that it was given."""
     found = {
         value.strip()
         for name, value in os.environ.items()
-        if _VARIABLE.fullmatch(name.upper()) and len(value.strip()) >= SHORTEST and not os.path.exists(value)
+        if _is_secret_variable(name) and len(value.strip()) >= SHORTEST and not os.path.exists(value)
     }
     return found | _remembered
 

@@ -17,7 +17,6 @@ from prefopt.candidates.selection import write_rows
 from prefopt.compare.plan.imported import Imported
 from prefopt.compare.plan.plan import plan_from
 from prefopt.compare.report.markdown import write_markdown
-from prefopt.compare.report.page import write_page
 from prefopt.compare.run.comparison import _write_plan
 from prefopt.compare.run.tasks import Task
 from prefopt.compare.run.worker import fail
@@ -50,7 +49,6 @@ def report(folder: Path, time: int) -> None:
     findings = replace(example_findings(), title=f"Report {time}")
     findings.write(folder)
     write_markdown(findings, folder, {})
-    write_page(findings, folder, {})
 
 
 def failure(folder: Path, time: int) -> None:
@@ -94,7 +92,7 @@ def test_whole_or_absent_at_every_fault(name: str, tmp_path: Path) -> None:
     after = files_of(whole)
     assert before and before != after and {"write", "fsync"} <= set(counted.done)
     for at in range(len(counted.done)):
-        for error in ERRORS[: 1 if name == "report" else None]:  # a report takes long to write
+        for error in ERRORS:
             folder = tmp_path / f"{at}-{error}"
             shutil.copytree(there, folder)
             raised = outcome(write, folder, Disk(at, error, lasting=True))
