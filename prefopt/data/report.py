@@ -22,6 +22,7 @@ class LoadReport:
     noted: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    other_splits: dict[str, None] = field(default_factory=dict)  # of the same source, by their names, in order
 
     def drop(self, reason: str, origin: str, detail: str = "") -> None:
         """Count a row (or a part of a file) that cannot be used."""
@@ -61,6 +62,8 @@ class LoadReport:
         lines = [f"{self.source}: {self.rows:,} rows read as {self.adapter or 'nothing known'}, {self.kept:,} kept"]
         for word, counter in (("repaired", self.repaired), ("dropped", self.dropped), ("noted", self.noted)):
             lines += [f"{word} {n:,}: {why} ({', '.join(self.examples[why])})" for why, n in counter.most_common()]
+        if self.other_splits:
+            lines.append(f"other splits there, which are not read: {', '.join(self.other_splits)}")
         if self.unread:
             names = ", ".join(f"{name} ({count:,})" for name, count in self.unread.most_common())
             lines.append(f"columns that are not read: {names}")
@@ -81,4 +84,5 @@ class LoadReport:
             "kept": self.kept,
             **{name: dict(counter) for name, counter in counts.items()},
             "examples": self.examples,
+            "other_splits": list(self.other_splits),
         }

@@ -12,7 +12,7 @@ from ..records import DataError, kind_of
 from ..report import LoadReport
 from .files import read_file, split_suffix
 from .folders import files_of
-from .rows import Located
+from .rows import Located, named_split
 from .tables import BATCH, convert, converters_of, is_plain
 
 if TYPE_CHECKING:
@@ -65,9 +65,11 @@ def _is_there(path: Path) -> bool:
 def _in_memory(source: Any, split: str, report: LoadReport, place: str = "row") -> Iterator[Located]:
     """Rows of a Dataset, a dict of splits, or any iterable of dicts."""
     if isinstance(source, Mapping):
-        if split not in source:
+        name = named_split(source, split)
+        if name is None:
             raise DataError(f"no split {split!r} in this dataset; it has {', '.join(map(str, source))}")
-        source = source[split]
+        report.other_splits |= {str(other): None for other in source if other != name}
+        source = source[name]
     if not isinstance(source, Iterable) or type(source).__name__ in FRAMES:
         raise DataError(
             f"cannot read rows from {type(source).__name__}: give a path, a hub id, a Dataset or a list of dicts"
@@ -110,7 +112,7 @@ def _folder(folder: Path, split: str, report: LoadReport) -> Iterator[Located]:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # of many kinds, none of which names the folder
         raise DataError(f"{folder}: a saved dataset that cannot be opened: {error}: save or copy it again") from error
-    if isinstance(saved, Mapping) and split not in saved:
+    if isinstance(saved, Mapping) and named_split(saved, split) is None:
         raise DataError(f"{folder}: no split {split!r} in this saved dataset; it has {', '.join(map(str, saved))}")
     yield from _in_memory(saved, split, report)
 
