@@ -14,10 +14,11 @@ from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside,
 from .adapters.answers import UNORDERED, Tie
 from .adapters.columns import Columns
 from .mapping import check_columns, mapped
+from .raw_rows import with_calls, without_nulls
 from .reading import Located, Source, read_rows
 from .records import TURN_EXTRAS, Candidates, DataError, Response, Turn
-from .report import LoadReport
-from .tokenised import is_tokenised
+from .report import LoadReport, odd_scores
+from .tokenised import BAD, is_tokenised
 from .tokenised import read as tokenised_rows
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def load(
     first, rest, report = _opened(source, reading)
     if adapter == "auto" and is_tokenised(first[0][1]):
         report.adapter = "token ids"
-        encoded = tokenised_rows(chain(first, rest), report)
+        encoded = tokenised_rows(chain(first, rest), report, purpose, reading.ties == "drop")
         _log(report, bool(encoded))
         return encoded, report
     records, used = _understood(first, rest, report, reading, purpose)
@@ -159,9 +160,10 @@ def load(
 
 
 def _log(report: LoadReport, kept: bool) -> None:
-    level = logging.WARNING if report.needs_attention else logging.INFO
+    usual = logging.WARNING if report.needs_attention else logging.INFO
+    levels = {report.warning: logging.WARNING, report.remark: logging.INFO}
     for line in report.lines():
-        log.log(level, "%s", line)
+        log.log(levels.get(line, usual), "%s", line)
     if not kept:
         raise DataError("no row could be used\n" + "\n".join(report.lines()))
 
@@ -179,7 +181,7 @@ def _opened(source: Source, reading: Reading) -> tuple[list[Located], Iterator[L
     """The first rows of a source, by which their format is told, the others, and the account of reading them."""
     report = LoadReport(_name(source), reading.strict)
     rows: Iterator[Located] = (
-        (origin, _without_nulls(row)) for origin, row in read_rows(source, reading.split, report)
+        (origin, with_calls(without_nulls(row))) for origin, row in read_rows(source, reading.split, report)
     )
     if reading.columns:
         rows = mapped(rows, reading.columns, report)
@@ -232,8 +234,8 @@ def _adapted(
             continue
         except DataError as error:
             raise DataError(f"{origin}: {error}") from error
-        report.unread.update(row.unread())
-        if (note := _odd_scores(candidates, adapter.kind)) is not None:
+        report.leave_out(row, row.unread(), adapter.left_out)
+        if (note := odd_scores(candidates.scores if adapter.kind == "pair" else None)) is not None:
             if drop_ties:
                 report.drop(note, origin)
                 continue
@@ -249,22 +251,9 @@ def _check_purpose(candidates: Candidates, purpose: str) -> None:
     if purpose != "sft":
         return
     if candidates.label is False:
-        raise Drop("the answer is labelled as a bad one")
+        raise Drop(BAD)
     if len(candidates.responses) > 2 and candidates.scores is None:
         raise Drop(UNORDERED)
-
-
-def _odd_scores(candidates: Candidates, kind: str) -> str | None:
-    """What is odd about the scores of a pair."""
-    if kind != "pair" or candidates.scores is None or candidates.scores[0] > candidates.scores[1]:
-        return None
-    same = candidates.scores[0] == candidates.scores[1]
-    return "chosen and rejected have the same score" if same else "rejected has a higher score than chosen"
-
-
-def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """The row less its nulls: a table has a column for every field that any row had."""
-    return row if None not in row.values() else {name: value for name, value in row.items() if value is not None}
 
 
 def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:

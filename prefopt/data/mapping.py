@@ -45,7 +45,7 @@ def mapped(rows: Iterator[Located], columns: Mapping[str, str], report: LoadRepo
     for number, (origin, row) in enumerate(rows):
         if number == 0 and (missing := [name for name in columns.values() if _value(row, name) is None]):
             raise DataError(f"{origin}: columns names {missing[0]!r}, which the row has not{hint(missing[0], row)}")
-        report.unread.update(name for name in row if name not in used)
+        report.leave_out(row, (name for name in row if name not in used))
         values = ((target, _value(row, name)) for target, name in columns.items())
         yield origin, {target: value for target, value in values if value is not None}
 

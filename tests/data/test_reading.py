@@ -832,9 +832,11 @@ def test_a_dataset_that_is_set_to_another_format_gives_the_same_rows() -> None:
     assert rows(added) == [{"prompt": "a!"}]
 
 
-def test_a_frame_is_refused() -> None:
-    with pytest.raises(DataError, match="cannot read rows from DataFrame: give a path, a hub id, a Dataset"):
-        rows(datasets.Dataset.from_list(ROWS).to_pandas())
+def test_a_frame_gives_its_rows_and_a_lazy_one_is_refused() -> None:
+    assert rows(datasets.Dataset.from_list(ROWS).to_pandas()) == ROWS
+    lazy = type("LazyFrame", (), {"__iter__": lambda self: iter(())})()
+    with pytest.raises(DataError, match="cannot read rows from LazyFrame: give a path, a hub id, a Dataset"):
+        rows(lazy)
 
 
 # Hubs

@@ -86,6 +86,11 @@ class Adapter:
         """Whether it is one of ours, rather than a user's."""
         return str(getattr(self.read, "__module__", "")).startswith(f"{__package__}.")
 
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """The names of columns that are known not to be read."""
+        return frozenset(self.unread.split(", "))
+
     def __call__(self, row: Row) -> Candidates:
         """The checked meaning of a row.
 
