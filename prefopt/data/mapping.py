@@ -1,14 +1,19 @@
 """Columns under names of a user's own: which of them is the prompt, which the answers, and so on."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ..utils.names import hint
 from .adapters.answers import RANK_LISTS, SCORE_LISTS
 from .adapters.columns import CONVERSATIONS, HISTORY, LABELS, QUESTIONS, SYSTEM, TEMPLATE_INPUTS
-from .reading import Located
+from .adapters.formats import JUDGED, LISTS, NAMED, PAIRS, TWINS
+from .reading import Located, Source, read_rows
 from .records import DataError
 from .report import LoadReport
+
+FIRST = 64
+"""How many rows are looked at for the columns that they have."""
 
 TARGETS = tuple(
     dict.fromkeys(
@@ -16,10 +21,17 @@ TARGETS = tuple(
             *("prompt", "chosen", "rejected", "response", "responses", "completion", "output", "answer"),
             *("margin", "grade", "score_chosen", "score_rejected", "finished", "finish_reason", "text"),
             *(*QUESTIONS, *CONVERSATIONS, *SYSTEM, *HISTORY, *LABELS, *SCORE_LISTS, *RANK_LISTS, *TEMPLATE_INPUTS),
+            *(name for names in TWINS for name in names),
+            *NAMED,
+            *(name for entry in JUDGED for name in (*entry.answers, *entry.columns)),
+            *(name for entry in PAIRS for name in (entry.chosen, entry.rejected)),
+            *(entry.column for entry in LISTS),
         )
     )
 )
 """What a column may be mapped to: the names by which the known formats know it."""
+_POINTERS = frozenset((*NAMED, *(name for entry in JUDGED for name in entry.columns)))
+"""Columns that name the better of two answers, by the name of its column as well."""
 
 
 def check_columns(columns: Mapping[str, str] | None) -> None:
@@ -42,12 +54,18 @@ def mapped(rows: Iterator[Located], columns: Mapping[str, str], report: LoadRepo
         DataError: the first row has a column of none of these names.
     """
     used = {name.partition(".")[0] for name in columns.values()}
+    targets = {name: target for target, name in columns.items()}
     for number, (origin, row) in enumerate(rows):
         if number == 0 and (missing := [name for name in columns.values() if _value(row, name) is None]):
             raise DataError(f"{origin}: columns names {missing[0]!r}, which the row has not{hint(missing[0], row)}")
         report.leave_out(row, (name for name in row if name not in used))
         values = ((target, _value(row, name)) for target, name in columns.items())
-        yield origin, {target: value for target, value in values if value is not None}
+        yield origin, {target: _pointed(target, value, targets) for target, value in values if value is not None}
+
+
+def _pointed(target: str, value: Any, targets: Mapping[str, str]) -> Any:
+    """A value; where it names the column of the better answer, the name by which formats know that column."""
+    return targets.get(value, value) if target in _POINTERS and isinstance(value, str) else value
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:
@@ -63,6 +81,12 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
         else:
             return None
     return value
+
+
+def there(columns: Mapping[str, str], source: Source, split: str) -> dict[str, str]:
+    """Of a mapping, the columns that one of the first rows of a source has."""
+    first = [row for _, row in islice(read_rows(source, split, LoadReport(str(source))), FIRST)]
+    return {target: name for target, name in columns.items() if any(_value(row, name) is not None for row in first)}
 
 
 def parsed_columns(words: Sequence[str] | None) -> dict[str, str] | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .adapters.columns import peek
 from .records import DataError
 from .telling import tells
 
@@ -53,7 +54,7 @@ class LoadReport:
         """
         for name in names:
             self.unread[name] += 1
-            if name not in self.telling and name not in expected and tells(name, dict.get(row, name)):  # type: ignore[arg-type]
+            if name not in self.telling and name not in expected and tells(name, peek(row, name)):
                 self.telling.add(name)
 
     @property

@@ -32,8 +32,8 @@ REPEATED = "prompt removed from the beginning of its answers, which are whole se
 FORMS = (
     ("input_ids, and labels or a mask", "a sequence; the prompt is what stands before the first trained token"),
     (f"{' or '.join(PROMPTS)}, {' or '.join(ALONE)}", "a prompt with one answer, or with a list of answers"),
-    (f"{' or '.join(PROMPTS)}, {'; '.join(map(' and '.join, SIDES))}", "a prompt with the answers of a pair"),
-    ("the latter without a prompt", "whole sequences; what both begin with is the prompt, or what labels leave out"),
+    (f"{' or '.join(PROMPTS)}, and {'; or '.join(map(' and '.join, SIDES))}", "a prompt with the answers of a pair"),
+    ("the answers of a pair alone", "whole sequences; what both begin with is the prompt, or what labels leave out"),
 )
 """Which columns rows of token ids may have, and what they are."""
 

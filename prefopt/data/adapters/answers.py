@@ -264,7 +264,7 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
     repairs = ("empty response removed from the list",) if len(kept) < len(responses) else ()
     return Candidates(
         tuple(map(_as_user, prompt.turns)),
-        tuple(responses[k].strip() for k in kept),
+        tuple(prompt.answer(responses[k]) for k in kept),
         tuple(scores[k] for k in kept) if scores else None,
         finished=tuple(finished[k] for k in kept) if finished else None,
         sampled_ids=tuple(ids[0][k] for k in kept) if ids else None,

@@ -80,7 +80,7 @@ def read_hc3(row: Row) -> Candidates:
     """The first of ChatGPT's answers, or else of the people's; the others are not used."""
     answers = [*(row.get("chatgpt_answers") or []), *(row.get("human_answers") or [])]
     answer = next((answer for answer in answers if isinstance(answer, str) and answer.strip()), "")
-    return Candidates((Turn("user", text(row, "question").strip()),), (answer.strip(),))
+    return Candidates((Turn("user", text(row, "question").strip()),), (answer,))
 
 
 @register(
@@ -91,7 +91,7 @@ def read_hc3(row: Row) -> Candidates:
     source="https://huggingface.co/datasets/wangrui6/Zhihu-KOL",
 )
 def read_zhihu(row: Row) -> Candidates:
-    return Candidates((Turn("user", text(row, "INSTRUCTION").strip()),), (text(row, "RESPONSE").strip(),))
+    return Candidates((Turn("user", text(row, "INSTRUCTION").strip()),), (text(row, "RESPONSE"),))
 
 
 @register(
@@ -102,7 +102,7 @@ def read_zhihu(row: Row) -> Candidates:
     source="https://github.com/tatsu-lab/stanford_alpaca",
 )
 def read_alpaca(row: Row) -> Candidates:
-    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output").strip(),))
+    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output"),))
 
 
 def _answer_name(row: Row) -> str | None:
@@ -177,7 +177,8 @@ def read_query_response(row: Row) -> Candidates:
     if prompt is None:
         raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
     turns = tuple(Turn("user", t.content.strip()) if t.role == "text" else t for t in prompt.turns)
-    return Candidates(turns, (text(row, first_key(row, ANSWERS) or ANSWERS[0]).strip(),), repairs=prompt.repairs)
+    answer = prompt.answer(text(row, first_key(row, ANSWERS) or ANSWERS[0]))
+    return Candidates(turns, (answer,), repairs=prompt.repairs)
 
 
 def _is_labelled(row: Row) -> bool:
