@@ -97,9 +97,11 @@ def _complain(error: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"exit_code": UNREADABLE, "error": error}, ensure_ascii=False))
     else:
-        width = shutil.get_terminal_size().columns
-        for line in f"error: {error}".splitlines():
-            print(fill(line, width, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+        text = f"error: {error}"
+        if sys.stderr.isatty():  # where lines would else be broken within words
+            width = shutil.get_terminal_size().columns
+            text = "\n".join(fill(line, width, break_long_words=False) for line in text.splitlines())
+        print(text, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

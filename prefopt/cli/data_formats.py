@@ -32,10 +32,11 @@ NOTES = (
 )
 IDS_TITLE = "Rows that are tokenised already"
 IDS_NOTES = (
-    "Beside a column of ids stand, under its name's other half, labels (-100 where no loss is, unshifted), attention_mask "
-    f"and mask, as chosen_labels of chosen_input_ids; beside input_ids or a single answer also {', '.join(MASKS)}.",
-    f"{', '.join(GOOD_OR_BAD)} say whether a single answer is a good one; scores, margin and grade stand beside several, "
-    "as beside text.",
+    "Beside a column of ids stand, under its name's other half, labels (-100 where no loss is, unshifted), "
+    "attention_mask and mask, as chosen_labels of chosen_input_ids; beside input_ids or a single answer also "
+    f"{', '.join(MASKS)}.",
+    f"{', '.join(GOOD_OR_BAD)} say whether a single answer is a good one; scores, margin and grade stand beside "
+    "several, as beside text.",
     "Where the answers of most rows begin with the ids of their prompt, they are whole sequences: the prompt is taken "
     "off, and the rows are counted.",
     "The ids are those of the model's own tokenizer; no stop token is added.",
@@ -78,9 +79,9 @@ def markdown() -> str:
         "# Formats of rows",
         "",
         "`prefopt data formats --markdown` prints this page. `--adapter NAME` reads rows as one of these formats;",
-        "without it the format is recognised. `--columns prompt=question chosen=good rejected=bad` reads any others, and",
-        "`--columns prompt=question response_a=first response_b=second winner=pick` two answers of which a column names",
-        "the better one, by its column's name or ending. Any column in these tables may be mapped.",
+        "without it the format is recognised. `--columns prompt=question chosen=good rejected=bad` reads any others,",
+        "`--columns prompt=question response_a=first response_b=second winner=pick` two answers and a column that",
+        "names the better one, by its column's name or ending. Any column in the tables of text may be mapped.",
         "",
         *(f"- {note}" for note in NOTES),
     ]

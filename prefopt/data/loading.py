@@ -274,8 +274,8 @@ def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
     keys = ", ".join(f"{name} ({type(value).__name__})" for name, value in rows[0].items())
     raise DataError(
         f"{sample[0][0]}: no adapter knows rows with the fields {keys}. Say what they are by `columns`, such as "
-        "prompt=NAME chosen=NAME rejected=NAME, or prompt=NAME response_a=NAME response_b=NAME winner=NAME where a column "
-        f"names the better of two; or use one of the formats\n{catalogue(kinds)}{hint}"
+        "prompt=NAME chosen=NAME rejected=NAME, or prompt=NAME response_a=NAME response_b=NAME winner=NAME where a "
+        f"column names the better of two; or use one of the formats\n{catalogue(kinds)}{hint}"
     )
 
 

@@ -74,7 +74,7 @@ FORMATS: list[tuple[str, dict[str, Any], Candidates]] = [
     (
         "query-chosen-rejected",
         {"query": "A fruit?", "chosen": " Apple", "rejected": "Axe"},
-        Candidates((u("A fruit?"),), ("Apple", "Axe")),
+        Candidates((u("A fruit?"),), (" Apple", "Axe")),
     ),
     (
         "query-chosen-rejected",
