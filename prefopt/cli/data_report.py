@@ -103,9 +103,9 @@ def _notes(file: FileReport) -> Iterable[str]:
         yield f"{file.labels['good']:,} answers labelled good, {file.labels['bad']:,} bad"
     if file.user_turns:
         yield f"{file.user_turns:,} prompts of bare text became user turns"
-    if file.load.unread:
-        names = ", ".join(f"{name} ({count:,})" for name, count in file.load.unread.most_common())
-        yield f"columns that are not read: {names}"
+    if file.load.other_splits:
+        yield f"other splits there, which are not read: {', '.join(file.load.other_splits)}"
+    yield from filter(None, (file.load.warning, file.load.remark))
 
 
 def _show_findings(file: FileReport, console: Console) -> None:

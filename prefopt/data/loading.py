@@ -17,10 +17,11 @@ from .adapters.rankings import UNORDERED
 from .adapters.turn_keys import unread_keys
 from .adapters.verdicts import Tie
 from .mapping import check_columns, mapped
+from .raw_rows import with_calls, without_nulls
 from .reading import Located, Source, read_rows
 from .records import TURN_EXTRAS, Candidates, DataError, Response, Turn
-from .report import LoadReport
-from .tokenised import is_tokenised
+from .report import LoadReport, odd_scores
+from .tokenised import BAD, is_tokenised
 from .tokenised import read as tokenised_rows
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def load(
     first, rest, report = _opened(source, reading)
     if adapter == "auto" and is_tokenised(first[0][1]):
         report.adapter = "token ids"
-        encoded = tokenised_rows(chain(first, rest), report)
+        encoded = tokenised_rows(chain(first, rest), report, purpose, reading.ties == "drop")
         _log(report, bool(encoded))
         return encoded, report
     records, used = _understood(first, rest, report, reading, purpose)
@@ -162,9 +163,10 @@ def load(
 
 
 def _log(report: LoadReport, kept: bool) -> None:
-    level = logging.WARNING if report.needs_attention else logging.INFO
+    usual = logging.WARNING if report.needs_attention else logging.INFO
+    levels = {report.warning: logging.WARNING, report.remark: logging.INFO}
     for line in report.lines():
-        log.log(level, "%s", line)
+        log.log(levels.get(line, usual), "%s", line)
     if not kept:
         raise DataError("no row could be used\n" + "\n".join(report.lines()))
 
@@ -184,7 +186,7 @@ def _opened(source: Source, reading: Reading) -> tuple[list[Located], Iterator[L
     rows = read_rows(source, reading.split, report)
     if reading.columns:
         rows = mapped(rows, reading.columns, report)
-    rows = ((origin, _without_nulls(row)) for origin, row in rows)
+    rows = ((origin, with_calls(without_nulls(row))) for origin, row in rows)
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))
@@ -237,9 +239,9 @@ def _adapted(
             continue
         except DataError as error:
             raise DataError(f"{origin}: {error}") from error
-        report.unread.update(row.unread())
+        report.leave_out(row, row.unread(), adapter.left_out)
         report.unread.update(unread_keys(row))
-        if (note := _odd_scores(candidates, adapter.kind)) is not None:
+        if (note := odd_scores(candidates.scores if adapter.kind == "pair" else None)) is not None:
             if drop_ties:
                 report.drop(note, origin)
                 continue
@@ -255,22 +257,9 @@ def _check_purpose(candidates: Candidates, kind: str, purpose: str) -> None:
     if purpose != "sft":
         return
     if candidates.label is False:
-        raise Drop("the answer is labelled as a bad one")
+        raise Drop(BAD)
     if kind == "list" and candidates.scores is None:
         raise Drop(UNORDERED)
-
-
-def _odd_scores(candidates: Candidates, kind: str) -> str | None:
-    """What is odd about the scores of a pair."""
-    if kind != "pair" or candidates.scores is None or candidates.scores[0] > candidates.scores[1]:
-        return None
-    same = candidates.scores[0] == candidates.scores[1]
-    return "chosen and rejected have the same score" if same else "rejected has a higher score than chosen"
-
-
-def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """The row less its nulls: a table has a column for every field that any row had."""
-    return row if None not in row.values() else {name: value for name, value in row.items() if value is not None}
 
 
 def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
@@ -291,7 +280,8 @@ def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
     keys = ", ".join(f"{name} ({type(value).__name__})" for name, value in rows[0].items())
     raise DataError(
         f"{sample[0][0]}: no adapter knows rows with the fields {keys}. Say what they are by `columns`, such as "
-        f"prompt=NAME chosen=NAME rejected=NAME, or use one of the formats\n{catalogue(kinds)}{hint}"
+        "prompt=NAME chosen=NAME rejected=NAME, or prompt=NAME response_a=NAME response_b=NAME winner=NAME where a "
+        f"column names the better of two; or use one of the formats\n{catalogue(kinds)}{hint}"
     )
 
 

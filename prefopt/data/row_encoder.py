@@ -79,6 +79,7 @@ class Encoder:
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        self.renderer.prepare((row["prompt"], _tails(row)) for row in rows)
         rendered = [self.render(row, number) for row, number in zip(rows, indices, strict=True)]
         pieces = [self._pieces(row["prompt"], texts) for row, texts in zip(rows, rendered, strict=True)]
         ids = iter(continuations(self.special_tokens, (piece for row in pieces for piece in row)))

@@ -58,6 +58,13 @@ class Data:
     choices: tuple[str, ...] = ()
     train_rows: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.text_prompts not in ("verbatim", "user"):
+            raise PlanError(
+                f"data: text_prompts is {self.text_prompts!r}; give `user` (the user's turn, as in training where the "
+                "model has a chat template) or `verbatim`: rows are read before any model is loaded"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:

@@ -24,6 +24,7 @@ functions. A function without `register` serves there too, see `outside.py`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from textwrap import fill
 from typing import Any
 
 from ...utils.names import did_you_mean
@@ -87,6 +88,11 @@ class Adapter:
     def comes_with_prefopt(self) -> bool:
         """Whether it is one of ours, rather than a user's."""
         return str(getattr(self.read, "__module__", "")).startswith(f"{__package__}.")
+
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """The names of columns that are known not to be read."""
+        return frozenset(self.unread.split(", "))
 
     def __call__(self, row: Row) -> Candidates:
         """The checked meaning of a row.
@@ -165,8 +171,12 @@ def register(
 
 
 def catalogue(kinds: frozenset[str] = frozenset(KINDS)) -> str:
-    """The known adapters of these kinds, one a line, for error messages."""
-    return "\n".join(f"  {a.name:<22} {a.fields}" for a in REGISTRY.values() if a.kind in kinds)
+    """The known adapters of these kinds, for error messages: each begins a line, and none is longer than 80 columns."""
+    return "\n".join(
+        fill(f"{adapter.name:<22} {adapter.fields}", 80, initial_indent="  ", subsequent_indent=" " * 25)
+        for adapter in REGISTRY.values()
+        if adapter.kind in kinds
+    )
 
 
 def by_name(name: str) -> Adapter:

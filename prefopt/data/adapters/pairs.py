@@ -118,7 +118,7 @@ def read_query(row: Row) -> Candidates:
         raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
     if prompt.turns[0].role == "text":  # asked for by name
         prompt = Prompt((Turn("user", prompt.turns[0].content.strip()),))
-    return pair(Prompt(prompt.turns, prompt.repairs), *_sides(row))
+    return pair(replace(prompt, verbatim=False), *_sides(row))
 
 
 @register(
@@ -140,7 +140,8 @@ def _is_texts(value: object) -> bool:
 def _alternating(said: list[Any], name: str) -> list[Turn]:
     if not _is_texts(said):
         raise Drop(f"field {name!r}: expected a list of texts")
-    return [Turn(("user", "assistant")[number % 2], part.strip()) for number, part in enumerate(said)]
+    roles = (("user", "assistant")[number % 2] for number in range(len(said)))
+    return [Turn(role, part if role == "assistant" else part.strip()) for role, part in zip(roles, said, strict=True)]
 
 
 def _is_answer(value: object) -> bool:

@@ -30,16 +30,18 @@ class Prompt:
         repairs: what had to be mended.
         verbatim: whether the answers belong to it as they came, with the space around them.
         closing: what its transcript writes after an answer, which is no part of it.
+        transcript: whether it is one text of several speakers; the space around an answer is of the text, then.
     """
 
     turns: tuple[Turn, ...]
     repairs: tuple[str, ...] = ()
     verbatim: bool = False
     closing: str = ""
+    transcript: bool = False
 
     def answer(self, text: str) -> str:
-        """An answer in this transcript less the space around it and what closes it."""
-        return text.strip().removesuffix(self.closing).strip()
+        """An answer as it came; in a transcript less the space around it and what closes it."""
+        return text.strip().removesuffix(self.closing).strip() if self.transcript else text
 
 
 def prompt_of(row: Row, names: Sequence[str] = QUESTIONS, *, alone: bool = False) -> Prompt | None:
@@ -110,9 +112,9 @@ def _of_object(value: Mapping[str, Any], name: str) -> Any:
 def of_text(value: str, *, verbatim: bool) -> Prompt:
     """A prompt in text: the turns of a transcript or of ChatML, else bare text or a user's turn."""
     if turns := chatml_turns(value):
-        return Prompt(tuple(turns), closing=_CHATML_END)
+        return Prompt(tuple(turns), closing=_CHATML_END, transcript=True)
     if (tagged := tagged_prompt(value)) is not None:
-        return Prompt(*tagged)
+        return Prompt(*tagged, transcript=True)
     return Prompt((Turn("text", value),), verbatim=True) if verbatim else Prompt((Turn("user", value.strip()),))
 
 

@@ -49,7 +49,7 @@ def several(row: Row, column: str, prompt: Prompt) -> Candidates:
     repairs = ("empty response removed from the list",) if len(kept) < len(responses) else ()
     return Candidates(
         tuple(Turn("user", turn.content.strip()) if turn.role == "text" else turn for turn in prompt.turns),
-        tuple(responses[k].strip() for k in kept),
+        tuple(prompt.answer(responses[k]) for k in kept),
         tuple(scores[k] for k in kept) if scores else None,
         finished=tuple(finished[k] for k in kept) if finished else None,
         sampled_ids=tuple(ids[0][k] for k in kept) if ids else None,

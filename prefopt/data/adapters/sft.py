@@ -61,7 +61,7 @@ def _unmarked(turn: Turn) -> Turn:
 def read_hc3(row: Row) -> Candidates:
     """The first of ChatGPT's answers, or else of the people's; the others are not used. A text is one answer."""
     answer = next((each for name in ("chatgpt_answers", "human_answers") for each in _texts(row, name)), "")
-    return Candidates((Turn("user", text(row, "question").strip()),), (answer.strip(),))
+    return Candidates((Turn("user", text(row, "question").strip()),), (answer,))
 
 
 def _texts(row: Row, name: str) -> list[str]:
@@ -82,7 +82,7 @@ def _texts(row: Row, name: str) -> list[str]:
     source="https://huggingface.co/datasets/wangrui6/Zhihu-KOL",
 )
 def read_zhihu(row: Row) -> Candidates:
-    return Candidates((Turn("user", text(row, "INSTRUCTION").strip()),), (text(row, "RESPONSE").strip(),))
+    return Candidates((Turn("user", text(row, "INSTRUCTION").strip()),), (text(row, "RESPONSE"),))
 
 
 @register(
@@ -93,7 +93,7 @@ def read_zhihu(row: Row) -> Candidates:
     source="https://github.com/tatsu-lab/stanford_alpaca",
 )
 def read_alpaca(row: Row) -> Candidates:
-    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output").strip(),))
+    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output"),))
 
 
 def _answer_name(row: Row) -> str | None:
@@ -171,7 +171,8 @@ def read_query_response(row: Row) -> Candidates:
     if prompt is None:
         raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
     turns = tuple(Turn("user", t.content.strip()) if t.role == "text" else t for t in prompt.turns)
-    return Candidates(turns, (text(row, first_key(row, ANSWERS) or ANSWERS[0]).strip(),), repairs=prompt.repairs)
+    answer = prompt.answer(text(row, first_key(row, ANSWERS) or ANSWERS[0]))
+    return Candidates(turns, (answer,), repairs=prompt.repairs)
 
 
 def _is_labelled(row: Row) -> bool:
