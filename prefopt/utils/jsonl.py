@@ -60,15 +60,15 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def append(path: Path, records: Iterable[Record]) -> None:
-    """Add records at the end, and return when they are on the disk. All are added or, on an error, none.
+def append(path: Path, records: Iterable[Record]) -> bytes:
+    """Add records at the end, and return their lines when they are on the disk. All are added or, on an error, none.
 
     Raises:
         OSError: they could not be written, as on a full disk; the message names the file. What it held is intact.
     """
     data = b"".join(map(line_of, records))
     if not data:
-        return
+        return data
     try:
         new = not path.exists()
         files.make_folder(path.parent)
@@ -77,7 +77,8 @@ def append(path: Path, records: Iterable[Record]) -> None:
         if new:
             files.flush(path.parent)  # or a power cut could forget the file's name
     except OSError as error:
-        raise files.explained(error, path) from error
+        raise files.explained(error, path, len(data)) from error
+    return data
 
 
 def _append(descriptor: int, data: bytes, size: int) -> None:

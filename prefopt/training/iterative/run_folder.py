@@ -29,7 +29,11 @@ class RunFolder:
 
     def done(self, iterations: int) -> int:
         """How many iterations are done, of so many."""
-        whole = (number for number in range(iterations) if checkpoint.problem_with(self.policy(number)) is not None)
+        whole = (
+            number
+            for number in range(iterations)
+            if checkpoint.problem_with(self.policy(number), thorough=True) is not None
+        )
         return next(whole, iterations)
 
     def newest_checkpoint(self, number: int) -> str | None:

@@ -344,7 +344,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path, policy, tokeniz
     with pytest.raises(ValueError, match="holds a run already: pass resume_from_checkpoint=True"):
         trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs).train()
     other = trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs, temperature=0.5)
-    with pytest.raises(ValueError, match=r"belongs to another run: .*temperature was 1\.0, is 0\.5"):
+    with pytest.raises(ValueError, match=r"belongs to another run: .*temperature: 1\.0 -> 0\.5"):
         other.train(resume_from_checkpoint=True)
 
 
