@@ -7,6 +7,7 @@ A kill may leave a file longer than the index says, never shorter: what is behin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Ledger:
         yield from jsonl.read(path)
 
     def append(self, path: Path, records: Iterable[jsonl.Record]) -> None:
-        """Add records at the end, and return when they are on the disk, and known to the index.
+        """Add records at the end, and return when they are on the disk, and known to the index, as all before them are.
 
         Raises:
             DamagedFile: the file is not what was written.
@@ -48,20 +49,22 @@ class Ledger:
         """
         self._check(path)
         data = jsonl.append(path, records)
-        if not data:
+        size = jsonl.complete_size(path) if path.is_file() else 0
+        known = self._index()
+        if size == known.get(self._name(path), {"bytes": 0})["bytes"]:
             return
-        size = path.stat().st_size
-        hashed, hasher = self._hashed.get(path, (0, None))
+        hashed, hasher = self._hashed.pop(path, (0, None))
         if hasher is None or hashed != size - len(data):
             hasher = file_hasher(path, size - len(data))
         hasher.update(data)
-        self._hashed[path] = size, hasher
-        known = self._index()
-        count = known.get(self._name(path), {}).get("records")
-        new = data.count(b"\n")
-        count = sum(1 for _ in jsonl.read(path)) if count is None or hashed != size - len(data) else count + new
+        count = sum(1 for _ in jsonl.read(path))
         known[self._name(path)] = {"records": count, "bytes": size, "hash": hasher.hexdigest()}
-        files.replace(self.folder / INDEX, sealed({"files": dict(sorted(known.items()))}))
+        try:
+            files.replace(self.folder / INDEX, sealed({"files": dict(sorted(known.items()))}))
+        except OSError:
+            os.truncate(path, size - len(data))
+            raise
+        self._hashed[path] = size, hasher
 
     def check_present(self) -> None:
         """Make sure that all files that the index knows are there.

@@ -122,6 +122,8 @@ class Pool:
             ][scored:]
             on_first(partial(self._files.append, path, records))
             scored, new = 0, new + len(records)
+        if not new:
+            on_first(partial(self._files.append, path, []))  # a kill may have come before the index knew the last ones
         return new
 
     def _write_card(self, name: str, fingerprint: str) -> None:

@@ -117,6 +117,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
     raise Damaged(f"{MANIFEST} is damaged")
 
 
+def described(folder: Path) -> dict[str, Any]:
+    """What a complete checkpoint belongs to, as `publish` was told."""
+    return dict(_manifest(folder)["run"])
+
+
 def steps_of(run_dir: Path) -> list[int]:
     """Of the complete checkpoints, in their order."""
     return [_step(folder) for folder in numbered(run_dir) if problem_with(folder) is None]

@@ -73,7 +73,7 @@ def append(path: Path, records: Iterable[Record]) -> bytes:
         new = not path.exists()
         files.make_folder(path.parent)
         with path.open("ab", buffering=0) as file:
-            _append(file.fileno(), data, _complete_size(path))
+            _append(file.fileno(), data, complete_size(path))
         if new:
             files.flush(path.parent)  # or a power cut could forget the file's name
     except OSError as error:
@@ -93,7 +93,7 @@ def _append(descriptor: int, data: bytes, size: int) -> None:
         raise
 
 
-def _complete_size(path: Path) -> int:
+def complete_size(path: Path) -> int:
     """Bytes up to and with the last newline, looked for from the end."""
     size = end = path.stat().st_size
     with path.open("rb") as file:
