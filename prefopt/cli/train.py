@@ -18,8 +18,9 @@ from ..training.arguments import (
     get_quantization_config,
     loading,
 )
-from ..training.checkpoint import RUN, newest
+from ..training.checkpoint import newest
 from ..training.declarations import Declaration
+from ..training.output_folder import AUTO, contents, locked
 from .command import HELP_ALL, Command
 from .console import INTERRUPTED, is_first, set_up_logging
 from .help_page import Page
@@ -84,7 +85,11 @@ def _parser(trainer_type: Any, prog: str) -> TrlParser:
         "output_dir", "Folder for the model, the checkpoints and the metrics.", f"{prog.split()[-1]}-output"
     )
     more = " Where responses are sampled, true goes on with the run there." if iterates else ""
-    parser.describe("resume_from_checkpoint", f"A checkpoint, or true for the newest one in output_dir.{more}", None)
+    parser.describe(
+        "resume_from_checkpoint",
+        f"A checkpoint, true for the newest one in output_dir, or auto: that where there is one, else begin.{more}",
+        None,
+    )
     return parser
 
 
@@ -122,6 +127,11 @@ def build(trainer_type: Any, args: Any, model_args: ModelConfig, rows: Rows, sco
 
 
 def _train(trainer: Any, rows: Rows, resume: str | bool) -> int:
+    with locked(Path(str(trainer.args.output_dir))):  # until all is saved
+        return _trained(trainer, rows, resume)
+
+
+def _trained(trainer: Any, rows: Rows, resume: str | bool) -> int:
     try:
         metrics = trainer.train(resume_from_checkpoint=resume or None).metrics
     except KeyboardInterrupt:
@@ -142,36 +152,43 @@ def _train(trainer: Any, rows: Rows, resume: str | bool) -> int:
 
 
 def resumption(args: Any, iterates: bool) -> str | bool:
-    """What `resume_from_checkpoint` asks to go on with: a checkpoint's folder, True for a run of iterations, or False.
+    """What `resume_from_checkpoint` asks to go on with: a folder, True for the run in output_dir, "auto", or False.
 
     Raises:
-        ValueError: no such folder; or iterations, which have no one checkpoint, are to begin where some are already.
+        FileNotFoundError: nothing complete to go on with.
+        ValueError: no such folder; or a run is to begin where one is already.
     """
     asked, args.resume_from_checkpoint = args.resume_from_checkpoint, None
     wanted = (asked or "false").lower()
-    if iterates:
-        return _goes_on(args.output_dir, wanted)
+    if wanted == AUTO:
+        return AUTO
     if wanted in NO:
+        if not args.overwrite_output_dir:
+            _check_unused(Path(args.output_dir))
         return False
-    folder = newest(args.output_dir) if wanted in YES else Path(asked).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"--resume_from_checkpoint {folder}: no such folder")
-    return str(folder)
-
-
-def _goes_on(folder: str, wanted: str) -> bool:
-    """Whether a run that samples responses is to go on in its folder."""
-    if wanted not in (*YES, *NO):
+    if iterates and wanted not in YES:
         raise ValueError(
             f"--resume_from_checkpoint {wanted}: a run that samples responses goes on in its output_dir, say true"
         )
+    if iterates:
+        return True
+    if wanted in YES:
+        newest(args.output_dir, thorough=False)  # before a model is loaded; the trainer reads all of it
+        return True
+    if not Path(asked).expanduser().is_dir():
+        raise ValueError(f"--resume_from_checkpoint {Path(asked).expanduser()}: no such folder")
+    return str(Path(asked).expanduser())
+
+
+def _check_unused(folder: Path) -> None:
+    """Refuse, before a model is loaded, a folder that holds a run; the trainer looks again."""
     # The others may look when the first has begun.
-    if wanted in NO and is_first() and (Path(folder) / RUN).is_file():
+    if is_first() and (there := contents(folder)):
         raise ValueError(
-            f"--output_dir {folder} holds a run already: add --resume_from_checkpoint true to go on with it, or name "
-            "another folder"
+            f"--output_dir {folder} holds a run already: add --resume_from_checkpoint true to go on with it, or "
+            f"--overwrite_output_dir true to move it aside whole and begin anew, or name another folder. What is "
+            f"there: {there}"
         )
-    return wanted in YES
 
 
 def _interrupted(trainer: Any) -> int:

@@ -56,6 +56,15 @@ class PreferenceConfig(TrainingArguments):
         False, "Accepted for compatibility: a loss that is not finite is never hidden. See max_skipped_steps."
     )
 
+    overwrite_output_dir: bool = option(
+        False, "Begin a new run in an output_dir that holds one, which is moved aside whole, to output_dir.1 or so."
+    )
+    resume_with_changes: list[str] | None = option(
+        None,
+        "Go on with a run though these differ from what it was begun with: names such as learning_rate, as the message "
+        "has them that refuses it.",
+    )
+
     use_liger_kernel: bool = not_here("use_liger_kernel")
     label_smoothing_factor: float = not_here("label_smoothing_factor")
 

@@ -42,15 +42,14 @@ from ...utils.distributed import on_first
 from ...utils.fingerprint import fingerprint_of_values
 from .. import checkpoint
 from ..config import PreferenceConfig
-from ..identity import FORMAT, plain
+from ..content import settings_of
+from ..identity import FORMAT
 from .run_folder import Row, RunFolder
 
 logger = logging.getLogger(__name__)
 
 FREE = ("iterations", "sampling_batch_size")
 """Settings that may change when a run goes on: how far it goes, and what memory there is."""
-RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim", "max_length")
-"""Arguments of training that may not: all iterations train alike."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,8 @@ class IterationLoop:
         self._warn_of_cuts([length + new for length in self.prompts.lengths])
         if self.settings.temperatures:
             self._held_out_prompts()
-        on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume))
+        changes = self.args.resume_with_changes or ()
+        on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume, changes))
         done = on_first(partial(self.folder.done, self.settings.iterations))
         if done:
             logger.info("going on after iteration %d of %d", done, self.settings.iterations)
@@ -199,8 +199,15 @@ class IterationLoop:
         policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
         rows = {"distinct prompts": len(self.dataset.prompts), "prompts": fingerprint_of_values(answers)}
-        recipe = {name: plain(getattr(self.args, name)) for name in RECIPE}
-        return {"format": FORMAT, "objective": type(self.settings).__name__, **sampled, **policy, **rows, **recipe}
+        return {
+            **settings_of(self.args),
+            "format": FORMAT,
+            "objective": type(self.settings).__name__,
+            **sampled,
+            **policy,
+            **rows,
+            "scorer": self.scorer.fingerprint,
+        }
 
     def _load(self, number: int) -> None:
         self.training.load(str(self.folder.policy(number)))

@@ -61,7 +61,7 @@ class IterationSource(GeneratingSource):
     def _train_on(self, rows: Any, number: int, folder: Path, resume_from: str | None) -> TrainOutput:
         """A run on the rows of an iteration, with an optimizer and a schedule of its own."""
         args = copy.copy(self.host.args)
-        args.output_dir, args.seed = str(folder), args.seed + number
+        args.output_dir, args.seed, args.overwrite_output_dir = str(folder), args.seed + number, False
         # These are about iterations, not about the steps of one.
         args.eval_strategy, args.load_best_model_at_end, args.eval_on_start = "no", False, False
         if args.run_name:

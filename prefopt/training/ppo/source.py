@@ -26,6 +26,7 @@ from ...objectives.sampling_arguments import PLAIN
 from ...scoring.scorer import Scorer
 from ...utils.distributed import of_first, on_first, rank, world_size
 from .. import checkpoint
+from ..content import rows_hash
 from ..generating import GeneratingSource
 from ..source import Host, Train
 from .collapse import Alarm, alarm_of
@@ -278,8 +279,8 @@ class RolloutSource(GeneratingSource):
                 logs.pop(name, None)
 
     def description(self) -> dict[str, Any]:
-        """What scores the responses, of which a checkpoint's data is made."""
-        return {"scorer": self._scored_by}
+        """What scores the responses, of which a checkpoint's data is made, and what is mixed in."""
+        return {"scorer": self._scored_by, "demonstrations": rows_hash(self.demonstrations)}
 
     def metrics_of(self, evaluated: Evaluated) -> dict[str, float]:
         """With how far the policy has gone from the reference, and the reward less what that and cut responses cost.

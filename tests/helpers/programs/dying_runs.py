@@ -45,6 +45,11 @@ def at_the_parent(path: Path) -> None:
         die()
 
 
+def at_the_manifest(path: Path) -> None:
+    if path.name == checkpoint.MANIFEST:
+        die()
+
+
 def moment(trainer: PreferenceTrainer, name: str) -> Any:
     """The patch that kills the run at this moment of its second save."""
     where: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -52,7 +57,8 @@ def moment(trainer: PreferenceTrainer, name: str) -> Any:
         "after the model": ("transformers.Trainer._save_optimizer_and_scheduler", die),
         "after the optimizer": ("transformers.Trainer._save_rng_state", die),
         "before the manifest": ("prefopt.training.checkpoint.publish", die),
-        "after the manifest": ("prefopt.training.checkpoint.flush", die),
+        "while files are flushed": ("prefopt.training.checkpoint.flush", die),
+        "after the manifest": ("prefopt.training.checkpoint.flush", at_the_manifest),
         "before the rename": ("prefopt.training.checkpoint.os.replace", die),
         "after the rename": ("prefopt.training.checkpoint.flush", at_the_parent),
         "before rotation": ("prefopt.training.checkpoint.rotate", die),
@@ -78,6 +84,7 @@ MOMENTS = {
     "after the model": 2,
     "after the optimizer": 2,
     "before the manifest": 2,
+    "while files are flushed": 2,
     "after the manifest": 2,
     "before the rename": 2,
     "after the rename": 4,
