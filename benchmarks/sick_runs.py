@@ -318,7 +318,7 @@ FIXED = [
     Case("reward-by-format", only("format_cue"), reward, {"rows": by_format}),
     Case("reward-by-chance", only("at_chance"), reward, {"rows": by_chance, "num_train_epochs": 1}),
     Case("reward-constant", only("constant_scores"), reward, {"change": deaf}),
-    Case("reward-rate-10", only("scores_huge", "constant_scores"), reward, {"learning_rate": 10.0}),
+    Case("reward-rate-10", only("scores_huge", "constant_scores", REFUSED), reward, {"learning_rate": 10.0}),
     Case("ppo-constant", only("constant_scorer"), ppo, {"scorer": constant, "max_steps": 16}),
     Case(
         "ppo-shrinks",

@@ -75,6 +75,11 @@ def steps_skipped(run: Run) -> Figures | None:
     return {"skipped": skipped, "steps": run.steps} if skipped and skipped >= SKIPPED * run.steps else None
 
 
+def training_stopped(run: Run) -> Figures | None:
+    error = run.fact("stopped")
+    return {"error": error} if error else None
+
+
 def weights_broken(run: Run) -> Figures | None:
     names = run.fact("broken")
     return {"names": ", ".join(names[:NAMED]), "count": len(names)} if names else None
@@ -114,6 +119,6 @@ def _is_ppo(run: Run) -> bool:
 
 AT_START = (rate_zero,)
 CHECKS = (
-    *(loss_enormous, loss_flat, loss_zero, no_gradient, steps_skipped, weights_broken),
+    *(loss_enormous, loss_flat, loss_zero, no_gradient, steps_skipped, training_stopped, weights_broken),
     *(updates_lost, nothing_moved, overfitting),
 )

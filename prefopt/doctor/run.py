@@ -23,7 +23,8 @@ class Run:
         facts: what is known beside it. `objective`: its name and hyperparameters; `settings`: arguments of training;
             `rows`: what is seen of the rows (`RowFigures`); `first`: metrics of the very first step, before any
             update; `moved`: of each model the share of its weights that are others now; `dtype` of the trained
-            weights; `broken`: names of weights that are not finite; `collapse`: what PPO's own alarm says.
+            weights; `broken`: names of weights that are not finite; `stopped`: the error that ended
+            the run; `collapse`: what PPO's own alarm says.
         rollouts: of PPO, each rollout's metrics, and `score_spread`, the standard deviation of its scores.
         iterations: the reports of a run of iterations.
     """

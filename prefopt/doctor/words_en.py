@@ -56,6 +56,10 @@ TEXTS = {
         "{skipped:,.0f} of {steps:,} steps were skipped, as their gradient was NaN or infinite",
         "look at the rows that the log names, lower learning_rate, or train in float32 or bfloat16",
     ),
+    "training_stopped": (
+        "training stopped ({error})",
+        "what is in the folder is not trained to its end; lower learning_rate or mend the rows, and start anew",
+    ),
     "weights_broken": (
         "{count} of the trained weights hold numbers that are not finite: {names}",
         "this model is lost; go back to an earlier checkpoint, with a lower learning_rate",

@@ -62,6 +62,10 @@ TEXTS = {
         "{steps:,} 步中有 {skipped:,.0f} 步因梯度不是有限数而被跳过",
         "请查看日志中指出的行，调低 learning_rate，或改用 float32 或 bfloat16 训练",
     ),
+    "training_stopped": (
+        "训练中途停止（{error}）",
+        "文件夹里的模型没有训练完；请调低 learning_rate 或修正相应的行，然后重新开始",
+    ),
     "weights_broken": (
         "有 {count} 个训练的权重含有非有限数：{names}",
         "这个模型已经作废；请退回较早的检查点，并调低 learning_rate",

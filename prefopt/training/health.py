@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,16 @@ class Health:
             return
         self.facts["first"] = self.step.metrics.peek()
         self._write([])
+
+    @contextmanager
+    def watching(self, state: Callable[[], TrainerState]) -> Iterator[None]:
+        """Note why a run stopped whose gradients are not finite: its log would else be that of a killed one."""
+        try:
+            yield
+        except FloatingPointError as error:
+            self.facts["stopped"] = str(error)
+            self._write(state().log_history)
+            raise
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 

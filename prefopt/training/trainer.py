@@ -260,7 +260,8 @@ class PreferenceTrainer(Trainer):
         resumed = bool(resume_from_checkpoint)
         per_step = self.get_total_train_batch_size(self.args)
         self.health.begin(self.train_dataset, self.eval_dataset, per_step, resumed)
-        result = self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), resume_from_checkpoint)
+        with self.health.watching(lambda: self.state):
+            result = self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), resume_from_checkpoint)
         self.health.end(self.state)
         return result
 

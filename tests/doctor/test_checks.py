@@ -137,6 +137,7 @@ SICK = {
     "loss_zero": with_logs(DPO, loss=[0.69, 0.1, *[1e-6] * 8]),
     "no_gradient": with_logs(DPO, grad_norm=[5.0, *[0.0] * 9]),
     "steps_skipped": with_logs(DPO, skipped_steps=falling(0.0, 12.0)),
+    "training_stopped": with_facts(DPO, stopped="step 5: the gradient is not finite"),
     "weights_broken": with_facts(DPO, broken=["model.norm.weight"]),
     "updates_lost": with_facts(DPO, dtype="bfloat16", moved={"policy": 0.02}),
     "nothing_moved": with_facts(DPO, moved={"policy": 0.0, "critic": 1.0}),

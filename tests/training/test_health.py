@@ -107,6 +107,14 @@ def test_updates_lost_to_rounding_are_said(tmp_path: Path, tokenizer: Any, caplo
     assert text.startswith("only ") and "train in bfloat16, in which a step of 1e-07" in text
 
 
+def test_a_run_that_stopped_is_sick(tmp_path: Path, tokenizer: Any) -> None:
+    trainer = trainer_of(tmp_path, tokenizer, learning_rate=1e30, max_steps=8)
+    with pytest.raises(FloatingPointError):
+        trainer.train()
+    found = {sickness.name: sickness for sickness in diagnose(read_run(tmp_path / "run"))}
+    assert "the gradient is not finite" in found["training_stopped"].text("zh")
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 
