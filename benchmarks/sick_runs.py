@@ -127,7 +127,7 @@ class Case:
 
 
 def config(kind: Any, world: World, out: Path, defaults: dict[str, Any], given: dict[str, Any]) -> Any:
-    short = {"max_steps": 12, "logging_steps": 1, "per_device_train_batch_size": 4} if world.model else {}
+    short = {"max_steps": 8, "logging_steps": 1, "per_device_train_batch_size": 4} if world.model else {}
     return kind(output_dir=str(out), seed=world.seed, **{**QUIET, **defaults, **short, **given})
 
 

@@ -137,7 +137,8 @@ TEXTS = {
         "nothing can be learnt from it; try it by hand on a good and a bad response",
     ),
     "critic_learns_nothing": (
-        "after {rollouts:,} rollouts the critic explains {explained:.1%} of the variance of returns",
+        "in the second half of {rollouts:,} rollouts the critic explained at best {explained:.1%} of the variance of "
+        "returns",
         "advantages are then mostly noise; raise critic_learning_rate or critic_pretrain_steps, or start the critic "
         "from the reward model",
     ),

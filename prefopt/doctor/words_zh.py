@@ -135,7 +135,7 @@ TEXTS = {
         "从中学不到任何东西；请拿一条好回答和一条坏回答亲手试一试",
     ),
     "critic_learns_nothing": (
-        "经过 {rollouts:,} 轮采样，评论家只解释了回报方差的 {explained:.1%}",
+        "在 {rollouts:,} 轮采样的后一半里，评论家最多只解释了回报方差的 {explained:.1%}",
         "优势因此几乎全是噪声；请调大 critic_learning_rate 或 critic_pretrain_steps，或让评论家从奖励模型开始",
     ),
     "policy_never_learns": (
