@@ -151,7 +151,7 @@ SICK = {
     "collapse": with_facts(
         rollouts(), collapse={"first": 5, "last": 9, "signs": ["kl", "tail"], "words": "KL rose", "last_good": 4}
     ),
-    "answers_vanish": rollouts(lengths__response=1.0, objective__kl=1.0),
+    "answers_vanish": rollouts(lengths__response=1.0, objective__kl=0.4),
     "answers_endless": rollouts(val__num_eos_tokens=0.0),
     "kl_explodes": rollouts(objective__kl=90.0),
     "constant_scorer": rollouts(score_spread=0.0),
