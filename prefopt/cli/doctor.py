@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from .command import Command
 
@@ -25,7 +26,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     from ..training.run_files import runs_in
 
     words = SUMMARY[args.lang]
-    runs = [(name, run) for folder in args.folders for name, run in runs_in(folder)]
+    runs = [(_called(folder, name, args.folders), run) for folder in args.folders for name, run in runs_in(folder)]
     found = [(name, diagnose(run)) for name, run in runs]
     for name, sicknesses in found:
         for sickness in sicknesses:
@@ -36,6 +37,11 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     if len(found) > 1:
         print(words["count"].format(sick=sick, runs=len(found)))
     return 1 if sick else 0
+
+
+def _called(folder: str, name: str, folders: Sequence[str]) -> str:
+    """A run's name within the folder, with the folder's own where several are asked about."""
+    return name if len(folders) == 1 else str(Path(folder) / name)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

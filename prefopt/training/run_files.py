@@ -10,7 +10,7 @@ from typing import Any
 
 from ..doctor.run import Run
 from ..utils import jsonl
-from .checkpoint import MANIFEST, steps_of
+from .checkpoint import MANIFEST, RUN, steps_of
 from .ppo.collapse import Alarm, alarm_of
 from .ppo.log import FILE as ROLLOUTS
 from .ppo.log import Record, RolloutLog
@@ -77,7 +77,9 @@ def read_facts(folder: Path) -> Mapping[str, Any]:
 
 
 def _of_checkpoint(folder: Path) -> dict[str, Any]:
-    """The objective by the manifest of the newest checkpoint: older versions noted nothing else."""
+    """The objective by the record of a run of iterations or the newest checkpoint: older versions noted no more."""
+    if iterations := _json(folder / RUN):
+        return {"objective": {**iterations, "name": iterations.get("objective")}}
     for step in steps_of(folder)[-1:]:
         objective = (_json(folder / f"checkpoint-{step}" / MANIFEST).get("run") or {}).get("objective")
         return {"objective": objective} if isinstance(objective, Mapping) else {}

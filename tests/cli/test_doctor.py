@@ -48,6 +48,12 @@ def test_in_chinese(sick: Path, well: Path, capsys: pytest.CaptureFixture[str]) 
     assert (second, third) == ("well: 没有发现问题", "2 个运行中有 1 个存在问题")
 
 
+def test_runs_of_several_folders_have_their_names(sick: Path, well: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor", sick, well) == 1
+    names = [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [str(sick), str(well), "1 of 2 runs have something wrong with them"]
+
+
 def test_no_run_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no run: give an output_dir of training" in error_of(capsys, "doctor", tmp_path)
     assert "no such folder" in error_of(capsys, "doctor", tmp_path / "absent")
