@@ -18,6 +18,8 @@ from ..data.mapping import parsed_columns
 from ..data.records import DataError
 from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import MODES
+from ..utils.visible import visible_json
+from .console import said
 from .data_report import show
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         _complain(str(error), args.json)
         return UNREADABLE
     if args.json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2))
+        print(visible_json(json.dumps(report.to_dict(), ensure_ascii=False, indent=2)))
     else:
         show(report, Console())
     return report.exit_code
@@ -79,9 +81,9 @@ def _report_alone() -> Iterator[None]:
 
 def _complain(error: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"exit_code": UNREADABLE, "error": error}, ensure_ascii=False))
+        print(visible_json(json.dumps({"exit_code": UNREADABLE, "error": error}, ensure_ascii=False)))
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said(error)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

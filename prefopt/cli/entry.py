@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -9,8 +10,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
+from ..utils import secrets
 from ..utils.names import did_you_mean
 from ..utils.settings import unreadable
+from ..utils.visible import VisibleFormatter
 from .command import HELP, HELP_ALL, Command
 from .commands import all_commands
 from .console import INTERRUPTED, fail, show_warning
@@ -20,6 +23,9 @@ from .help_page import kept_page
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a check found something, 2 an error, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    secrets.remember_words(words)
+    if argv is None:
+        secrets.guard_streams()
     if not words or words[0] in HELP | {"help"}:
         print(overview())
         return 0 if words else 2
@@ -30,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = all_commands()
     if name not in commands:
         return fail("prefopt", f"unknown command {name!r}; {did_you_mean(name, commands, most=1) or _known(commands)}")
+    if logging.lastResort is not None:  # which shows warnings where a command sets up no log
+        logging.lastResort.setFormatter(VisibleFormatter())
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         return _guarded(commands[name], name, rest)

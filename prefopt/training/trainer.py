@@ -50,6 +50,7 @@ from .places import check_places
 from .reference_logps import ReferencePass
 from .source import eval_loader
 from .step import StepRunner
+from .unreadable import named
 
 logger = logging.getLogger(__name__)
 
@@ -425,6 +426,14 @@ class PreferenceTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.checkpoints.load(partial(super()._load_from_checkpoint, model=model), Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with named(checkpoint, "optimizer.*", "scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with named(checkpoint, "rng_state*.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         if not self.source.trusts_best:

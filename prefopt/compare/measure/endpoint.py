@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 from tqdm.auto import tqdm
 
-from ...utils import jsonl
+from ...utils import jsonl, secrets
 from ...utils.fingerprint import fingerprint_of_values
 from .judge_prompt import CHINESE, ENGLISH, SHOWN, Question, check_template, judge_prompt, parse_verdict
 from .row_results import RowResults
@@ -90,6 +90,7 @@ class Endpoint:
         if not re.fullmatch(r"[!-~]+", key):
             state = "holds spaces or characters that no key has" if key else "is not set or empty"
             raise ValueError(f"key_env: the environment variable {self.key_env} {state}: put the endpoint's key there")
+        secrets.remember_value(key)
         return key
 
 

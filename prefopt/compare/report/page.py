@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...utils import files
+from ...utils.visible import visible_parts
 from . import tables
 from .findings import Findings
 from .metrics import METRICS
@@ -53,7 +54,7 @@ def write_page(findings: Findings, folder: Path, figures: Figures, lang: str = "
         ValueError: no such language.
         KeyError: a figure, warning or metric that there is no text for.
     """
-    words = Words(lang)
+    words, findings = Words(lang), visible_parts(findings)
     style, script = (Markup((HERE / name).read_text("utf-8")) for name in ("page.css", "page.js"))
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -18,9 +18,10 @@ from typing import Any
 from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
-from ...utils import jsonl
+from ...utils import jsonl, secrets
 from ...utils.extensions import is_named
 from ...utils.fingerprint import fingerprint_of_values
+from ...utils.visible import shown
 from ..measure import judge_from
 from ..plan import (
     BEST_OF_N,
@@ -97,7 +98,8 @@ class Task:
     def _digest(self) -> str:
         needs = {role: task._digest for role, task in self.needs.items() if role not in ORDER_ONLY}
         made_by = FORMAT_1 if FORMATS[self.kind] == 1 else FORMATS[self.kind]
-        return fingerprint_of_values([self.kind, self.seed, self.inputs, needs, made_by])
+        inputs = secrets.without_named(self.inputs)  # another token makes no other result
+        return fingerprint_of_values([self.kind, self.seed, inputs, needs, made_by])
 
     @property
     def label(self) -> str:
@@ -213,7 +215,7 @@ class Tasks:
         budget = None if self.plan.budget is None else asdict(self.plan.budget)
         curve = {name: getattr(self.plan.evaluation, name) for name in CURVE}
         how = {"method": spec.method, "settings": dict(spec.settings), "training": dict(self.plan.training)}
-        how["stands for"] = {name: _text(value, spec.name) for name, value in spec.arguments.items()}
+        how["stands for"] = stands_for(spec)
         code = spec.source_fingerprint
         return {**self._models, **self._scorer, **how, "source": code, "curve": curve, "budget": budget}
 
@@ -271,8 +273,17 @@ class Tasks:
         return {name: value for name, value in self.plan.training.items() if name in known}
 
 
+def stands_for(spec: MethodSpec) -> dict[str, str]:
+    """The arguments of the method's training, as texts."""
+    if spec.recorded is not None:
+        return dict(spec.recorded["stands for"])
+    return {name: _text(value, spec.name) for name, value in spec.arguments.items()}
+
+
 def shares_reference(spec: MethodSpec) -> bool:
     """Whether the method needs the frozen starting policy's log-probs of the plan's pairs, and of no other rows."""
+    if spec.recorded is not None:
+        return bool(spec.recorded["shares_reference"])
     if not spec.trains or spec.generates or spec.trainer is not DPOTrainer:
         return False
     needs = objective_of(spec).needs
@@ -326,7 +337,8 @@ def _text(value: Any, method: str) -> str:
     try:
         json.dumps(value)
     except TypeError as error:
-        raise PlanError(f"methods: {method}: {value!r} is no plain value, so nothing tells when it changes") from error
+        what = f"{shown(value)} is no plain value, so nothing tells when it changes"
+        raise PlanError(f"methods: {method}: {what}") from error
     return str(value)
 
 

@@ -15,7 +15,8 @@ from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
 
-from ...utils import jsonl
+from ...utils import jsonl, secrets
+from ...utils.visible import VisibleFormatter
 from .tasks import DONE, FAILED, Task
 
 LOG = "log.txt"
@@ -31,6 +32,7 @@ def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    secrets.guard_streams()
     import torch
     from datasets import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar
@@ -38,7 +40,9 @@ def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
     torch.set_num_threads(threads)
     disable_progress_bars()
     disable_progress_bar()
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("prefopt").setLevel(logging.INFO)
 
 
@@ -55,6 +59,7 @@ def run_task(task: Task, out: Path) -> bool:
     from .task_context import TaskContext
     from .task_functions import TASK_FUNCTIONS
 
+    secrets.remember(task.inputs)
     context, began = TaskContext(task, out), time.monotonic()
     _clear(context.folder, keep=task.kind == "train")
     try:
@@ -76,7 +81,7 @@ def versions() -> dict[str, str]:
 def fail(task: Task, out: Path, reason: str, details: str = "") -> bool:
     """Write down why a task failed; returns False, which is whether it is done."""
     first = reason.strip().splitlines()[0] if reason.strip() else "no reason was given"
-    jsonl.replace(task.folder(out) / FAILED, [{"reason": first, "details": details}])
+    jsonl.replace(task.folder(out) / FAILED, [secrets.without_secrets({"reason": first, "details": details})])
     return False
 
 
