@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.visible import visible
 from .command import Command
 
 ABOUT = """\
@@ -30,9 +31,9 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     found = [(name, diagnose(run)) for name, run in runs]
     for name, sicknesses in found:
         for sickness in sicknesses:
-            print(f"{name}: {sickness.name}: {sickness.text(args.lang)}")
+            print(visible(f"{name}: {sickness.name}: {sickness.text(args.lang)}"))
         if not sicknesses:
-            print(f"{name}: {words['healthy']}")
+            print(visible(f"{name}: {words['healthy']}"))
     sick = sum(bool(sicknesses) for _, sicknesses in found)
     if len(found) > 1:
         print(words["count"].format(sick=sick, runs=len(found)))
