@@ -143,6 +143,7 @@ def _trained(trainer: Any, rows: Rows, resume: str | bool) -> int:
         evaluated = trainer.evaluate()
         trainer.save_metrics("eval", evaluated)
         metrics |= evaluated
+        trainer.health.examine(trainer.state)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():

@@ -5,6 +5,7 @@ Each override hands over to one of the objects that a trainer has, which is wher
     step         what a step computes: losses as sums with units, a frozen reference, steps that are not finite
     batching     which rows form a batch
     source       where rows come from: they are there, are generated in iterations, or are PPO's rollouts
+    health       what is noted of the run for the doctor, and said of it at its start and end
     trained      what is optimized and saved: one model, or a policy and its critic
     checkpoints  what is written, whole or absent, and which run it belongs to
 """
@@ -45,6 +46,7 @@ from .config import PreferenceConfig
 from .dataloaders import Batching
 from .evaluation import Evaluation
 from .given_rows import given_rows, purpose_of
+from .health import Health, check_weights
 from .metrics import MetricsAccumulator
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
@@ -177,11 +179,13 @@ class PreferenceTrainer(Trainer):
         self.source = source_for(self, built)
         self._check_spread_lengths()
         self._to_device(built)
+        self._check_weights(built)
         check = self._watch_reference()
         self.checkpoints = Checkpoints(
             args, self.trained, self.step, built.tokenizer, check, self._own_rows, lambda: self.source.description()
         )
         self._precompute_reference()
+        self.health = Health(args, self.step, lambda: self.model, built.tokenizer)
 
     @property
     def reference(self) -> Reference | None:
@@ -221,6 +225,19 @@ class PreferenceTrainer(Trainer):
         if isinstance(built.reference, PolicyBeforeTraining):
             self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
 
+    def _check_weights(self, built: Built) -> None:
+        """Refuse a model that is broken as it was loaded.
+
+        Raises:
+            ValueError: some of its weights are not finite.
+        """
+        models = {"the model": self.model}
+        if isinstance(built.reference, FrozenModel):
+            models["the reference"] = built.reference.model
+        models |= {f"the scorer {scorer.name!r}": scorer.model for scorer in reward_models(built.scorer)}
+        for what, model in models.items():
+            check_weights(what, model)
+
     def _watch_reference(self) -> str | None:
         """Let the reference follow the policy, if asked for; else a check of its weights, None where there is none."""
         args, reference = self.args, self.reference
@@ -251,8 +268,13 @@ class PreferenceTrainer(Trainer):
             ValueError: the checkpoint, or what is in `output_dir`, belongs to another run; another program writes
                 there; or the objective cannot be trained on these rows by these arguments.
         """
+        per_step = self.get_total_train_batch_size(self.args)
         with self.checkpoints.claimed(resume_from_checkpoint) as wanted:
-            return self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), wanted)
+            self.health.begin(self.train_dataset, self.eval_dataset, per_step, bool(wanted))
+            with self.health.watching(lambda: self.state):
+                result = self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), wanted)
+            self.health.end(self.state)
+        return result
 
     def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
         folder = self.checkpoints.to_resume(resume_from)
@@ -290,6 +312,7 @@ class PreferenceTrainer(Trainer):
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         epochs, batches_to_skip = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)  # a checkpoint's state brings when its run was to log and save
+        self.health.go_on_from(self.state.global_step)
         begun = self.source.begun(batches_to_skip)
         if not ended(self.state):
             return epochs, begun
@@ -408,6 +431,7 @@ class PreferenceTrainer(Trainer):
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self.health.stepped(self.state.global_step)
         self.source.before_saving()
         super()._maybe_log_save_evaluate(*args, **kwargs)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from ...candidates.dataset_answers import DatasetAnswers
 from ...candidates.generate import Origin, generate_into
 from ...candidates.pool import Pool
 from ...candidates.report import Report, best_iteration, report_of, summary_of
-from ...candidates.selection import by_prompt, rows_for
+from ...candidates.selection import by_prompt, left_out, rows_for
 from ...candidates.temperature_search import search_temperatures
 from ...data.records import DataError, Messages
 from ...generation.prompts import EncodedPrompts, encode_prompts
@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 FREE = ("iterations", "sampling_batch_size")
 """Settings that may change when a run goes on: how far it goes, and what memory there is."""
+FEWEST = 0.1
+"""Of the prompts, those with a response to select: less is the few questions that have short answers."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,11 @@ class IterationLoop:
         """The rows to train on, which are on disk, and what they were selected from."""
         groups = by_prompt(self.pool.scored(self.scorer), prior_top_n=self.settings.prior_top_n)
         rows = rows_for(self.objective.offline.responses, groups, self.settings.score_threshold)
-        if not rows:
-            raise DataError(self._nothing(number))
+        left = left_out(self.pool.candidates())
+        if len(groups) < FEWEST * left["prompts"] or not rows:
+            raise DataError(self._too_few(number, len(rows), left))
         on_first(partial(self.folder.keep_rows, number, rows))
-        return rows, {**report_of(self.pool, self.scorer, number, groups), "rows": len(rows)}
+        return rows, {**report_of(self.pool, self.scorer, number, groups), "rows": len(rows), "left_out": left}
 
     def train(self, number: int, rows: list[Row]) -> TrainOutput:
         """A run on these rows from the base model, or from the last policy; or what a kill left of it."""
@@ -242,16 +245,17 @@ class IterationLoop:
         parts = self.held_out.values() if isinstance(self.held_out, dict) else [self.held_out]
         return DatasetAnswers(row for part in parts for row in part).prompts
 
-    def _nothing(self, number: int) -> str:
-        candidates = list(self.pool.candidates())
-        cut = sum(not candidate.finished for candidate in candidates)
-        blank = sum(not candidate.response.strip() for candidate in candidates)
+    def _too_few(self, number: int, rows: int, left: Mapping[str, int]) -> str:
         wanted = "two that differ" if self.objective.offline.responses != 1 else "one"
         least = self.settings.score_threshold
+        found = "no row" if not rows else f"only {rows} row{'s' * (rows > 1)}"
         return (
-            f"iteration {number}: no row to train on from {len(candidates)} candidates, of which {cut} were cut off at "
-            f"max_new_tokens={self.settings.max_new_tokens} and {blank} say nothing: a prompt needs {wanted}"
+            f"iteration {number}: {found} to train on from {left['candidates']} candidates, to {left['prompts']} "
+            f"prompts, of which {left['cut']} were cut off at max_new_tokens={self.settings.max_new_tokens} and "
+            f"{left['blank']} say nothing: a prompt needs {wanted}"
             + ("" if least is None else f", the best with a score of at least score_threshold={least}")
+            + f", and a policy is not trained on less than {FEWEST:.0%} of the prompts: raise max_new_tokens, or start "
+            "from a policy that ends its responses"
         )
 
     def _result(self, seconds: float) -> TrainOutput:

@@ -160,10 +160,12 @@ class RolloutSource(GeneratingSource):
                 f"{name}={getattr(args, name)} ends within a rollout, from which {per_rollout} steps are learnt: take "
                 f"max_steps={near or per_rollout} or {near + per_rollout}"
             )
-        alone = self.objective.critic_pretrain_steps
-        if alone > steps / 2:
+        wanted, alone = self.objective.critic_pretrain_steps, self.objective.critic_alone(steps)
+        if alone < wanted:
             logger.warning(
-                "critic_pretrain_steps=%d of %d steps: the policy learns from half of them at least", alone, steps
+                "critic_pretrain_steps=%d is more than half of %d steps: the critic learns alone in %d of them "
+                "at most, whole rollouts of %d steps, and the policy in %d at least",
+                *(wanted, steps, alone, per_rollout, steps - alone),
             )
 
     def train_loader(self) -> Any:

@@ -444,7 +444,9 @@ def test_a_scorer_that_fails_loses_nothing(tmp_path, tokenizer, pairs) -> None:
 
 def test_nothing_to_select_is_an_error_that_says_why(tmp_path, tokenizer, pairs) -> None:
     args = config(tmp_path, iterations=1, max_new_tokens=1)
-    with pytest.raises(ValueError, match=r"no row to train on from \d+ candidates, of which \d+ were cut off"):
+    with pytest.raises(
+        ValueError, match=r"no row to train on from \d+ candidates, to \d+ prompts, of which \d+ were cut off"
+    ):
         RejectionSamplingTrainer(
             untrained(tokenizer), args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels
         ).train()
