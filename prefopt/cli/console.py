@@ -7,8 +7,6 @@ import os
 import sys
 import warnings
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
 
 def is_first() -> bool:
     """Whether this is the one of several processes that speaks."""

@@ -35,12 +35,15 @@ from ..models.weights import spot_check
 from ..models.wrappers import unwrap
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
+from ..utils.signals import listener, listening
 from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
 from .checkpointing import Checkpoints
 from .config import PreferenceConfig
 from .dataloaders import Batching
 from .evaluation import Evaluation
 from .given_rows import given_rows, purpose_of
+from .interruption import asked_by_any, told
+from .launch import check_launch, check_saving
 from .metrics import MetricsAccumulator
 from .nonfinite import NonFiniteGuard
 from .parts import source_for, trained_by
@@ -126,6 +129,7 @@ class PreferenceTrainer(Trainer):
         if args.n_gpu > 1:
             logger.warning("one process uses one GPU: launch with torchrun to use all %d", args.n_gpu)
             args._n_gpu = 1  # Trainer would split batches with DataParallel, which cannot split a loss with units
+        check_launch(args)
         objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(
@@ -159,6 +163,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        check_saving(self.accelerator)
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
         guard = NonFiniteGuard(args.max_skipped_steps)
@@ -166,6 +171,8 @@ class PreferenceTrainer(Trainer):
         self.trained = trained_by(lambda: self.model, args, self.step)
         note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
         self.source = source_for(self, built)
+        self._saved_at: int | None = None
+        """The step of the last checkpoint of this call of train()."""
         self._check_spread_lengths()
         self._to_device(built)
         check = self._watch_reference()
@@ -235,16 +242,25 @@ class PreferenceTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; `True` resumes from the newest checkpoint that is complete, or goes on with the iterations.
 
+        SIGTERM, SIGHUP and Ctrl-C end it with a checkpoint of the step that they come in, see `signal_grace`.
+
         Raises:
+            Interrupted: a signal has ended it; Ctrl-C's is a KeyboardInterrupt too.
             FileNotFoundError: nothing complete to resume from.
             ValueError: the checkpoint, or what is in `output_dir`, belongs to another run; or the objective cannot be
                 trained on these rows by these arguments.
         """
-        return self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), resume_from_checkpoint)
+        with (
+            listening(self.args.signal_grace, lambda ending: logger.warning("%s", ending)),
+            told(lambda: self.source.standing()),
+            listener().deferred(),
+        ):
+            return self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), resume_from_checkpoint)
 
     def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
         folder = self.checkpoints.to_resume(resume_from, self._rows)
         self.step.guard.start()
+        self._saved_at = None
         return super().train(folder, *args, **kwargs)
 
     @property
@@ -382,8 +398,11 @@ class PreferenceTrainer(Trainer):
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if asked := asked_by_any(self.accelerator):
+            self.control.should_save |= self._saved_at != self.state.global_step
         self.source.before_saving()
         super()._maybe_log_save_evaluate(*args, **kwargs)
+        listener().check(asked and self._saved_at == self.state.global_step)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self.checkpoints.output_dir(super()._get_output_dir(trial))
@@ -391,6 +410,7 @@ class PreferenceTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir, save = Path(self._get_output_dir(trial)), partial(super()._save_checkpoint, model, trial)
         self.checkpoints.write(save, run_dir, self.state, self._rows)
+        self._saved_at = self.state.global_step
         self.source.saved()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

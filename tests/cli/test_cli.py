@@ -367,7 +367,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         patch.setattr(prefopt.SFTTrainer, "training_step", pressed)
         assert run(*command) == 130
     said = capsys.readouterr().err
-    assert "Interrupted after step 3 of 4." in said
+    assert "Interrupted by Ctrl-C after step 3 of 4." in said
     assert f"Newest checkpoint: {tmp_path / 'checkpoint-2'}" in said
     assert "--resume_from_checkpoint true" in said
     assert run(*command, "--resume_from_checkpoint", "true") == 0
