@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ...training.trainers import RewardConfig, SFTConfig
 from ...utils import files
+from ...utils.signals import GRACE, Interrupted, interrupted, listening, name_of
 from ..measure import Endpoint, judge_from
 from ..plan import Plan, PlanError, built, plan_from, read_plan
 from ..report import Findings, findings_of, write_report
@@ -39,6 +40,7 @@ def compare(
     lang: str = "en",
     keep_going: bool = False,
     report_only: bool = False,
+    signal_grace: float = GRACE,
     console: Console | None = None,
 ) -> Findings:
     """Train every method of a plan with every seed, evaluate all alike, and write the report.
@@ -52,8 +54,11 @@ def compare(
         lang: of the report: "en" or "zh".
         keep_going: leave out methods that there are not, instead of refusing the plan, and say so in the report.
         report_only: of what is done already.
+        signal_grace: on SIGTERM, SIGHUP and Ctrl-C trainings finish their step and save a checkpoint, within so many
+            seconds at most.
 
     Raises:
+        Interrupted: a signal has ended it; Ctrl-C's is a KeyboardInterrupt too.
         PlanError: the plan cannot be carried out; nothing was begun.
         ValueError: the data cannot be used.
     """
@@ -67,18 +72,37 @@ def compare(
     _check(plan, out)
     out.mkdir(parents=True, exist_ok=True)
     gpus = torch.cuda.device_count()
-    with _locked(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
+    with (
+        _interruptible(out, signal_grace),
+        _locked(out),
+        Progress(console or Console(), out, jobs or max(1, gpus)) as progress,
+    ):
         _write_plan(plan, out)
-        schedule = Schedule(out, jobs or max(1, gpus), progress, gpus)
+        schedule = Schedule(out, jobs or max(1, gpus), progress, gpus, signal_grace)
         if tried and not report_only:
             schedule.run([trial.task for trial in tried])
         chosen = choose_best(plan, tried, out)
         collected = CollectedResults(chosen, Tasks(chosen), out, tried, notes)
         if not report_only:
             schedule.run(collected.all_tasks())
-    findings = findings_of(collected.experiment(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])))
-    write_report(findings, out / "report", lang)
+        findings = findings_of(collected.experiment(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])))
+        write_report(findings, out / "report", lang)
     return findings
+
+
+@contextmanager
+def _interruptible(out: Path, grace: float) -> Iterator[None]:
+    """Let a signal end the comparison, and say how to go on.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    with listening(grace, lambda ending: logger.warning("%s", ending)):
+        try:
+            yield
+        except Interrupted as ending:
+            text = f"Interrupted by {name_of(ending.signum)}. What is done stays in {out}: to go on, do the same again"
+            raise interrupted(ending.signum, text) from None
 
 
 def _check(plan: Plan, out: Path) -> None:
