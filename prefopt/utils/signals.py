@@ -123,6 +123,8 @@ class _Installed:
 
     def __init__(self, listener: Listener):
         self.listener = listener
+        self.mask: set[int] | None = None
+        """What was blocked before a fork that is under way."""
         self.before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) in DEFAULT}
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
@@ -233,12 +235,25 @@ def say(text: str) -> None:
                 os.dup2(nothing.fileno(), stream)
 
 
-def _forked() -> None:
+def _before_fork() -> None:
+    """Hold signals back until the new process has its own handlers: it shares the pipe by which the thread is told."""
+    if _active is not None and hasattr(signal, "pthread_sigmask"):
+        _active.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _after_fork() -> None:
+    if _active is not None and _active.mask is not None:
+        mask, _active.mask = _active.mask, None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _in_child() -> None:
     global _active
     if _active is not None:
         _active.remove_in_child()
+        _after_fork()
         _active = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefopt.utils.signals import listening
 from tests.helpers.processes import TIMEOUT_S
 
 EVENTS = frozenset(("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"))
@@ -97,7 +98,8 @@ class Attempt:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": run.ranks, "MASTER_PORT": port}
                 os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
             self._count(rank)
-            run.call(self.folder)
+            with listening():  # as a command does
+                run.call(self.folder)
             status = ENDED
         except SystemExit as ending:
             status = int(ending.code or 0)
@@ -170,6 +172,11 @@ def undisturbed(run: Run, folder: Path) -> Whole:
 def killed(run: Run, folder: Path, kill: Kill) -> list[int]:
     """The status of each process of a run that is killed, if it does not end before."""
     return Attempt(run, folder, kill).end()
+
+
+def last_word(folder: Path) -> str:
+    """What the first process said of the last interruption, if it had time to."""
+    return (folder / "log-0.txt").read_text("utf-8", "replace").rpartition("Interrupted by")[2]
 
 
 def finish(run: Run, folder: Path) -> None:

@@ -5,6 +5,7 @@ python -m tests.helpers.programs.killed_runs '{"folder": "kills", "methods": {"d
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -33,7 +34,7 @@ from prefopt.testbed.model import build_tokenizer
 from prefopt.training.checkpoint import problem_with
 from tests.helpers import iterations, ppo
 from tests.helpers.checkpoints import BASE, LORA
-from tests.helpers.kills import ENDED, Run, Whole, finish, killed, kills, undisturbed
+from tests.helpers.kills import ENDED, Run, Whole, finish, killed, kills, last_word, undisturbed
 from tests.helpers.models import tiny_llama, untrained
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
@@ -81,7 +82,7 @@ def offline(objective: Callable[[], Objective], k: int = 2, **changes: Any) -> C
         adapter, columns = given.pop("adapter", None), given.pop("columns", {})
         # Two ranks have half a step's rows each.
         each = 2 // int(os.environ.get("WORLD_SIZE", "1"))
-        args = {**BASE, "max_steps": 12, "per_device_train_batch_size": each, **given}
+        args = {**BASE, "max_steps": 8, "per_device_train_batch_size": each, **given}
         learnt, model = objective(), tiny_llama()
         rows = ragged_pairs(12, k=k, **columns)
         model = scorer_from_policy(model) if learnt.trains == "scorer" else model
@@ -141,7 +142,13 @@ RUNS = {
     "rrhf": Run(offline(RRHF, columns={"scores": lambda rng: [rng.random(), rng.random()]}), MODEL),
     "rejection-sampling": Run(
         in_iterations,
-        saved("model/*.safetensors", "run/pool/**/*.jsonl", "run/iter*/*.json*", "run/iter*/policy/*.safetensors"),
+        saved(
+            "model/*.safetensors",
+            "run/pool/**/*.jsonl",
+            "run/iter*/selection.jsonl",
+            "run/iter*/report.json",
+            "run/iter*/policy/*.safetensors",
+        ),
     ),
     "ppo-max": Run(on_policy, saved("model/**/*.safetensors", "model/losses.json", "run/rollouts.jsonl")),
     "compare": Run(comparison, compared),
@@ -160,7 +167,7 @@ def attempts(name: str, folder: Path, count: int, signum: int, rng: random.Rando
             statuses = killed(run, place, kill)
             if set(statuses) == {ENDED}:
                 break
-            struck.append({**vars(kill), "statuses": statuses, "steps": steps(place)})
+            struck.append({**vars(kill), "statuses": statuses, "steps": steps(place), "said": last_word(place)})
         caught += len(struck)
         finish(run, place)
         yield {"method": name, "kills": struck, "differs": differing(run, place, whole), "folder": str(place)}
@@ -193,4 +200,6 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     disable_progress_bars()
+    build_tokenizer()  # once for all
+    gc.freeze()  # trainers collect garbage when they begin, of which all imports are none
     main(**json.loads(sys.argv[1]))
