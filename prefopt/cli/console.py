@@ -11,7 +11,6 @@ from ..utils.visible import VisibleFormatter, bounded, visible
 
 LONGEST = 8000
 """Characters of the longest message: what a file holds must not drown what is wrong with it."""
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def is_first() -> bool:

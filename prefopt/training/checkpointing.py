@@ -199,7 +199,7 @@ class Checkpoints:
             state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
     def save_model(self, save: Callable[[str], None], folder: Path) -> None:
-        """The model as plain transformers or PEFT loads it: no adapter of the reference, and no token.
+        """The model as plain transformers or PEFT loads it: no adapter of the reference.
 
         What trains beside it has a folder of its own.
         """
@@ -215,7 +215,7 @@ class Checkpoints:
 
     def _save_into(self, save: Callable[[str], None], folder: Path) -> None:
         policy = self.trained.policy_folder(folder)
-        with saving_policy_only(self.trained.model), _without_token(self.args):
+        with saving_policy_only(self.trained.model):
             save(str(policy))
         if self.args.should_save:
             save_normalization(self._unwrapped(), policy)
@@ -336,13 +336,3 @@ def _not_written(error: Exception, folder: Path, staged: Path, needed: int) -> s
 
 def _adapters(model: nn.Module) -> list[Any]:
     return [config for name, config in getattr(model, "peft_config", {}).items() if name not in AUXILIARY_ADAPTERS]
-
-
-@contextmanager
-def _without_token(args: Any) -> Iterator[None]:
-    """Hide the hub token: Trainer pickles its arguments, in clear, into every folder it saves."""
-    token, args.hub_token = args.hub_token, None
-    try:
-        yield
-    finally:
-        args.hub_token = token

@@ -129,7 +129,17 @@ class PreferenceConfig(TrainingArguments):
     ref_model_sync_steps: int = option(512, "Optimizer steps between them.")
     max_skipped_steps: int = option(3, "A step whose gradient is not finite is skipped; so many in a row stop the run.")
 
+    signal_grace: float = option(
+        30.0,
+        "On SIGTERM, SIGHUP and Ctrl-C the step is finished and a checkpoint saved, within so many seconds at most; "
+        "the exit status is 143, 129 or 130. A second signal ends the run at once.",
+    )
+    enable_jit_checkpoint: bool = option(False, "Accepted for compatibility: signals save a checkpoint anyway.")
+
     def __post_init__(self) -> None:
+        if not self.signal_grace > 0:
+            raise ValueError(f"signal_grace={self.signal_grace}: give the seconds that a signal waits for a checkpoint")
+        self.enable_jit_checkpoint = False  # which would end the run as if it were done
         if self.bf16 is None:  # transformers refuses bf16 on a machine that has no GPU for it and was not told so
             self.bf16 = not self.fp16 and (self.use_cpu or is_torch_bf16_gpu_available())
         if self.bf16_full_eval or self.fp16_full_eval:

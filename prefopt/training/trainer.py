@@ -40,6 +40,7 @@ from ..models.wrappers import unwrap
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
 from ..utils import files
+from ..utils.signals import listener, listening
 from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
 from .checkpointing import Checkpoints, ended
 from .config import PreferenceConfig
@@ -47,6 +48,8 @@ from .dataloaders import Batching
 from .evaluation import Evaluation
 from .given_rows import given_rows, purpose_of
 from .health import Health, check_weights
+from .interruption import asked_by_any, told
+from .launch import check_launch, check_saving
 from .metrics import MetricsAccumulator
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
@@ -137,6 +140,7 @@ class PreferenceTrainer(Trainer):
         check_apart(
             Path(str(args.output_dir)), {"model": model, "ref_model": ref_model, "critic": critic, "scorer": scorer}
         )
+        check_launch(args)
         objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(
@@ -170,6 +174,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        check_saving(self.accelerator)
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
         guard = NonFiniteGuard(args.max_skipped_steps)
@@ -177,6 +182,8 @@ class PreferenceTrainer(Trainer):
         self.trained = trained_by(lambda: self.model, args, self.step)
         note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
         self.source = source_for(self, built)
+        self._saved_at: int | None = None
+        """The step of the last checkpoint of this call of train()."""
         self._check_spread_lengths()
         self._to_device(built)
         self._check_weights(built)
@@ -261,15 +268,22 @@ class PreferenceTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; `True` resumes from the newest checkpoint that is complete, or goes on with the iterations.
 
-        "auto" does so where there is something to go on with, and begins where there is nothing.
+        "auto" does so where there is something to go on with, and begins where there is nothing. SIGTERM, SIGHUP and
+        Ctrl-C end it with a checkpoint of the step that they come in, see `signal_grace`.
 
         Raises:
+            Interrupted: a signal has ended it; Ctrl-C's is a KeyboardInterrupt too.
             FileNotFoundError: nothing complete to resume from.
             ValueError: the checkpoint, or what is in `output_dir`, belongs to another run; another program writes
                 there; or the objective cannot be trained on these rows by these arguments.
         """
         per_step = self.get_total_train_batch_size(self.args)
-        with self.checkpoints.claimed(resume_from_checkpoint) as wanted:
+        with (
+            self.checkpoints.claimed(resume_from_checkpoint) as wanted,
+            listening(self.args.signal_grace, lambda ending: logger.warning("%s", ending)),
+            told(lambda: self.source.standing()),
+            listener().deferred(),
+        ):
             self.health.begin(self.train_dataset, self.eval_dataset, per_step, bool(wanted))
             with self.health.watching(lambda: self.state):
                 result = self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), wanted)
@@ -279,6 +293,7 @@ class PreferenceTrainer(Trainer):
     def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
         folder = self.checkpoints.to_resume(resume_from)
         self.step.guard.start()
+        self._saved_at = None
         result = super().train(folder, *args, **kwargs)
         if math.isnan(result.training_loss):
             result.metrics.pop("train_loss", None)  # no step was left, or none was learnt from
@@ -431,9 +446,12 @@ class PreferenceTrainer(Trainer):
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if asked := asked_by_any(self.accelerator):
+            self.control.should_save |= self._saved_at != self.state.global_step
         self.health.stepped(self.state.global_step)
         self.source.before_saving()
         super()._maybe_log_save_evaluate(*args, **kwargs)
+        listener().check(asked and self._saved_at == self.state.global_step)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self.checkpoints.output_dir(super()._get_output_dir(trial))
@@ -441,6 +459,7 @@ class PreferenceTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir, save = Path(self._get_output_dir(trial)), partial(super()._save_checkpoint, model, trial)
         self.checkpoints.write(save, run_dir, self.state, self.optimizer)
+        self._saved_at = self.state.global_step
         self.source.saved()
 
     def save_state(self) -> None:

@@ -135,7 +135,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr(prefopt.PreferenceTrainer, "training_step", pressed)
     assert run(*asked("rejection-sampling", tmp_path, "--scorer", "judges:vowels", *QUICK)) == 130
     said = capsys.readouterr().err
-    assert "Interrupted after 0 of 3 iterations." in said
+    assert "Interrupted by Ctrl-C after 0 of 3 iterations." in said
     assert f"What is sampled, scored and trained is in {tmp_path}" in said
     assert "--resume_from_checkpoint true" in said
 

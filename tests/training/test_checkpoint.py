@@ -29,7 +29,7 @@ from prefopt.training import checkpoint
 from tests.helpers.checkpoints import LORA, ROWS, assert_equal, build, by_tokens, logs, saved, weights
 from tests.helpers.models import tiny_llama
 from tests.helpers.processes import TIMEOUT_S, completed
-from tests.helpers.programs.dying_runs import MOMENTS, RANDOM, many_saves
+from tests.helpers.programs.dying_runs import MOMENTS
 
 # ---- exact resume --------------------------------------------------------------------------------------------------
 
@@ -200,21 +200,6 @@ def test_killed_while_saving(name: str, dead: Path, uninterrupted: dict[str, Ten
     assert logs(trainer)[0]["step"] == 1 and len(logs(trainer)) == 6
     assert_equal(weights(trainer), uninterrupted)
     assert not [name for name in saved(folder) if name.startswith(".")]
-
-
-@pytest.mark.parametrize("delay", RANDOM)
-def test_killed_at_any_time(delay: float, dead: Path, tmp_path: Path) -> None:
-    folder = dead / str(delay)
-    assert (folder / "status").read_text() == str(-signal.SIGKILL)
-    trainer, whole = many_saves(folder), many_saves(tmp_path, save_strategy="no")
-    try:
-        trainer.train(resume_from_checkpoint=True)
-    except FileNotFoundError:
-        assert not [name for name in saved(folder) if name.startswith("checkpoint")]
-        trainer.train()
-    whole.train()
-    assert trainer.state.global_step == 16
-    assert_equal(weights(trainer), weights(whole))
 
 
 def test_a_disk_that_is_full(dead: Path, uninterrupted: dict[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from ...objectives.base import module_of
 from ...training.trainers import RewardConfig, SFTConfig
 from ...utils import files, secrets
 from ...utils.extensions import file_of
+from ...utils.signals import GRACE, Interrupted, interrupted, listening, name_of
 from ...utils.visible import visible
 from ..measure import Endpoint, judge_from, kept_of_judge
 from ..plan import Imported, Plan, PlanError, built, instead_of_imports, method_key, plan_from, read_plan
@@ -42,6 +43,7 @@ def compare(
     lang: str = "en",
     keep_going: bool = False,
     report_only: bool = False,
+    signal_grace: float = GRACE,
     console: Console | None = None,
 ) -> Findings:
     """Train every method of a plan with every seed, evaluate all alike, and write the report.
@@ -55,8 +57,11 @@ def compare(
         lang: of the report: "en" or "zh".
         keep_going: leave out methods that there are not, instead of refusing the plan, and say so in the report.
         report_only: of what is done already; none of the code that the plan names is imported.
+        signal_grace: on SIGTERM, SIGHUP and Ctrl-C trainings finish their step and save a checkpoint, within so many
+            seconds at most.
 
     Raises:
+        Interrupted: a signal has ended it; Ctrl-C's is a KeyboardInterrupt too.
         PlanError: the plan cannot be carried out; nothing was begun.
         ValueError: the data cannot be used.
     """
@@ -67,18 +72,20 @@ def compare(
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
     secrets.remember(plan)
     console = console or Console()
-    if report_only:
-        with instead_of_imports(out):
-            findings = _findings(_collected(plan, out, console, 0, keep_going))
-    else:
-        _check_whole(plan)
-        _announce(plan, console)
-        findings = _findings(_collected(plan, out, console, jobs or max(1, torch.cuda.device_count()), keep_going))
-    write_report(findings, out / "report", lang)
+    with _interruptible(out, signal_grace):
+        if report_only:
+            with instead_of_imports(out):
+                findings = _findings(_collected(plan, out, console, 0, keep_going, signal_grace))
+        else:
+            _check_whole(plan)
+            _announce(plan, console)
+            jobs = jobs or max(1, torch.cuda.device_count())
+            findings = _findings(_collected(plan, out, console, jobs, keep_going, signal_grace))
+        write_report(findings, out / "report", lang)
     return findings
 
 
-def _collected(plan: Plan, out: Path, console: Console, jobs: int, keep_going: bool) -> CollectedResults:
+def _collected(plan: Plan, out: Path, console: Console, jobs: int, keep_going: bool, grace: float) -> CollectedResults:
     """The results, after what is missing was done in so many processes at a time; with none, what is there."""
     plan, notes = _without_unknown(plan) if keep_going else (plan, [])
     if jobs:
@@ -91,7 +98,7 @@ def _collected(plan: Plan, out: Path, console: Console, jobs: int, keep_going: b
         if jobs:
             _write_plan(plan, out)
             _keep_imported(plan, tried, out)
-        schedule = Schedule(out, max(1, jobs), progress, torch.cuda.device_count())
+        schedule = Schedule(out, max(1, jobs), progress, torch.cuda.device_count(), grace)
         if tried and jobs:
             schedule.run([trial.task for trial in tried])
         chosen = choose_best(plan, tried, out)
@@ -130,6 +137,21 @@ def _keep_imported(plan: Plan, tried: list[Trial], out: Path) -> None:
     kept.judges.update(filter(None, (kept_of_judge(judge, out) for judge in plan.active_judges)))
     if kept.methods or kept.judges:
         kept.write(out)
+
+
+@contextmanager
+def _interruptible(out: Path, grace: float) -> Iterator[None]:
+    """Let a signal end the comparison, and say how to go on.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    with listening(grace, lambda ending: logger.warning("%s", ending)):
+        try:
+            yield
+        except Interrupted as ending:
+            text = f"Interrupted by {name_of(ending.signum)}. What is done stays in {out}: to go on, do the same again"
+            raise interrupted(ending.signum, text) from None
 
 
 def _check(plan: Plan, out: Path) -> None:

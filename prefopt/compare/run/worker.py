@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -16,17 +17,26 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from ...utils import jsonl, secrets
+from ...utils.signals import listening
 from ...utils.visible import VisibleFormatter
 from .tasks import DONE, FAILED, Task
 
 LOG = "log.txt"
 PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
+TRAININGS = ("sft", "reward", "train")
+"""Tasks that go on from their checkpoints, which stay until the task is done."""
+CHECKPOINTS, SPENT = "run/checkpoint-*", "spent.json"
+GRACE = 0.9
+"""A process has this share of the time that a signal leaves to the whole comparison, which waits for it."""
 TRACEBACK_LINES = 30
 """How many lines of a traceback are kept, the last ones."""
 
 
 def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
-    """Prepare a process for its tasks: caches, threads, GPU, logging."""
+    """Prepare a process for its tasks: caches, threads, GPU, logging, signals."""
+    for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all: the first process passes them on, as SIGTERM
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ["PREFOPT_CACHE"] = str(out / "cache")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if gpu is not None:
@@ -54,23 +64,37 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def run_task(task: Task, out: Path) -> bool:
-    """Do a task, and write its result, or why there is none, into its folder; returns whether it is done."""
+def run_task(task: Task, out: Path, grace: float) -> bool:
+    """Do a task, and write its result, or why there is none, into its folder; returns whether it is done.
+
+    Args:
+        grace: seconds that a signal leaves it: a training ends with its step, and a checkpoint.
+    """
+    try:
+        with listening(GRACE * grace) as signals, signals.at_once(task.kind not in TRAININGS):
+            _run(task, out)
+    except (Exception, SystemExit) as error:  # whatever a user's file raises, the other cells go on
+        if task.result(out) is not None:  # the signal came when it was done
+            return True
+        lines = traceback.format_exc().strip().splitlines()
+        return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-TRACEBACK_LINES:]))
+    return True
+
+
+def _run(task: Task, out: Path) -> None:
     from .task_context import TaskContext
     from .task_functions import TASK_FUNCTIONS
 
     secrets.remember(task.inputs)
     context, began = TaskContext(task, out), time.monotonic()
-    _clear(context.folder, keep=task.kind == "train")
-    try:
-        with _logged(context.folder / LOG):
-            result = TASK_FUNCTIONS[task.kind](context)
-    except (Exception, SystemExit) as error:  # whatever a user's file raises, the other cells go on
-        lines = traceback.format_exc().strip().splitlines()
-        return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-TRACEBACK_LINES:]))
+    _clear(context.folder, keep=task.kind in TRAININGS)
+    with _logged(context.folder / LOG):
+        result = TASK_FUNCTIONS[task.kind](context)
     about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
     jsonl.replace(context.folder / DONE, [{**result, **about}])
-    return True
+    (context.folder / SPENT).unlink(missing_ok=True)
+    for checkpoint in context.folder.glob(CHECKPOINTS):
+        shutil.rmtree(checkpoint)
 
 
 def versions() -> dict[str, str]:

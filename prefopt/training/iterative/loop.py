@@ -40,6 +40,7 @@ from ...objectives.sampling_arguments import IterationArguments
 from ...scoring.scorer import Scorer
 from ...utils.distributed import on_first
 from ...utils.fingerprint import fingerprint_of_values
+from ...utils.signals import listener
 from .. import checkpoint
 from ..config import PreferenceConfig
 from ..content import settings_of
@@ -115,8 +116,9 @@ class IterationLoop:
         began = time.monotonic()
         for number in range(self._begin(resume), self.settings.iterations):
             version = policy_fingerprint(self.policy, self.tokenizer)
-            self.sample(number, version)
-            self.score()
+            with listener().at_once():
+                self.sample(number, version)
+                self.score()
             rows, report = self.select(number)
             trained = self.train(number, rows)
             self.evaluate({"policy": version, **report, "steps": trained.global_step})

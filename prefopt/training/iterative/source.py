@@ -6,12 +6,12 @@ import copy
 from pathlib import Path
 from typing import Any, cast
 
-from torch.distributed.fsdp import FSDPModule
 from transformers import DefaultFlowCallback, EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import TrainOutput
 
 from ..generating import GeneratingSource
+from ..interruption import iterations_done
 from ..source import Train
 from .loop import IterationLoop, Training
 
@@ -45,6 +45,9 @@ class IterationSource(GeneratingSource):
         host.state.global_step = result.global_step
         return result
 
+    def standing(self) -> str:
+        return iterations_done(str(self.host.args.output_dir), self.objective.iterations)
+
     def _check_run(self, resume_from: Any) -> None:
         """What can be known before anything is generated."""
         host = self.host
@@ -53,8 +56,6 @@ class IterationSource(GeneratingSource):
         if self.loop is not None:
             raise ValueError("this trainer's model has been trained: build a new trainer to go on, or for a new run")
         self.check_training()
-        if host.is_fsdp_enabled or any(isinstance(module, FSDPModule) for module in host.model.modules()):
-            raise ValueError("the policy's weights are sharded, and ranks generate on their own: load it without FSDP")
         if any(isinstance(callback, EarlyStoppingCallback) for callback in host.callback_handler.callbacks):
             raise ValueError("EarlyStoppingCallback watches evaluations between steps, and iterations have none")
 

@@ -1,4 +1,4 @@
-"""Run by itself on a folder: runs that are killed at a moment of their second save, at any time, or out of disk.
+"""Run by itself on a folder: runs that are killed at a moment of their second save, or run out of disk.
 
 Each run has a folder of its own, with its exit code in `status`.
 """
@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,13 +92,6 @@ MOMENTS = {
 }
 """A moment of saving checkpoint-4, and the newest complete checkpoint that a run killed then leaves."""
 
-RANDOM = [0.05, 0.15, 0.3]
-"""Seconds after training begins, with a save at every step."""
-
-
-def many_saves(folder: Path, **args: Any) -> PreferenceTrainer:
-    return build(folder, **{"max_steps": 16, "save_steps": 1, "save_total_limit": 2} | args)
-
 
 def with_little_disk(folder: Path) -> None:
     """A run whose file system takes no file above 20 kB from the fourth step on."""
@@ -132,29 +124,10 @@ def dying_runs(root: Path) -> None:
             os._exit(0)
         _, status = os.wait()
         (root / name / "status").write_text(str(os.waitstatus_to_exitcode(status)))
-    for delay in RANDOM:
-        kill_after(root / str(delay), delay)
     if os.fork() == 0:
         with_little_disk(root / "disk")
         os._exit(0)
     os.wait()
-
-
-def kill_after(folder: Path, delay: float) -> None:
-    """A run of many saves that is killed so many seconds after it is built."""
-    ready, say = os.pipe()
-    child = os.fork()
-    if child == 0:
-        trainer = many_saves(folder)
-        os.write(say, b".")
-        trainer.train()
-        signal.pause()  # one that is done before it is killed waits for it
-    os.read(ready, 1)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    (folder / "run").mkdir(parents=True, exist_ok=True)
-    (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
 
 
 if __name__ == "__main__":
