@@ -38,6 +38,7 @@ from .training import SFTTrainer as SFTTrainer
 from .training import get_dataset as get_dataset
 from .training import get_peft_config as get_peft_config
 from .training import get_quantization_config as get_quantization_config
+from .utils.signals import Interrupted as Interrupted
 from .utils.tensors import masked_mean as masked_mean
 from .utils.tensors import masked_sum as masked_sum
 

@@ -14,7 +14,7 @@ from tests.helpers.imports import FILES, MODULES, PACKAGE, imports
 
 LAYERS = [
     {"utils", "batch", "grades"},
-    {"objectives", "data", "tasks"},
+    {"objectives", "data", "tasks", "doctor"},
     {"models"},
     {"generation"},
     {"scoring"},

@@ -3,6 +3,7 @@
     candidates-<round>-<iteration>.jsonl                        one candidate a line, in the order they were appended
     scores/<fingerprint>/candidates-<round>-<iteration>.jsonl   a score for each of them, in the same order
     scores/<fingerprint>/scorer.json                            the scorer's name, for people
+    index.json                                                  what these held when last written (`ledger.py`)
 
 Files are only ever appended to. What is on disk is a function of what was appended and scored, never of when a run was
 killed: to go on, do it all again. Candidates and scores that the pool has are skipped. One process writes at a time.
@@ -21,6 +22,7 @@ from ..scoring.scorer import Scorer, checked
 from ..utils import jsonl
 from ..utils.distributed import made_by_all, of_first, on_first, rank, world_size
 from .candidate import Candidate, Key, Scored
+from .ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Pool:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._files = Ledger(self.folder)
         self._known: dict[Segment, dict[Key, tuple[str, float, int]]] = {}
 
     def append(self, candidates: Iterable[Candidate]) -> int:
@@ -53,7 +56,7 @@ class Pool:
         new = 0
         for segment, group in groupby(candidates, key=lambda candidate: (candidate.round, candidate.iteration)):
             fresh = self._fresh(segment, group)
-            jsonl.append(self._candidates(segment), [candidate.record() for candidate in fresh.values()])
+            self._files.append(self._candidates(segment), [candidate.record() for candidate in fresh.values()])
             self._settings(segment).update({key: candidate.settings for key, candidate in fresh.items()})
             new += len(fresh)
         return new
@@ -74,13 +77,14 @@ class Pool:
 
     def segments(self) -> list[Segment]:
         """The rounds and iterations that have candidates, in order."""
+        self._files.check_present()
         matches = (_NAME.fullmatch(path.name) for path in self.folder.glob("candidates-*.jsonl"))
         return sorted((int(match[1]), int(match[2])) for match in matches if match)
 
     def candidates(self, round: int | None = None, iteration: int | None = None) -> Iterator[Candidate]:
         """All candidates, or those of a round, or of an iteration of it, in the order they were appended."""
         for segment in self._within(round, iteration):
-            yield from map(Candidate.of, jsonl.read(self._candidates(segment)))
+            yield from map(Candidate.of, self._files.read(self._candidates(segment)))
 
     def has(self, key: Key) -> bool:
         """Whether the pool has a candidate, so that it need not be sampled again."""
@@ -103,7 +107,7 @@ class Pool:
 
     def _score(self, scorer: Scorer, fingerprint: str, segment: Segment, chunk: int) -> int:
         path = self._scores(fingerprint, segment)
-        done = of_first(sum(1 for _ in jsonl.read(path)))
+        done = of_first(sum(1 for _ in self._files.read(path)))
         left = _chunked(islice(self.candidates(*segment), done - done % chunk, None), chunk)
         scored, new = done % chunk, 0  # how many of the first chunk have a score
         while dealt := list(islice(left, world_size())):  # a chunk for each process
@@ -116,8 +120,10 @@ class Pool:
                 for candidates, scores in zip(dealt, scores_of_ranks, strict=False)
                 for candidate, score in zip(candidates, scores, strict=True)
             ][scored:]
-            on_first(partial(jsonl.append, path, records))
+            on_first(partial(self._files.append, path, records))
             scored, new = 0, new + len(records)
+        if not new:
+            on_first(partial(self._files.append, path, []))  # a kill may have come before the index knew the last ones
         return new
 
     def _write_card(self, name: str, fingerprint: str) -> None:
@@ -140,7 +146,7 @@ class Pool:
         """
         fingerprint = scorer if isinstance(scorer, str) else scorer.fingerprint
         for segment in self._within(round, None):
-            scores = jsonl.read(self._scores(fingerprint, segment))
+            scores = self._files.read(self._scores(fingerprint, segment))
             for candidate in self.candidates(*segment):
                 record = next(scores, None)
                 if record is None or (record["prompt_key"], record["k"]) != candidate.key[2:]:

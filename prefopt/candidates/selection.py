@@ -64,6 +64,22 @@ def by_prompt(
     return [group for group in joined if group]
 
 
+def left_out(candidates: Iterable[Candidate]) -> dict[str, int]:
+    """Count what `by_prompt` leaves out.
+
+    Returns:
+        `candidates` and `prompts`, how many there are; `cut`, those that the length limit truncated; `blank`, those of
+        the others that say nothing.
+    """
+    every = list(candidates)
+    return {
+        "candidates": len(every),
+        "prompts": len({candidate.prompt_key for candidate in every}),
+        "cut": sum(not candidate.finished for candidate in every),
+        "blank": sum(candidate.finished and not shown_text(candidate).strip() for candidate in every),
+    }
+
+
 def _joined(segments: dict[Segment, Group], last: Segment, prior_top_n: int | None) -> Group:
     """The iterations of one prompt as one group; duplicates are left out first, so that the top n are n texts."""
     tops = (_distinct(group)[: None if segment == last else prior_top_n] for segment, group in segments.items())

@@ -20,6 +20,7 @@ OTHERS: dict[str, Command] = {
     ),
     "compare": Command("Compare methods side by side, with error bars.", "prefopt.cli.compare", goes_on=True),
     "rounds": Command("Iterative rounds, RLHF-v1 to vN, with people in the loop.", "prefopt.cli.rounds", goes_on=True),
+    "doctor": Command("Find what is wrong with a run: prefopt doctor RUN.", "prefopt.cli.doctor"),
     "data": Command(
         "Find what is wrong with a dataset: prefopt data check FILE.",
         tools={"check": "prefopt.cli.data_check", "formats": "prefopt.cli.data_formats"},

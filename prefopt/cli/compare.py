@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..utils.signals import GRACE
 from .command import Command
 
 ABOUT = """\
@@ -25,7 +26,8 @@ a plan:
     best-of-n: {n: 8}
   seeds: [0, 1, 2, 3, 4]
 
-exit code: 0 all is done, 1 something failed and is said in the report, 2 nothing could be begun
+exit code: 0 all is done, 1 something failed and is said in the report, 2 nothing could be begun, 143 SIGTERM,
+129 SIGHUP, 130 Ctrl-C: run the same command to go on
 """
 
 
@@ -43,7 +45,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     plan = read_plan(args.plan)
     plan = plan if args.seeds is None else replace(plan, seeds=tuple(args.seeds))
     console = Console()
-    options = {name: getattr(args, name) for name in ("jobs", "lang", "keep_going", "report_only")}
+    options = {name: getattr(args, name) for name in ("jobs", "lang", "keep_going", "report_only", "signal_grace")}
     findings = compare(plan, args.output_dir, console=console, **options)
     print_summary(findings, console, args.lang)
     console.print(f"{args.output_dir}/report/report.html", soft_wrap=True, highlight=False, markup=False)
@@ -62,4 +64,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--lang", choices=["en", "zh"], default="en", help="language of the report (%(default)s)")
     add("--keep_going", action="store_true", help="leave out methods that do not exist, and say so in the report")
     add("--report_only", action="store_true", help="report on what is done, and do nothing else")
+    add(
+        "--signal_grace",
+        type=float,
+        default=GRACE,
+        help="on SIGTERM, SIGHUP and Ctrl-C trainings save a checkpoint, within so many seconds (%(default)g)",
+    )
     return parser

@@ -7,7 +7,10 @@ import os
 import sys
 import warnings
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+from ..utils.visible import VisibleFormatter, bounded, visible
+
+LONGEST = 8000
+"""Characters of the longest message: what a file holds must not drown what is wrong with it."""
 
 
 def is_first() -> bool:
@@ -18,13 +21,20 @@ def is_first() -> bool:
 def fail(prog: str, message: str) -> int:
     """Say what went wrong and return exit code 2; of several processes, the others say which one they are."""
     prefix = "" if is_first() else f"[rank {os.environ['RANK']}] "
-    print(f"{prefix}{prog}: error: {message}", file=sys.stderr)
+    print(f"{prefix}{prog}: error: {said(message)}", file=sys.stderr)
     return 2
+
+
+def said(message: object) -> str:
+    """A message as a terminal may show it."""
+    return bounded(visible(str(message)), LONGEST)
 
 
 def set_up_logging() -> None:
     """Show prefopt's own notes, from the first process only; what libraries say stays as they set it."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("prefopt").setLevel(logging.INFO if is_first() else logging.ERROR)
     # Deprecations inside libraries are for their authors; those of arguments were shown while parsing.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")
@@ -33,4 +43,4 @@ def set_up_logging() -> None:
 def show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """A warning as one line, in the place of `warnings.showwarning`."""
     if is_first():
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {said(message)}", file=sys.stderr)

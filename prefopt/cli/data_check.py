@@ -3,9 +3,12 @@
 import argparse
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,6 +21,8 @@ from ..data.mapping import parsed_columns
 from ..data.records import DataError
 from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import MODES
+from ..utils.visible import visible_json
+from .console import said
 from .data_report import show
 
 if TYPE_CHECKING:
@@ -34,7 +39,11 @@ to look at), 1 errors, 2 a file could not be read."""
 
 def main(argv: Sequence[str]) -> int:
     """Check the files that the arguments name; 0 no errors, 1 rows are faulty, 2 something could not be read."""
-    args = _parser().parse_args(list(argv))
+    parser = _parser()
+    args = parser.parse_args(list(argv))
+    _take_files(args)
+    if not args.files:
+        parser.error("the following arguments are required: FILE")
     try:
         reading = Reading(args.adapter, args.split, args.strict, parsed_columns(args.columns))
         if args.max_length is not None and args.tokenizer is None:
@@ -54,10 +63,19 @@ def main(argv: Sequence[str]) -> int:
         _complain(str(error), args.json)
         return UNREADABLE
     if args.json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2))
+        print(visible_json(json.dumps(report.to_dict(), ensure_ascii=False, indent=2)))
     else:
         show(report, Console())
     return report.exit_code
+
+
+def _take_files(args: argparse.Namespace) -> None:
+    """Give files that came after --columns, which takes whatever follows it, back their place."""
+    words = args.columns or []
+    names_files = not args.files
+    files = [word for word in words if "=" not in word and (names_files or Path(word).exists())]
+    args.files += files
+    args.columns = [word for word in words if word not in files]
 
 
 @contextmanager
@@ -79,9 +97,13 @@ def _report_alone() -> Iterator[None]:
 
 def _complain(error: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"exit_code": UNREADABLE, "error": error}, ensure_ascii=False))
+        print(visible_json(json.dumps({"exit_code": UNREADABLE, "error": error}, ensure_ascii=False)))
     else:
-        print(f"error: {error}", file=sys.stderr)
+        text = f"error: {said(error)}"
+        if sys.stderr.isatty():  # where lines would else be broken within words
+            width = shutil.get_terminal_size().columns
+            text = "\n".join(fill(line, width, break_long_words=False) for line in text.splitlines())
+        print(text, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="a data file, a folder or a hub id; two to compare them"
+        "files", nargs="*", metavar="FILE", help="a data file, a folder or a hub id; two to compare them"
     )
     parser.add_argument(
         "--adapter",
@@ -105,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         "--columns",
         nargs="+",
         metavar="NAME=COLUMN",
-        help="columns under names of your own: prompt=question chosen=good rejected=bad",
+        help="columns under names of your own: prompt=question chosen=good rejected=bad; or, of two answers, "
+        "prompt=question response_a=first response_b=second winner=pick",
     )
     parser.add_argument("--tokenizer", help="a model path or hub id: also check what happens on the way to token ids")
     parser.add_argument(

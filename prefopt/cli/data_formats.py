@@ -9,6 +9,8 @@ from rich.table import Table
 from ..data.adapters import REGISTRY, Adapter
 from ..data.adapters.base import EXTRAS, KINDS
 from ..data.adapters.columns import HISTORY, LABELS, QUESTIONS, SYSTEM, TEMPLATE_INPUTS
+from ..data.token_columns import GOOD_OR_BAD, MASKS
+from ..data.tokenised import FORMS
 
 TITLES = {
     "pair": "Pairs: a chosen and a rejected answer",
@@ -23,8 +25,21 @@ NOTES = (
     f"For the chat template, in any format, {' and '.join(TEMPLATE_INPUTS)}; an assistant's turn may have tool_calls.",
     f"A pair may also have {', '.join(sorted(EXTRAS))}.",
     f"A demonstration may also have {', '.join(LABELS)}: one that they call bad is not learnt.",
-    "A column that is not read is named with its count; one that holds turns, or has one of the names above, drops "
-    "its row instead.",
+    "A column that is not read is named with its count, in a warning where it seems to say something; one that holds "
+    "turns, or has one of the names above, drops its row instead. What a mapping of columns leaves out drops none.",
+    "An answer is read to the letter, with the space around it, but for the space that a transcript writes around it.",
+    "The prompt of several answers, or of answers that are turns, is a user's turn.",
+)
+IDS_TITLE = "Rows that are tokenised already"
+IDS_NOTES = (
+    "Beside a column of ids stand, under its name's other half, labels (-100 where no loss is, unshifted), "
+    "attention_mask and mask, as chosen_labels of chosen_input_ids; beside input_ids or a single answer also "
+    f"{', '.join(MASKS)}.",
+    f"{', '.join(GOOD_OR_BAD)} say whether a single answer is a good one; scores, margin and grade stand beside "
+    "several, as beside text.",
+    "Where the answers of most rows begin with the ids of their prompt, they are whole sequences: the prompt is taken "
+    "off, and the rows are counted.",
+    "The ids are those of the model's own tokenizer; no stop token is added.",
 )
 
 
@@ -49,7 +64,12 @@ def show(console: Console) -> None:
             table.add_row(adapter.name, adapter.fields, style=None)
         console.print(TITLES[kind], style="bold")
         console.print(table, "", sep="\n", markup=False)
-    for note in NOTES:
+    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+    for columns, what in FORMS:
+        table.add_row(columns, what)
+    console.print(IDS_TITLE, style="bold")
+    console.print(table, "", sep="\n", markup=False)
+    for note in (*NOTES, *IDS_NOTES):
         console.print(note, markup=False)
 
 
@@ -59,13 +79,18 @@ def markdown() -> str:
         "# Formats of rows",
         "",
         "`prefopt data formats --markdown` prints this page. `--adapter NAME` reads rows as one of these formats;",
-        "without it the format is recognised. `--columns prompt=question chosen=good rejected=bad` reads any others.",
+        "without it the format is recognised. `--columns prompt=question chosen=good rejected=bad` reads any others,",
+        "`--columns prompt=question response_a=first response_b=second winner=pick` two answers and a column that",
+        "names the better one, by its column's name or ending. Any column in the tables of text may be mapped.",
         "",
         *(f"- {note}" for note in NOTES),
     ]
     for kind, adapters in _by_kind().items():
         lines += ["", f"## {TITLES[kind]}", "", "| format | columns | not read | source |", "| --- | --- | --- | --- |"]
         lines += map(_line, adapters)
+    lines += ["", f"## {IDS_TITLE}", "", "| columns | what they are |", "| --- | --- |"]
+    lines += [f"| {columns} | {what} |" for columns, what in FORMS]
+    lines += ["", *(f"- {note}" for note in IDS_NOTES)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,6 @@
 """The report of `prefopt data check` as text, made for a terminal 80 columns wide. Finds nothing by itself."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from ..data.findings import ERRORS, FileReport, LengthBias, Part, Report, Sample
 from ..data.records import plain_turn
+from ..utils.visible import one_line, visible
 from .data_formats import TITLES
 
 WORDS = {
@@ -59,9 +59,6 @@ LINES = 3
 SHOWN = 6
 """How many turns, answers or parts of an answer are shown before those in the middle are left out."""
 
-ESCAPED = {"\n": "↵"}
-"""Control characters that are not shown in their written form."""
-
 
 def show(report: Report, console: Console) -> None:
     """Print the report: what each file holds, one row of it, what was found, and in the last line the verdict."""
@@ -70,7 +67,7 @@ def show(report: Report, console: Console) -> None:
     for (name, other), finding in report.shared.items():
         table = _table()
         _line(table, "yellow", finding.count, "prompts that both files hold", finding.examples)
-        console.print(Text(f"{Path(name).name} and {Path(other).name}", style="bold"), table, sep="\n")
+        console.print(_text(f"{Path(name).name} and {Path(other).name}", style="bold"), table, sep="\n")
     console.print(_verdict(report))
 
 
@@ -80,23 +77,23 @@ def _verdict(report: Report) -> Text:
     look = f"{count:,} thing{'' if count == 1 else 's'} to look at" if count else ""
     if report.errors:
         faults = ", ".join(f"{times:,} {FAULTS[name]}" for name, times in report.errors.items())
-        return Text("; ".join(filter(None, (faults, look))), style="red")
-    return Text(look, style="yellow") if look else Text("clean", style="green")
+        return _text("; ".join(filter(None, (faults, look))), style="red")
+    return _text(look, style="yellow") if look else _text("clean", style="green")
 
 
 def _show_file(file: FileReport, console: Console) -> None:
     load = file.load
-    console.print(Text(Path(load.source).name, style="bold"), Text(f"read as {load.adapter}"))
-    console.print(Text(f"{TITLES[file.kind]}. Columns: {file.fields}"))
-    console.print(Text(f"{load.rows:,} rows, {load.kept:,} kept, {load.dropped.total():,} dropped"))
+    console.print(_text(Path(load.source).name, style="bold"), _text(f"read as {load.adapter}"))
+    console.print(_text(f"{TITLES[file.kind]}. Columns: {file.fields}"))
+    console.print(_text(f"{load.rows:,} rows, {load.kept:,} kept, {load.dropped.total():,} dropped"))
     for line in _notes(file):
-        console.print(Text(line))
+        console.print(_text(line))
     if file.sample is not None:
         _show_sample(file.sample, console)
         console.print()
     _show_findings(file, console)
     if file.length is not None:
-        console.print(Text(_length_line(file.length)))
+        console.print(_text(_length_line(file.length)))
     console.print()
 
 
@@ -106,9 +103,9 @@ def _notes(file: FileReport) -> Iterable[str]:
         yield f"{file.labels['good']:,} answers labelled good, {file.labels['bad']:,} bad"
     if file.user_turns:
         yield f"{file.user_turns:,} prompts of bare text became user turns"
-    if file.load.unread:
-        names = ", ".join(f"{name} ({count:,})" for name, count in file.load.unread.most_common())
-        yield f"columns that are not read: {names}"
+    if file.load.other_splits:
+        yield f"other splits there, which are not read: {', '.join(file.load.other_splits)}"
+    yield from filter(None, (file.load.warning, file.load.remark))
 
 
 def _show_findings(file: FileReport, console: Console) -> None:
@@ -128,7 +125,7 @@ def _show_findings(file: FileReport, console: Console) -> None:
         console.print(table)
     absent = [name.replace("_", " ") for name in WORDS if name in file.findings and not file.findings[name].count]
     if absent:
-        console.print(Text(f"none of: {', '.join(absent)}", style="dim"))
+        console.print(_text(f"none of: {', '.join(absent)}", style="dim"))
 
 
 def _table() -> Table:
@@ -140,7 +137,7 @@ def _table() -> Table:
 
 
 def _line(table: Table, colour: str, count: int, what: str, places: list[str]) -> None:
-    table.add_row(Text(f"{count:,}"), Text(what), Text(_where(places)), style=colour if count else "dim")
+    table.add_row(_text(f"{count:,}"), _text(what), _text(_where(places)), style=colour if count else "dim")
 
 
 def _where(places: list[str]) -> str:
@@ -174,13 +171,13 @@ def _show_sample(sample: Sample, console: Console) -> None:
     said = [(name, [Part(text, False)]) for name, text in answers.items()]
     later = [(turn["role"], [Part(_whole(turn), False)]) for turn in sample.row.get("later_turns", [])]
     others = [(name, [Part(str(value), False)]) for name, value in _others(sample.row).items()]
-    console.print(Text(f"One row as it is trained on ({_where([sample.place])}):"))
+    console.print(_text(f"One row as it is trained on ({_where([sample.place])}):"))
     lines = [*_ends(turns, "turns"), *_ends(said, "answers"), *_ends(later, "turns"), *others]
     console.print(_block(lines, room, console))
     if sample.encoded is None:
         return
     mark = "in green" if _has_colours(console) else "between ⟦ and ⟧"
-    console.print(Text(f"The same as tokens; the loss falls on what is {mark}:"))
+    console.print(_text(f"The same as tokens; the loss falls on what is {mark}:"))
     encoded = zip(answers, sample.encoded.responses, strict=True)
     lines = [("prompt", [Part(sample.encoded.prompt, False)]), *_ends(list(encoded), "answers")]
     console.print(_block(lines, room, console))
@@ -221,7 +218,7 @@ def _block(lines: Sequence[tuple[str, list[Part]]], room: int, console: Console)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     for name, parts in lines:
-        table.add_row(Text(f"  {name}"), _marked(parts, room, console))
+        table.add_row(_text(f"  {name}"), _marked(parts, room, console))
     return table
 
 
@@ -253,7 +250,7 @@ def _has_colours(console: Console) -> bool:
 
 def shortened(text: str, cells: int) -> str:
     """A text as one line of at most so many cells: line ends as ↵; of a longer one both ends, and its length."""
-    start, end = _escaped(text[:cells]), _escaped(text[-cells:])
+    start, end = one_line(text[:cells]), one_line(text[-cells:])
     if len(text) <= cells and cell_len(start) <= cells:
         return start
     gap = f" … ({len(text):,} characters in all) … "
@@ -266,8 +263,6 @@ def shortened(text: str, cells: int) -> str:
     return start + gap + end
 
 
-def _escaped(text: str) -> str:
-    """A text without what would move a terminal's cursor: control characters in their written form."""
-    return "".join(
-        ESCAPED.get(c) or (ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c) for c in text
-    )
+def _text(text: str, style: str = "") -> Text:
+    """What files and rows say, as a terminal may show it."""
+    return Text(visible(text), style)

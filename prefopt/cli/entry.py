@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from .. import __version__
+from ..utils import secrets
 from ..utils.names import did_you_mean
 from ..utils.settings import unreadable
+from ..utils.signals import Interrupted, listening, name_of, status_of
+from ..utils.visible import VisibleFormatter
 from .command import HELP, HELP_ALL, Command
 from .commands import all_commands
-from .console import INTERRUPTED, fail, show_warning
+from .console import fail, is_first, show_warning
 from .help_page import kept_page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 a check found something, 2 an error, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 a check found something, 2 an error.
+
+    Of a command that was interrupted it is 143 after SIGTERM, 129 after SIGHUP, 130 after Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    secrets.remember_words(words)
+    if argv is None:
+        secrets.guard_streams()
     if not words or words[0] in HELP | {"help"}:
         print(overview())
         return 0 if words else 2
@@ -30,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = all_commands()
     if name not in commands:
         return fail("prefopt", f"unknown command {name!r}; {did_you_mean(name, commands, most=1) or _known(commands)}")
+    if logging.lastResort is not None:  # which shows warnings where a command sets up no log
+        logging.lastResort.setFormatter(VisibleFormatter())
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         return _guarded(commands[name], name, rest)
@@ -66,15 +80,25 @@ def _guarded(command: Command, name: str, argv: Sequence[str]) -> int:
     """Run it; what a user can mend becomes one message, everything else keeps its traceback."""
     prog = f"prefopt {name}"
     try:
-        return _run(command, name, argv)
-    except KeyboardInterrupt:
-        how = "; to go on, run the same command again" if command.goes_on else ""
-        print(f"\n{prog}: interrupted{how}", file=sys.stderr)
-        return INTERRUPTED
+        with listening():
+            return _run(command, name, argv)
+    except (Interrupted, KeyboardInterrupt) as ending:
+        return _interrupted(prog, command, ending)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("PREFOPT_DEBUG") == "1":
             raise
         return fail(prog, _said(error))
+
+
+def _interrupted(prog: str, command: Command, ending: BaseException) -> int:
+    """Say how to go on; returns the status of the signal that ended the command."""
+    signum = ending.signum if isinstance(ending, Interrupted) else signal.SIGINT
+    how = "; to go on, run the same command again" if command.goes_on or command.trainer else ""
+    said = getattr(ending, "message", "") or f"{prog}: interrupted by {name_of(signum)}{how}"
+    if is_first():
+        with suppress(OSError):  # the terminal may have hung up
+            print(f"\n{said}", file=sys.stderr, flush=True)
+    return status_of(signum)
 
 
 def _run(command: Command, name: str, argv: Sequence[str]) -> int:

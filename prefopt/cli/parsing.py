@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 from ..training.setting_names import ALIASES, ELSEWHERE
 from ..utils.names import did_you_mean
 from ..utils.settings import SettingsError, read_yaml
-from .console import is_first
+from .console import is_first, said
 from .options import Option
 
 
@@ -152,5 +152,5 @@ class TrlParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One message, from the first of several processes, and exit code 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n" if is_first() else None)
+        self.exit(2, f"{self.prog}: error: {said(message)}\n" if is_first() else None)
         raise AssertionError  # exit never returns

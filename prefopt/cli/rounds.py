@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..utils.signals import GRACE
 from .command import Command
 
 ABOUT = """\
@@ -52,7 +53,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
         for line in status_of(tasks, args.output_dir):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return 0
-    run = run_rounds(plan, args.output_dir, jobs=args.jobs, console=console)
+    run = run_rounds(plan, args.output_dir, jobs=args.jobs, signal_grace=args.signal_grace, console=console)
     pending = [*run.waits, *(f"{name}: {reason}" for name, reason in run.failures.items())]
     pending += [] if run.stopped is None else [run.stopped]
     try:
@@ -77,5 +78,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--jobs", type=int, help="processes at a time (one for each GPU)")
     add("--seed", type=int, help="instead of the plan's")
     add("--lang", choices=["en", "zh"], default="en", help="language of the report (%(default)s)")
+    add(
+        "--signal_grace",
+        type=float,
+        default=GRACE,
+        help="on SIGTERM, SIGHUP and Ctrl-C trainings save a checkpoint, within so many seconds (%(default)g)",
+    )
     add("--status", action="store_true", help="say which stages are done and what comes next, and do nothing")
     return parser

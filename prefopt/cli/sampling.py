@@ -139,11 +139,12 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
     Raises:
         ValueError: the folder belongs to a run that sampled otherwise; a prompt cannot be answered.
     """
+    import torch
     from accelerate import PartialState
 
     from ..models.reference import policy_fingerprint
 
-    processes, folder = PartialState(), Path(args.output_dir).expanduser()
+    processes, folder = PartialState(cpu=not torch.accelerator.is_available()), Path(args.output_dir).expanduser()
     policy, tokenizer = load_for_sampling(model_args, processes.device)
     set_template_defaults(tokenizer, args.chat_template_kwargs)
     rows = with_turns(rows, tokenizer, args.text_prompts)

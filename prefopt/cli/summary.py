@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..utils.visible import visible
 from .rows import Rows
 
 PICTURES = ("rewards.png", "rollouts.png")
@@ -20,7 +21,7 @@ def summary(trainer: Any, rows: Rows, metrics: dict[str, float]) -> None:
     width = max(len(label) for label, _ in lines)
     console.print(f"\n{type(trainer).__name__.removesuffix('Trainer')} training is done", style="bold")
     for label, value in lines:
-        console.print(f"  {label:<{width}}  {value}")  # not wrapped: paths are there to be copied
+        console.print(f"  {label:<{width}}  {visible(value)}")  # not wrapped: paths are there to be copied
 
 
 def _run(trainer: Any, rows: Rows, metrics: dict[str, float]) -> list[tuple[str, str]]:

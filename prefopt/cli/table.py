@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..candidates.order_statistics import STATISTICS
+from ..utils.visible import visible
 
 
 def show(report: dict[str, Any], new: int) -> None:
@@ -22,7 +23,8 @@ def show(report: dict[str, Any], new: int) -> None:
     )
     if report["unanswered"]:
         console.print(f"prompts without a response that ends by itself and says something: {report['unanswered']:,}")
-    console.print(f"\nExpected score of N responses by {report['scorer']['name']}, ± its 95 % interval over prompts")
+    scorer = visible(report["scorer"]["name"])
+    console.print(f"\nExpected score of N responses by {scorer}, ± its 95 % interval over prompts")
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("N", *STATISTICS):
         table.add_column(name, justify="right")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,13 @@ from ..training.arguments import (
     get_quantization_config,
     loading,
 )
-from ..training.checkpoint import RUN, newest
+from ..training.checkpoint import newest
 from ..training.declarations import Declaration
+from ..training.launch import check_launch
+from ..training.output_folder import AUTO, contents, locked
+from ..utils.signals import Interrupted, interrupted, listener, name_of
 from .command import HELP_ALL, Command
-from .console import INTERRUPTED, is_first, set_up_logging
+from .console import is_first, set_up_logging
 from .help_page import Page
 from .help_pages import NEEDED, SHORT, Pages, asked_for, names_of, training_groups
 from .models import ADAPTER, FOUR_BITS, check_place, check_without, named
@@ -42,6 +44,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     trainer_type = _trainer_of(command)
     args, model_args, data_args, *scoring = _parser(trainer_type, prog).parse_args_and_config(argv)
     scorer_args = scoring[0] if scoring else ScorerArguments()
+    check_launch(args)
     check(model_args, data_args, TASK[trainer_type.objective_type.trains])
     check_scorer(scorer_args, needed=_needs_scorer(trainer_type))
     if scoring and not scorer_args.scorer:
@@ -84,7 +87,11 @@ def _parser(trainer_type: Any, prog: str) -> TrlParser:
         "output_dir", "Folder for the model, the checkpoints and the metrics.", f"{prog.split()[-1]}-output"
     )
     more = " Where responses are sampled, true goes on with the run there." if iterates else ""
-    parser.describe("resume_from_checkpoint", f"A checkpoint, or true for the newest one in output_dir.{more}", None)
+    parser.describe(
+        "resume_from_checkpoint",
+        f"A checkpoint, true for the newest one in output_dir, or auto: that where there is one, else begin.{more}",
+        None,
+    )
     return parser
 
 
@@ -122,73 +129,80 @@ def build(trainer_type: Any, args: Any, model_args: ModelConfig, rows: Rows, sco
 
 
 def _train(trainer: Any, rows: Rows, resume: str | bool) -> int:
+    with locked(Path(str(trainer.args.output_dir))):  # until all is saved
+        return _run(trainer, rows, resume)
+
+
+def _run(trainer: Any, rows: Rows, resume: str | bool) -> int:
     try:
-        metrics = trainer.train(resume_from_checkpoint=resume or None).metrics
-    except KeyboardInterrupt:
-        return _interrupted(trainer)
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("train", metrics)
-    if rows.evaluation is not None:
-        evaluated = trainer.evaluate()
-        trainer.save_metrics("eval", evaluated)
-        metrics |= evaluated
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        metrics = _trained(trainer, resume)
+        if rows.evaluation is not None:
+            evaluated = trainer.evaluate()
+            trainer.save_metrics("eval", evaluated)
+            metrics |= evaluated
+            trainer.health.examine(trainer.state)
+        if trainer.args.push_to_hub:
+            trainer.push_to_hub()
+    except Interrupted as ending:
+        raise ending if ending.message else interrupted(ending.signum, _after(trainer, ending)) from None
     if trainer.is_world_process_zero():
         summary(trainer, rows, metrics)
     trainer.accelerator.end_training()
     return 0
 
 
+def _trained(trainer: Any, resume: str | bool) -> dict[str, Any]:
+    """Train and save; the metrics of it. A signal waits until the model is saved, once it is trained."""
+    with listener().deferred():
+        metrics = trainer.train(resume_from_checkpoint=resume or None).metrics
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("train", metrics)
+    return metrics
+
+
+def _after(trainer: Any, ending: Interrupted) -> str:
+    return (
+        f"Interrupted by {name_of(ending.signum)} after the training: the model is in {trainer.args.output_dir}; "
+        "what comes after that, as its evaluation, is missing"
+    )
+
+
 def resumption(args: Any, iterates: bool) -> str | bool:
-    """What `resume_from_checkpoint` asks to go on with: a checkpoint's folder, True for a run of iterations, or False.
+    """What `resume_from_checkpoint` asks to go on with: a folder, True for the run in output_dir, "auto", or False.
 
     Raises:
-        ValueError: no such folder; or iterations, which have no one checkpoint, are to begin where some are already.
+        FileNotFoundError: nothing complete to go on with.
+        ValueError: no such folder; or a run is to begin where one is already.
     """
     asked, args.resume_from_checkpoint = args.resume_from_checkpoint, None
     wanted = (asked or "false").lower()
-    if iterates:
-        return _goes_on(args.output_dir, wanted)
+    if wanted == AUTO:
+        return AUTO
     if wanted in NO:
+        if not args.overwrite_output_dir:
+            _check_unused(Path(args.output_dir))
         return False
-    folder = newest(args.output_dir) if wanted in YES else Path(asked).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"--resume_from_checkpoint {folder}: no such folder")
-    return str(folder)
-
-
-def _goes_on(folder: str, wanted: str) -> bool:
-    """Whether a run that samples responses is to go on in its folder."""
-    if wanted not in (*YES, *NO):
+    if iterates and wanted not in YES:
         raise ValueError(
             f"--resume_from_checkpoint {wanted}: a run that samples responses goes on in its output_dir, say true"
         )
+    if iterates:
+        return True
+    if wanted in YES:
+        newest(args.output_dir, thorough=False)  # before a model is loaded; the trainer reads all of it
+        return True
+    if not Path(asked).expanduser().is_dir():
+        raise ValueError(f"--resume_from_checkpoint {Path(asked).expanduser()}: no such folder")
+    return str(Path(asked).expanduser())
+
+
+def _check_unused(folder: Path) -> None:
+    """Refuse, before a model is loaded, a folder that holds a run; the trainer looks again."""
     # The others may look when the first has begun.
-    if wanted in NO and is_first() and (Path(folder) / RUN).is_file():
+    if is_first() and (there := contents(folder)):
         raise ValueError(
-            f"--output_dir {folder} holds a run already: add --resume_from_checkpoint true to go on with it, or name "
-            "another folder"
+            f"--output_dir {folder} holds a run already: add --resume_from_checkpoint true to go on with it, or "
+            f"--overwrite_output_dir true to move it aside whole and begin anew, or name another folder. What is "
+            f"there: {there}"
         )
-    return wanted in YES
-
-
-def _interrupted(trainer: Any) -> int:
-    if trainer.is_world_process_zero():
-        print(f"\n{_standing(trainer)}", file=sys.stderr)
-    return INTERRUPTED
-
-
-def _standing(trainer: Any) -> str:
-    """How far a run came, and how to go on with it."""
-    out, go_on = trainer.args.output_dir, "To go on, run the same command with --resume_from_checkpoint true"
-    if trainer.scorer is not None and not trainer.objective.on_policy:
-        done = len(list(Path(out).glob("iteration-*/policy")))
-        come = f"Interrupted after {done} of {trainer.objective.iterations} iterations."
-        return f"{come}\nWhat is sampled, scored and trained is in {out}\n{go_on}"
-    come = f"Interrupted after step {trainer.state.global_step} of {trainer.state.max_steps}."
-    try:
-        return f"{come}\nNewest checkpoint: {newest(out)}\n{go_on}"
-    except FileNotFoundError:
-        return f"{come}\nNo checkpoint was written yet; --save_steps says how often they are."

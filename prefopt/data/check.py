@@ -10,7 +10,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from .adapters import Adapter
-from .adapters.columns import TELLING
 from .check_encoding import encoding_findings
 from .findings import FileReport, Finding, LengthBias, Report, Sample
 from .loading import Reading, Record, parse, to_dataset
@@ -105,10 +104,10 @@ def _duplicates(records: Iterable[Record]) -> Finding:
 
 
 def _unread_telling(load: LoadReport) -> Finding:
-    """Columns that were left out, by a mapping or by an adapter of the user's own, and whose names say a lot."""
+    """Columns that were left out, and may say something of their rows."""
     finding = Finding()
     for name, count in load.unread.most_common():
-        finding.add(f"{name} ({count:,})", name in TELLING)
+        finding.add(f"{name} ({count:,})", name in load.telling)
     return finding
 
 

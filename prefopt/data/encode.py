@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .adapters.answers import UNORDERED
+from .adapters.rankings import UNORDERED
 from .loading import Source, load
 from .records import TURN_EXTRAS, DataError, Turn
 from .row_encoder import NOTES, Encoder

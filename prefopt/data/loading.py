@@ -11,13 +11,17 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from .adapters import REGISTRY, Adapter, Drop, by_name, catalogue, from_outside, recognise
-from .adapters.answers import UNORDERED, Tie
-from .adapters.columns import Columns
+from .adapters.columns import QUESTIONS, Columns
+from .adapters.file import File
+from .adapters.rankings import UNORDERED
+from .adapters.turn_keys import unread_keys
+from .adapters.verdicts import Tie
 from .mapping import check_columns, mapped
+from .raw_rows import with_calls, without_nulls
 from .reading import Located, Source, read_rows
 from .records import TURN_EXTRAS, Candidates, DataError, Response, Turn
-from .report import LoadReport
-from .tokenised import is_tokenised
+from .report import LoadReport, odd_scores
+from .tokenised import BAD, is_tokenised
 from .tokenised import read as tokenised_rows
 
 if TYPE_CHECKING:
@@ -27,7 +31,7 @@ log = logging.getLogger(__name__)
 
 KINDS = {
     "preferences": frozenset({"pair", "list"}),
-    "unpaired": frozenset({"unpaired"}),
+    "unpaired": frozenset({"unpaired", "pair"}),  # a pair is two of them, see `encode.split_pairs`
     "sft": frozenset({"pair", "list", "unpaired", "sft"}),
     "prompts": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),
     "any": frozenset({"pair", "list", "unpaired", "sft", "prompt"}),  # prompts, with whatever answers they have
@@ -141,15 +145,15 @@ def load(
     """The dataset and the account of what was kept, repaired and dropped, which is also logged, a line each.
 
     Args:
-        purpose: what the rows are for: "preferences", "unpaired" (`response` and its `label`), "sft", "prompts", or
-            "any" for prompts with whatever answers there are.
+        purpose: what the rows are for: "preferences", "unpaired" (`response` and its `label`, or pairs), "sft",
+            "prompts", or "any" for prompts with whatever answers there are.
         source, adapter, split, strict, columns, ties: as of `load_preferences`.
     """
     reading = Reading(adapter, split, strict, columns, ties)
     first, rest, report = _opened(source, reading)
     if adapter == "auto" and is_tokenised(first[0][1]):
         report.adapter = "token ids"
-        encoded = tokenised_rows(chain(first, rest), report)
+        encoded = tokenised_rows(chain(first, rest), report, purpose, reading.ties == "drop")
         _log(report, bool(encoded))
         return encoded, report
     records, used = _understood(first, rest, report, reading, purpose)
@@ -159,9 +163,10 @@ def load(
 
 
 def _log(report: LoadReport, kept: bool) -> None:
-    level = logging.WARNING if report.needs_attention else logging.INFO
+    usual = logging.WARNING if report.needs_attention else logging.INFO
+    levels = {report.warning: logging.WARNING, report.remark: logging.INFO}
     for line in report.lines():
-        log.log(level, "%s", line)
+        log.log(levels.get(line, usual), "%s", line)
     if not kept:
         raise DataError("no row could be used\n" + "\n".join(report.lines()))
 
@@ -178,11 +183,10 @@ def parse(
 def _opened(source: Source, reading: Reading) -> tuple[list[Located], Iterator[Located], LoadReport]:
     """The first rows of a source, by which their format is told, the others, and the account of reading them."""
     report = LoadReport(_name(source), reading.strict)
-    rows: Iterator[Located] = (
-        (origin, _without_nulls(row)) for origin, row in read_rows(source, reading.split, report)
-    )
+    rows = read_rows(source, reading.split, report)
     if reading.columns:
         rows = mapped(rows, reading.columns, report)
+    rows = ((origin, with_calls(without_nulls(row))) for origin, row in rows)
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))
@@ -199,7 +203,10 @@ def _understood(
     known = reading.adapter == "auto"
     used = _recognised(first, kinds) if known else _allowed(_named(reading.adapter, first), kinds)
     report.adapter = used.name
-    return list(_adapted(chain(first, rest), used, report, purpose, reading.ties == "drop")), used
+    if any(used.needs_file(row) for _, row in first):
+        first, rest = [*first, *rest], iter(())
+    file = File([row for _, row in first], QUESTIONS)
+    return list(_adapted(chain(first, rest), file, used, report, purpose, reading.ties == "drop")), used
 
 
 def _name(source: Any) -> str:
@@ -215,13 +222,13 @@ def _named(name: str, sample: list[Located]) -> Adapter:
 
 
 def _adapted(
-    rows: Iterable[Located], adapter: Adapter, report: LoadReport, purpose: str, drop_ties: bool
+    rows: Iterable[Located], file: File, adapter: Adapter, report: LoadReport, purpose: str, drop_ties: bool
 ) -> Iterator[Record]:
     for origin, columns in rows:
-        row = Columns(columns)
+        row = Columns(columns, file)
         try:
             candidates = adapter(row)
-            _check_purpose(candidates, purpose)
+            _check_purpose(candidates, adapter.kind, purpose)
         except Tie as tie:
             if purpose not in ("prompts", "any"):
                 report.drop(str(tie), origin)
@@ -232,8 +239,9 @@ def _adapted(
             continue
         except DataError as error:
             raise DataError(f"{origin}: {error}") from error
-        report.unread.update(row.unread())
-        if (note := _odd_scores(candidates, adapter.kind)) is not None:
+        report.leave_out(row, row.unread(), adapter.left_out)
+        report.unread.update(unread_keys(row))
+        if (note := odd_scores(candidates.scores if adapter.kind == "pair" else None)) is not None:
             if drop_ties:
                 report.drop(note, origin)
                 continue
@@ -244,27 +252,14 @@ def _adapted(
         yield origin, candidates
 
 
-def _check_purpose(candidates: Candidates, purpose: str) -> None:
+def _check_purpose(candidates: Candidates, kind: str, purpose: str) -> None:
     """Drop what is no demonstration: an answer that is called bad, or the first of several in no order."""
     if purpose != "sft":
         return
     if candidates.label is False:
-        raise Drop("the answer is labelled as a bad one")
-    if len(candidates.responses) > 2 and candidates.scores is None:
+        raise Drop(BAD)
+    if kind == "list" and candidates.scores is None:
         raise Drop(UNORDERED)
-
-
-def _odd_scores(candidates: Candidates, kind: str) -> str | None:
-    """What is odd about the scores of a pair."""
-    if kind != "pair" or candidates.scores is None or candidates.scores[0] > candidates.scores[1]:
-        return None
-    same = candidates.scores[0] == candidates.scores[1]
-    return "chosen and rejected have the same score" if same else "rejected has a higher score than chosen"
-
-
-def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """The row less its nulls: a table has a column for every field that any row had."""
-    return row if None not in row.values() else {name: value for name, value in row.items() if value is not None}
 
 
 def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
@@ -285,7 +280,8 @@ def _recognised(sample: list[Located], kinds: frozenset[str]) -> Adapter:
     keys = ", ".join(f"{name} ({type(value).__name__})" for name, value in rows[0].items())
     raise DataError(
         f"{sample[0][0]}: no adapter knows rows with the fields {keys}. Say what they are by `columns`, such as "
-        f"prompt=NAME chosen=NAME rejected=NAME, or use one of the formats\n{catalogue(kinds)}{hint}"
+        "prompt=NAME chosen=NAME rejected=NAME, or prompt=NAME response_a=NAME response_b=NAME winner=NAME where a "
+        f"column names the better of two; or use one of the formats\n{catalogue(kinds)}{hint}"
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 Messages = Sequence[Mapping[str, str]]
 """A conversation, or a prompt: each turn has a `role` and a `content`, and some of `TURN_EXTRAS`."""
 
-TURN_EXTRAS = ("tool_calls", "tools", "chat_template_kwargs")
-"""What turns may have for the chat template, as JSON text: what an assistant calls, and, in the first turn of a prompt,
-the tools that it may call and the values of the template's own variables."""
+TURN_EXTRAS = ("tool_calls", "tools", "chat_template_kwargs", "loss")
+"""What turns may have, as JSON text: what an assistant calls, and, in the first turn of a prompt, the tools that it may
+call and the values of the template's own variables; "false" as the loss of an answer that is not trained on."""
 
 
 class DataError(ValueError):
@@ -36,6 +36,15 @@ class Turn:
     def of(cls, role: str, content: str, **extras: str) -> "Turn":
         """A turn with extras by their names; those that are empty are left out."""
         return cls(role, content, tuple((name, extras[name]) for name in TURN_EXTRAS if extras.get(name)))
+
+    def uncounted(self) -> "Turn":
+        """The same turn as one that is not trained on."""
+        return Turn.of(self.role, self.content, **{**dict(self.more), "loss": "false"})
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is trained on, if it is an answer."""
+        return not self.more or ("loss", "false") not in self.more
 
     @property
     def message(self) -> dict[str, str]:
@@ -114,6 +123,11 @@ def plain_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
     """A turn with what is known of turns and not null: a table has a field for every extra that any turn has."""
     extras = {name: turn[name] for name in TURN_EXTRAS if turn.get(name)}
     return {"role": turn["role"], "content": turn["content"], **extras}
+
+
+def is_answer(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is one of the assistant that is trained on."""
+    return bool(turn["role"] == "assistant" and turn.get("loss") != "false")
 
 
 def name_of_call(call: Any) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .continuation import Continuation, continuations
-from .records import TURN_EXTRAS, DataError, responses_of
+from .records import TURN_EXTRAS, DataError, is_answer, responses_of
 from .special_tokens import Piece, SpecialTokens
 from .template import Message, Renderer, Rendering, Segment, is_bare
 from .tokenizer_identity import tokenizer_fingerprint
@@ -79,6 +79,7 @@ class Encoder:
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        self.renderer.prepare((row["prompt"], _tails(row)) for row in rows)
         rendered = [self.render(row, number) for row, number in zip(rows, indices, strict=True)]
         pieces = [self._pieces(row["prompt"], texts) for row, texts in zip(rows, rendered, strict=True)]
         ids = iter(continuations(self.special_tokens, (piece for row in pieces for piece in row)))
@@ -222,7 +223,7 @@ class Encoder:
         said += [Piece(calls, True) for calls in row.get("tool_calls") or () if calls]
         later = row.get("later_turns", ())
         said += [Piece(turn["tool_calls"], True) for turn in later if turn.get("tool_calls")]
-        others = [turn for turn in later if turn["role"] != "assistant"]
+        others = [turn for turn in later if not is_answer(turn)]
         parses_special = pieces[0].parse_special
         said += [Piece(text, parses_special) for turn in (*row["prompt"], *others) for text in _said(turn)]
         became = {piece.parse_special for piece in said if self.special_tokens.spelled_in(piece.text)}

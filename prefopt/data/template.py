@@ -3,13 +3,13 @@
 Later answers of a conversation are looked for here in what the template makes of it (`Renderer.response`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .records import TURN_EXTRAS, DataError
+from .records import TURN_EXTRAS, DataError, is_answer
 from .template_variables import are_plain, inputs_of, names_of_calls, turns_for_template, unread_inputs
 
 if TYPE_CHECKING:
@@ -132,6 +132,22 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], prompt
         raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
 
 
+def render_all(
+    tokenizer: "PreTrainedTokenizerBase", conversations: list[list[Message]], prompt: bool
+) -> list[str] | None:
+    """What `render` gives for each of several plain conversations, in one call; None where it fails for one of them.
+
+    Most of what a call costs does not depend on how much it renders.
+    """
+    turns: list[Any] = list(map(_in_parts, conversations)) if _takes_parts(tokenizer) else conversations
+    try:
+        found: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+    except Exception:  # `render` says for which, and why
+        return None
+    right = isinstance(found, list) and len(found) == len(turns) and all(isinstance(text, str) for text in found)
+    return found if right else None
+
+
 _parts: dict[str, bool] = {}
 """Chat template -> whether it takes contents as lists of parts."""
 
@@ -174,6 +190,34 @@ class Renderer:
         self.stop_text = str(tokenizer.decode([self.stop], skip_special_tokens=False))
         end = end_of_text(tokenizer)
         self.eos = self.stop if end is None else end
+        self._rendered: dict[Any, str] = {}
+
+    def prepare(self, rows: Iterable[tuple[list[Message], list[list[Message]]]]) -> None:
+        """Render in two calls what the rows of a batch need, where their conversations are plain and have one answer.
+
+        Args:
+            rows: the prompt of each with its responses, as turns.
+        """
+        self._rendered.clear()
+        if not self.tokenizer.chat_template:
+            return
+        wanted: dict[bool, dict[Any, list[Message]]] = {True: {}, False: {}}
+        for prompt, tails in rows:
+            if is_bare(prompt) or not are_plain(prompt):
+                continue
+            wanted[True][_key(prompt, True)] = prompt
+            for tail in tails:
+                if len(tail) == 1 and are_plain(tail):
+                    wanted[False][_key(prompt + tail, False)] = prompt + tail
+        for is_prompt, conversations in wanted.items():
+            texts = render_all(self.tokenizer, list(conversations.values()), is_prompt) if conversations else None
+            if texts is not None:
+                self._rendered.update(zip(conversations, texts, strict=True))
+
+    def _render(self, messages: list[Message], prompt: bool = False) -> str:
+        """The template's text of a conversation, as `prepare` has rendered it, or now."""
+        found = self._rendered.get(_key(messages, prompt)) if self._rendered and are_plain(messages) else None
+        return render(self.tokenizer, messages, prompt) if found is None else found
 
     @cached_property
     def closing(self) -> str:
@@ -189,7 +233,7 @@ class Renderer:
         if is_bare(prompt):
             return prompt[0]["content"] if prompt else ""
         if self.tokenizer.chat_template:
-            return render(self.tokenizer, prompt, prompt=True)
+            return self._render(prompt, prompt=True)
         return "".join(map(_spoken, prompt)) + SPEAKERS["assistant"].rstrip()
 
     def end(self, prompt: list[Message]) -> int:
@@ -223,7 +267,7 @@ class Renderer:
         """The segments in the form that has no template."""
         segments, between = [], ""
         for number, turn in enumerate(tail):
-            if turn["role"] != "assistant":
+            if not is_answer(turn):
                 between += _spoken(turn)
                 continue
             if number:
@@ -234,14 +278,14 @@ class Renderer:
 
     def _templated(self, prompt: list[Message], opening: str, tail: list[Message]) -> Rendering:
         """The segments as the template writes them, found by where each answer stands in its text."""
-        answers = [number for number, turn in enumerate(tail) if turn["role"] == "assistant"]
+        answers = [number for number, turn in enumerate(tail) if is_answer(turn)]
         segments: list[Segment] = []
         agrees = True
         for done, (number, next_number) in enumerate(pairwise(answers), 1):
             said = self._answer(prompt + tail[: number + 1], opening)
             if said is None:
                 return UNWRITTEN
-            following = render(self.tokenizer, prompt + tail[:next_number], prompt=True)
+            following = self._render(prompt + tail[:next_number], prompt=True)
             said = (
                 _as_kept(said, following, opening, self.closing)
                 if said.templated
@@ -258,7 +302,7 @@ class Renderer:
         last = self._answer(prompt + tail, opening)
         if last is None:
             return UNWRITTEN
-        whole = render(self.tokenizer, prompt + tail)
+        whole = self._render(prompt + tail)
         last = last if last.templated else self._spaced(last, whole, opening)
         agrees &= whole.startswith(opening + last.whole + self.stop_text)
         return Rendering([*segments, last], agrees)
@@ -281,7 +325,7 @@ class Renderer:
         turn = conversation[-1]
         if not _calls(turn):
             return Segment(turn["content"], True)
-        whole = render(self.tokenizer, conversation)
+        whole = self._render(conversation)
         written = whole.removeprefix(opening).rstrip()
         if not whole.startswith(opening) or not written.endswith(self.closing):
             return None
@@ -302,6 +346,11 @@ class Renderer:
         rest = following[place + len(answer) :]
         stopped = rest.lstrip()
         return answer, stopped.removeprefix(self.stop_text) if stopped.startswith(self.stop_text) else rest
+
+
+def _key(messages: Sequence[Message], prompt: bool) -> Any:
+    """What tells a plain conversation from others, and whether it is a prompt."""
+    return prompt, *((turn["role"], turn["content"]) for turn in messages)
 
 
 def _spoken(turn: Message) -> str:

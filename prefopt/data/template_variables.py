@@ -112,7 +112,7 @@ def are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _turn_for_template(message: Mapping[str, Any], text: bool) -> dict[str, Any]:
-    turn = {name: value for name, value in message.items() if name not in _SETTINGS and value is not None}
+    turn = {name: value for name, value in message.items() if name not in (*_SETTINGS, "loss") and value is not None}
     if calls := turn.pop("tool_calls", None):
         calls = _decoded("tool_calls", calls)
         turn["tool_calls"] = list(map(_with_text, calls)) if text else calls

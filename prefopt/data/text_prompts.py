@@ -53,8 +53,8 @@ def users_turns(
 ) -> "datasets.Dataset":
     """Rows of text whose bare prompts are user turns; how many is logged.
 
-    The space around such a prompt and its answers goes, as it belongs to no turn. A document (an empty prompt) stays
-    what it is.
+    The space between such a prompt and its answers goes, as it belongs to no turn, and so does what follows an answer;
+    the indent of code stays. A document (an empty prompt) stays what it is.
 
     Args:
         brings_template: whether a text is already written in the template of a model.
@@ -74,14 +74,18 @@ def users_turns(
         prompt = [{"role": "user", "content": row["prompt"][0]["content"].strip()}]
         return {**row, **answers, "prompt": prompt}
 
-    count = sum(map(is_question, rows["prompt"]))
+    asks = [is_question(prompt) for prompt in rows["prompt"]]
+    count = sum(asks)
     if not count:
         return rows
+    answers = zip(*(rows[name] for name in ANSWERS if name in rows.column_names), strict=True)
+    spaced = sum(ask and any(map(_has_space, said)) for ask, said in zip(asks, answers, strict=False))
     log.warning(
         "%s of %s prompts are plain text: each is a user's turn in the chat template. text_prompts='verbatim' goes on "
-        "with the text as it is, without the template",
+        "with the text as it is, without the template%s",
         f"{count:,}",
         f"{len(rows):,}",
+        f". The space around the answers of {spaced:,} of them goes" if spaced else "",
     )
     return rows.map(converted, load_from_cache_file=False, features=rows.features, desc="Making prompts turns")
 
@@ -106,4 +110,18 @@ def _roles(rows: "datasets.Dataset") -> set[str]:
 
 
 def _stripped(answer: Any) -> Any:
-    return answer.strip() if isinstance(answer, str) else [text.strip() for text in answer]
+    """An answer, or each of several, less the space that joined it to the prompt, and what follows it."""
+    return _unspaced(answer) if isinstance(answer, str) else list(map(_unspaced, answer))
+
+
+def _unspaced(text: str) -> str:
+    lines = text.rstrip().lstrip("\r\n")
+    return lines if lines.startswith(_INDENT) else lines.lstrip()
+
+
+_INDENT = ("  ", "\t")
+"""How an answer begins whose first line is indented, as code is."""
+
+
+def _has_space(answer: Any) -> bool:
+    return bool(answer) and _stripped(answer) != (answer if isinstance(answer, str) else list(answer))

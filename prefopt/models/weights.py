@@ -1,15 +1,18 @@
-"""Copies of a model's weights in memory, to go back to, and a cheap hash that tells one model's from another's."""
+"""Copies of a model's weights in memory, a cheap hash that tells one model's from another's, and broken numbers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 Snapshot = dict[str, Tensor]
+
+SHOWN = 4
+"""Rows of a matrix that a message names; if more are broken it is the whole that matters."""
 
 
 def snapshot(model: nn.Module) -> Snapshot:
@@ -39,3 +42,25 @@ def full_weight(tensor: Tensor) -> Tensor:
     """The whole of a weight of which FSDP keeps a part in each process. Every process has to call it."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def broken_weights(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
+    """The weights that hold a number that is not finite: name -> how many, and of a matrix in which rows.
+
+    Of weights that processes share, each looks at its own part.
+    """
+    return {name: words for name, parameter in parameters if (words := _broken(parameter))}
+
+
+def _broken(parameter: Tensor) -> str:
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    if not local.is_floating_point() or local.is_meta or local.element_size() < 2:
+        return ""
+    bad = ~torch.isfinite(local)
+    if not bad.any():
+        return ""
+    count = f"{int(bad.sum()):,} of {local.numel():,} numbers"
+    rows = bad.flatten(1).any(1).nonzero().flatten().tolist() if local.dim() > 1 else []
+    where = f", row {', '.join(map(str, rows))}" if 0 < len(rows) <= SHOWN else ""
+    return count + where

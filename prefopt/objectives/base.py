@@ -288,11 +288,17 @@ def load(name: str) -> Objective:
         return known[OLD_NAMES[name]]
     if name in known:
         return known[name]
-    path, _, wanted = name.partition(":")
-    if "." not in path and not wanted:
+    path = module_of(name)
+    if path is None:
         meant = f" {did_you_mean(name, known, most=3)}".rstrip()
         raise ValueError(f"unknown objective {name!r}:{meant} known are {', '.join(sorted(known))}")
-    return _from_outside(path, wanted)
+    return _from_outside(path, name.partition(":")[2])
+
+
+def module_of(name: str) -> str | None:
+    """The user's module that `load` imports for this name; None for a name that needs none."""
+    path, _, wanted = name.partition(":")
+    return path if name not in registry() | OLD_NAMES and ("." in path or wanted) else None
 
 
 def _names(module: ModuleType) -> dict[str, Any]:

@@ -154,12 +154,14 @@ class PPO(PPOArguments, Objective):
             state: of the rollout that the next steps learn from.
             explained: `explained_variance` of that rollout.
             step: optimizer steps so far.
-            steps: optimizer steps of the whole run, in at least half of which the policy learns.
+            steps: optimizer steps of the whole run, in at least half of which the policy learns: the critic has no
+                rollout to itself that would end beyond that.
 
         Returns:
             The state, with "policy_start" set to `step` if the policy begins now.
         """
-        critic_alone = step < min(self.critic_pretrain_steps, steps / 2) and not explained > self.critic_pretrain_until
+        limit = min(self.critic_pretrain_steps, self.critic_alone(steps))
+        critic_alone = step < limit and not explained > self.critic_pretrain_until
         if state["policy_start"] >= 0 or critic_alone:
             return state
         return state | {"policy_start": torch.full_like(state["policy_start"], float(step))}

@@ -109,6 +109,16 @@ class PPOArguments(SamplingArguments):
         choices=list(COLLAPSE_ACTIONS),
     )
 
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps that a rollout is learnt from in."""
+        return self.num_ppo_epochs * self.num_mini_batches
+
+    def critic_alone(self, steps: int | float) -> int:
+        """How many of so many optimizer steps the critic has to itself, at most: whole rollouts, within half of all."""
+        wanted = -(-self.critic_pretrain_steps // self.steps_per_rollout)
+        return min(wanted, int(steps / 2 // self.steps_per_rollout)) * self.steps_per_rollout
+
     def check_ppo(self) -> None:
         """Raise ValueError for a setting outside its range, or two that do not go together."""
         self.check_sampling()

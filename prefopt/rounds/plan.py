@@ -21,7 +21,7 @@ not to have is `null`. A stage is merged with that of `round` key by key; a list
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -230,7 +230,6 @@ class RoundsPlan:
         if self.sft is not None and self.data.demonstrations is None and self.data.train != TESTBED:
             raise PlanError("sft: there are no demonstrations to learn from: give data a `demonstrations`")
         built(ModelConfig, self.model, "model")
-        _ = self.each
 
     @cached_property
     def each(self) -> tuple[Round, ...]:
@@ -310,6 +309,13 @@ class RoundsPlan:
         mix = round.reward.mix if round.reward else Mix()
         return round.label is not None or mix.open > 0 or round.number > 1
 
+    @property
+    def imports(self) -> list[tuple[str, str]]:
+        """The modules that the plan has imported: where it names each, and its dotted path."""
+        given = [("round", self.round), ("rounds", self.rounds), ("data: adapter", self.data.adapter)]
+        named = [(where, text) for where, part in given for text in _texts(part) if is_named(text)]
+        return list(dict.fromkeys((where, text.partition(":")[0]) for where, text in named))
+
     def plain(self) -> dict[str, Any]:
         """The plan as a YAML file holds it, without what has its default value."""
         return dict(plain(self))
@@ -331,6 +337,18 @@ def check_origin(name: str | None, round: int, where: str) -> None:
     matched = VERSION.fullmatch(name)
     if matched and int(matched[1]) >= round:
         raise PlanError(f"{where}: {name} is not there yet in round {round}: name an earlier version")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
 
 
 def _merged(common: Any, given: Mapping[str, Any], name: str) -> Any:

@@ -15,9 +15,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from ..compare.run.comparison import locked
+from ..compare.run.comparison import interruptible, locked
 from ..tasks import Progress, Schedule, Task, in_order
-from ..utils import files, jsonl
+from ..utils import files, jsonl, secrets
+from ..utils.extensions import file_of
+from ..utils.signals import GRACE
+from ..utils.visible import visible
 from .context import place_of
 from .plan import RoundsPlan, read_rounds_plan, rounds_plan_from
 from .tasks import RoundTasks
@@ -50,6 +53,7 @@ def run_rounds(
     output_dir: str | Path,
     *,
     jobs: int | None = None,
+    signal_grace: float = GRACE,
     console: Console | None = None,
 ) -> RoundsRun:
     """Do the rounds of a plan; each ends with a version of the policy, `rlhf-vN/policy`, that loads alone.
@@ -61,27 +65,42 @@ def run_rounds(
     Args:
         plan: the path of a YAML file, a mapping that such a file could hold, or a `RoundsPlan`.
         jobs: processes at a time; by default one for each GPU, and one without any.
+        signal_grace: on SIGTERM, SIGHUP and Ctrl-C trainings finish their step and save a checkpoint, within so many
+            seconds at most.
 
     Raises:
+        Interrupted: a signal has ended it; Ctrl-C's is a KeyboardInterrupt too.
         PlanError: the plan cannot be carried out; nothing was begun.
     """
     out = Path(output_dir).expanduser().resolve()
     plan = read_rounds_plan(plan) if isinstance(plan, str | Path) else rounds_plan_from(plan)
+    secrets.remember(plan)
+    console = console or Console()
+    _announce(plan, console)
     tasks = RoundTasks(plan)
     wanted = tasks.report_tasks()
     out.mkdir(parents=True, exist_ok=True)
     gpus = torch.cuda.device_count()
     jobs = jobs or max(1, gpus)
     stopped = None
-    with locked(out), Progress(console or Console(), out, jobs) as progress:
-        files.replace(out / "plan.yaml", yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True))
-        schedule = Schedule(out, jobs, progress, gpus)
+    with interruptible(out, signal_grace), locked(out), Progress(console, out, jobs) as progress:
+        kept = secrets.without_secrets(plan.plain())
+        files.replace(out / "plan.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+        schedule = Schedule(out, jobs, progress, gpus, signal_grace)
         for number in range(len(plan.each) + 1) if plan.stop_below is not None else (None,):
             schedule.run(_until(wanted, number))
             _publish(tasks, out)
             if number and (stopped := _fell(tasks, out, number, plan.stop_below)):
                 break
     return _run_of(tasks, wanted, out, stopped)
+
+
+def _announce(plan: RoundsPlan, console: Console) -> None:
+    """Say which files the plan has run, before any of them is."""
+    for where, module in plan.imports:
+        if (file := file_of(module)) is not None:
+            line = f"{where}: imports {module}, which runs {file}"
+            console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _until(wanted: Iterable[Task], number: int | None) -> list[Task]:

@@ -46,7 +46,8 @@ class RoundTask(Task):
 
     formats = FORMATS
     functions = f"{__package__}.stages"
-    resumable = frozenset({"start", "ask", "label", "candidates", "reward", "search", "generate", "score", "train"})
+    trainings = frozenset({"start", "reward", "train"})
+    resumable = frozenset({"ask", "label", "candidates", "search", "generate", "score"})
 
     round: int = 0
 

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..utils.visible import visible
 from .schedule import Status
 from .task import Task
 
@@ -59,7 +60,7 @@ class Progress:
             self.live.update(self._shown())
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
     def _reason(self, task: Task) -> str:
         failure = task.failure(self.out)
@@ -71,7 +72,7 @@ class Progress:
             if status is Status.RUNNING:
                 share, elapsed = self._share(key), time.monotonic() - self.began[key]
                 bar: Any = "" if share is None else ProgressBar(total=1.0, completed=share, width=20)
-                table.add_row(self.tasks[key].label, bar, f"{elapsed:.0f} s")
+                table.add_row(Text(visible(self.tasks[key].label)), bar, f"{elapsed:.0f} s")
         return Group(Text(self._summary()), table)
 
     def _summary(self) -> str:

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
+from ..utils.signals import GRACE
 from .task import Task, in_order
 from .worker import fail, run_task, set_up_process
 
@@ -47,15 +48,17 @@ class Slot:
     out: Path
     threads: int
     gpu: str | None
+    grace: float
     task: Task | None = None
     future: Future[bool] | None = None
     _pool: ProcessPoolExecutor | None = None
+    _asked: bool = False
 
     def start(self, task: Task) -> None:
         if self._pool is None:
             arguments = (self.out, self.threads, self.gpu)
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), set_up_process, arguments)
-        self.task, self.future = task, self._pool.submit(run_task, task, self.out)
+        self.task, self.future = task, self._pool.submit(run_task, task, self.out, self.grace)
 
     def finish(self) -> tuple[Task, bool]:
         """The task that has ended, and whether it is done."""
@@ -72,14 +75,21 @@ class Slot:
             self.stop()  # whatever state the failure left behind goes with the process
         return task, done
 
+    def terminate(self) -> None:
+        """Ask the process to end its task, without waiting for it."""
+        if self._pool is not None and self.task is not None and not self._asked:
+            self._asked = True
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+
     def stop(self) -> None:
-        """End the process, in the midst of its task if it has one."""
+        """End the process; of the task that it has, a training saves a checkpoint first, as `signal_grace` allows."""
         if self._pool is None:
             return
-        for process in list((self._pool._processes or {}).values()) if self.task else ():
-            process.terminate()
+        self.terminate()
         self._pool.shutdown(cancel_futures=True)
         self.task = self.future = self._pool = None
+        self._asked = False
 
 
 @dataclass
@@ -89,24 +99,28 @@ class Schedule:
     Args:
         jobs: how many processes run at a time.
         gpus: how many GPUs there are; where there are several, the processes take them in turn.
+        grace: seconds that a signal leaves to all.
     """
 
     out: Path
     jobs: int
     display: Display
     gpus: int = 0
+    grace: float = GRACE
     status: dict[str, Status] = field(default_factory=dict)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Run the tasks that are not done, and those that they need; why one failed is in its folder."""
         waiting = [task for task in in_order(tasks) if self._new(task)]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        slots = [Slot(self.out, threads, _gpu(n, self.gpus)) for n in range(self.jobs)]
+        slots = [Slot(self.out, threads, _gpu(n, self.gpus), self.grace) for n in range(self.jobs)]
         try:
             while waiting or any(slot.task for slot in slots):
                 waiting = self._start(waiting, slots)
                 self._wait(slots)
         finally:
+            for slot in slots:
+                slot.terminate()
             for slot in slots:
                 slot.stop()
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..utils import jsonl
+from ..utils import jsonl, secrets
 from ..utils.fingerprint import fingerprint_of_values
 
 DONE, FAILED = "done.json", "failed.json"
@@ -49,8 +49,10 @@ class Task:
     """
     functions: ClassVar[str] = ""
     """The module whose `run(task, out)` does the work and returns the result, in plain values."""
+    trainings: ClassVar[frozenset[str]] = frozenset()
+    """Kinds that train: a signal waits for a checkpoint, from which the next attempt goes on."""
     resumable: ClassVar[frozenset[str]] = frozenset()
-    """Kinds that go on from what a killed attempt left in their folder; the others begin with an empty one."""
+    """Other kinds that go on from what a killed attempt left in their folder; the rest begin with an empty one."""
 
     kind: str
     name: str
@@ -69,7 +71,8 @@ class Task:
         """A hash of all that the result depends on."""
         needs = {role: task.digest for role, task in self.needs.items() if role not in ORDER_ONLY}
         made_by = FORMAT_1 if self.formats[self.kind] == 1 else self.formats[self.kind]
-        return fingerprint_of_values([self.kind, self.seed, self.inputs, needs, made_by])
+        inputs = secrets.without_named(self.inputs)  # another token makes no other result
+        return fingerprint_of_values([self.kind, self.seed, inputs, needs, made_by])
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -16,22 +17,32 @@ from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
 
-from ..utils import jsonl
+from ..utils import jsonl, secrets
+from ..utils.signals import listening
+from ..utils.visible import VisibleFormatter
 from .task import DONE, FAILED, Task, Waiting
 
 LOG = "log.txt"
 PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
+CHECKPOINTS, SPENT = "run/checkpoint-*", "spent.json"
+"""What a training goes on from, which stays until the task is done."""
+GRACE = 0.9
+"""A process has this share of the time that a signal leaves to the whole comparison, which waits for it."""
 TRACEBACK_LINES = 30
 """How many lines of a traceback are kept, the last ones."""
 
 
 def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
-    """Prepare a process for its tasks: caches, threads, GPU, logging."""
+    """Prepare a process for its tasks: caches, threads, GPU, logging, signals."""
+    for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all: the first process passes them on, as SIGTERM
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ["PREFOPT_CACHE"] = str(out / "cache")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    secrets.guard_streams()
     import torch
     from datasets import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar
@@ -39,7 +50,9 @@ def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
     torch.set_num_threads(threads)
     disable_progress_bars()
     disable_progress_bar()
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("prefopt").setLevel(logging.INFO)
 
 
@@ -51,22 +64,37 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def run_task(task: Task, out: Path) -> bool:
-    """Do a task, and write its result, or why there is none, into its folder; returns whether it is done."""
-    folder, began = task.folder(out), time.monotonic()
-    _clear(folder, keep=task.kind in task.resumable)
+def run_task(task: Task, out: Path, grace: float) -> bool:
+    """Do a task, and write its result, or why there is none, into its folder; returns whether it is done.
+
+    Args:
+        grace: seconds that a signal leaves it: a training ends with its step, and a checkpoint.
+    """
     try:
-        with _logged(folder / LOG):
-            result = import_module(task.functions).run(task, out)
+        with listening(GRACE * grace) as signals, signals.at_once(task.kind not in task.trainings):
+            _run(task, out)
     except Waiting as wanted:
-        jsonl.replace(folder / FAILED, [{"reason": str(wanted), "details": "", "waits": True}])
+        jsonl.replace(task.folder(out) / FAILED, [{"reason": str(wanted), "details": "", "waits": True}])
         return False
     except (Exception, SystemExit) as error:  # whatever a user's file raises, the other cells go on
+        if task.result(out) is not None:  # the signal came when it was done
+            return True
         lines = traceback.format_exc().strip().splitlines()
         return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-TRACEBACK_LINES:]))
+    return True
+
+
+def _run(task: Task, out: Path) -> None:
+    secrets.remember(task.inputs)
+    folder, began = task.folder(out), time.monotonic()
+    _clear(folder, keep=task.kind in task.trainings | task.resumable)
+    with _logged(folder / LOG):
+        result = import_module(task.functions).run(task, out)
     about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
     jsonl.replace(folder / DONE, [{**result, **about}])
-    return True
+    (folder / SPENT).unlink(missing_ok=True)
+    for checkpoint in folder.glob(CHECKPOINTS):
+        shutil.rmtree(checkpoint)
 
 
 def versions() -> dict[str, str]:
@@ -77,7 +105,7 @@ def versions() -> dict[str, str]:
 def fail(task: Task, out: Path, reason: str, details: str = "") -> bool:
     """Write down why a task failed; returns False, which is whether it is done."""
     first = reason.strip().splitlines()[0] if reason.strip() else "no reason was given"
-    jsonl.replace(task.folder(out) / FAILED, [{"reason": first, "details": details}])
+    jsonl.replace(task.folder(out) / FAILED, [secrets.without_secrets({"reason": first, "details": details})])
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..data.batching import sequence_lengths
 from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
 from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import with_turns
+from ..data.token_ids import check_ids
 from ..models.critic import attach_critic, critic_of, detach_critic, new_critic, parameter_groups
 from ..models.layout_selection import request_layout
 from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
@@ -255,15 +257,23 @@ def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
     if isinstance(dataset, dict):
         return {name: prepare_dataset(part, built, args) for name, part in dataset.items()}
     generation = _generation_config(built.model)
-    if "prompt_ids" not in getattr(dataset, "column_names", ()):
+    given = getattr(dataset, "column_names", ())
+    if "prompt_ids" not in given:
         dataset = with_turns(as_text(dataset, purpose_of(built.objective)), built.tokenizer, args.text_prompts)
     encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation)
     encoded = _with_responses(encoded, built.objective)
     lengths = sequence_lengths(encoded)
     backbones = [unwrap(model) for model in _models(built.model, built.reference)]
+    if "prompt_ids" in given:
+        check_ids(encoded, min(_vocabulary(model) for model in backbones))
     for model in {(type(model), position_limit(model)): model for model in backbones}.values():  # each kind once
         check_lengths(model, lengths, TOO_LONG)
     return with_mismatched(encoded, args.max_length) if "mismatched" in built.objective.needs else encoded
+
+
+def _vocabulary(model: Any) -> int:
+    """How many embeddings a model has."""
+    return int(getattr(model.get_input_embeddings(), "num_embeddings", sys.maxsize))
 
 
 def prepare_demonstrations(dataset: Any, rows: Any, built: Built, args: PreferenceConfig) -> Any:

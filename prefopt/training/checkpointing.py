@@ -6,15 +6,19 @@ The files of a checkpoint are `checkpoint.py`'s matter; what Trainer itself save
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerState
@@ -25,15 +29,21 @@ from ..models.heads import auxiliary_state, save_normalization
 from ..models.peft_adapters import AUXILIARY_ADAPTERS, preserved_adapter_state, saving_policy_only
 from ..models.reference import FrozenModel
 from ..models.wrappers import unwrap
-from . import checkpoint
+from ..utils.distributed import on_first
+from ..utils.files import free
+from . import checkpoint, final_model
 from .config import PreferenceConfig
+from .content import config_of, rows_hash, settings_of, tokenizer_description, weights_hash
 from .identity import FORMAT, objective_description
 from .one_model import OneModel
+from .output_folder import claim, locked
 from .step import StepRunner
 
 logger = logging.getLogger(__name__)
 
 EXTRAS = "prefopt_state.safetensors"
+FAILURES = (OSError, RuntimeError, SafetensorError)
+"""What a write that fails raises: the system, torch and safetensors each have their own."""
 
 
 class Checkpoints:
@@ -45,6 +55,7 @@ class Checkpoints:
         step: whose state is saved with it.
         tokenizer: saved beside each model.
         reference_check: of the reference's weights, None where it moves or there is none.
+        rows: gives the rows that are trained on, without what is computed from them.
         describe: what must be the same for a checkpoint to go on, beside what is so for every run.
     """
 
@@ -55,53 +66,78 @@ class Checkpoints:
         step: StepRunner,
         tokenizer: Any,
         reference_check: str | None,
+        rows: Callable[[], Any],
         describe: Callable[[], Mapping[str, Any]],
     ):
         self.args, self.trained, self.step, self.tokenizer = args, trained, step, tokenizer
-        self.reference_check, self.describe = reference_check, describe
+        self.reference_check, self.rows, self.describe = reference_check, rows, describe
         self.accelerator: Accelerator = step.accelerator
         self.kept: str | None = None
         """A checkpoint that must stay beside the best and the newest."""
+        self.run: Mapping[str, Any] = {}
+        """What must be the same for a checkpoint to go on, once a training has begun."""
         self._staging = False
+        self._initial_weights: str | None = None
 
     # ---- which run -------------------------------------------------------------------------------------------------
 
-    def to_resume(self, wanted: str | bool | None, rows: int | None) -> str | None:
+    @contextmanager
+    def claimed(self, wanted: str | bool | None) -> Iterator[str | bool | None]:
+        """Have the output folder to this run alone; what to go on from, without "auto".
+
+        Raises:
+            ValueError: another run is there, or is being written.
+        """
+        folder = Path(str(self.args.output_dir))
+        with locked(folder):
+            yield on_first(lambda: claim(folder, wanted, self.args.overwrite_output_dir))
+
+    def to_resume(self, wanted: str | bool | None) -> str | None:
         """The folder to go on from: the one that is named, or for `True` the newest that is complete.
 
-        Args:
-            rows: of the training data.
+        Every process has to call it; the first one looks, and reads the files to see whether they are whole.
 
         Raises:
             FileNotFoundError: nothing complete to resume from.
-            ValueError: the checkpoint belongs to another model or another step size.
+            ValueError: the checkpoint is damaged, or belongs to another run.
         """
+        run = self.describe_anew()
         if not wanted:
             return None
-        folder = checkpoint.newest(str(self.args.output_dir)) if wanted is True else Path(wanted)
-        checkpoint.check_resumable(folder, self.run(rows))
-        logger.info("resuming from %s", folder)
-        return str(folder)
 
-    def run(self, rows: int | None) -> dict[str, Any]:
+        def found() -> str:
+            folder = checkpoint.newest(str(self.args.output_dir)) if wanted is True else Path(wanted)
+            checkpoint.check_resumable(folder, run, self.args.resume_with_changes or ())
+            return str(folder)
+
+        folder = on_first(found)
+        logger.info("resuming from %s", folder)
+        return folder
+
+    def describe_anew(self) -> dict[str, Any]:
+        """Describe the run that is about to begin or to go on: `run`, from now on."""
+        self.run = self._described()
+        return self.run
+
+    def _described(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to go on in this run."""
-        model, args = self._unwrapped(), self.args
+        model, args, rows = self._unwrapped(), self.args, self.rows()
+        if self._initial_weights is None:  # a later training of this trainer goes on from what came of the first
+            self._initial_weights = weights_hash(model)
         return {
             "format": FORMAT,
             "model": type(unwrap(model)).__name__,
             "adapter": sorted(config.peft_type.value for config in _adapters(model)),
             "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "objective": objective_description(self.step.objective),
-            "rows": rows,
-            "per_device_train_batch_size": args.per_device_train_batch_size,
-            "max_tokens_per_batch": args.max_tokens_per_batch,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "processes": args.world_size,
-            "sync_ref_model": args.sync_ref_model,
+            **config_of(model),
+            "initial weights": self._initial_weights,
             "reference": self.reference_check,
-            "seed": args.seed,
-            "data_seed": args.data_seed,
-            "train_sampling_strategy": args.train_sampling_strategy,
+            "tokenizer": tokenizer_description(self.tokenizer),
+            "rows": None if rows is None else len(rows),
+            "data": rows_hash(rows),
+            "objective": objective_description(self.step.objective),
+            "processes": args.world_size,
+            **settings_of(args),
             **self.describe(),
         }
 
@@ -114,12 +150,17 @@ class Checkpoints:
         """Where Trainer is to write what it means for this folder."""
         return str(Path(folder) / checkpoint.STAGING) if self._staging else folder
 
-    def write(self, save: Callable[[], None], run_dir: Path, state: TrainerState, rows: int | None) -> None:
+    def write(self, save: Callable[[], None], run_dir: Path, state: TrainerState, optimizer: Any) -> None:
         """One more checkpoint in `run_dir`: of what `save` writes below `output_dir`, and of what it does not know.
+
+        Args:
+            optimizer: by whose state it is known how much room is needed.
 
         Raises:
             OSError: it could not be written; earlier checkpoints are untouched.
         """
+        if not self.run:
+            self.describe_anew()
         name = f"checkpoint-{state.global_step}"
         staged = run_dir / checkpoint.STAGING / name
         self._clear(run_dir)  # a run that was killed while saving this step may have left files that are not ours
@@ -131,10 +172,12 @@ class Checkpoints:
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 save_file(self._extras(), staged / EXTRAS)
-                checkpoint.publish(staged, run_dir / name, self.run(rows))
+                checkpoint.publish(staged, run_dir / name, dict(self.run))
                 checkpoint.rotate(run_dir, self.args.save_total_limit, (state.best_model_checkpoint, self.kept))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise OSError(f"could not write {run_dir / name} ({error}): earlier checkpoints are untouched") from error
+        except FAILURES as error:
+            needed = self._trained_bytes() + _optimizer_bytes(optimizer)
+            message = _not_written(error, run_dir / name, staged, needed)
+            raise OSError(f"{message}; earlier checkpoints are untouched") from error
         finally:
             self._staging = False
             self._clear(run_dir)
@@ -156,16 +199,35 @@ class Checkpoints:
             state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
     def save_model(self, save: Callable[[str], None], folder: Path) -> None:
-        """The model as plain transformers or PEFT loads it: no adapter of the reference, and no token.
+        """The model as plain transformers or PEFT loads it: no adapter of the reference.
 
         What trains beside it has a folder of its own.
         """
+        if self._staging or not self.args.should_save:
+            return self._save_into(save, folder)  # of a checkpoint, or on behalf of the process that writes
+        try:
+            with locked(folder, take=lambda lock: lock()) if self._is_output(folder) else nullcontext():
+                final_model.write_whole(partial(self._save_into, save), folder)
+        except FAILURES as error:
+            message = _not_written(error, folder, final_model.staged(folder), self._trained_bytes())
+            final_model.discard(folder)
+            raise OSError(f"{message}; what was there is untouched") from error
+
+    def _save_into(self, save: Callable[[str], None], folder: Path) -> None:
         policy = self.trained.policy_folder(folder)
-        with saving_policy_only(self.trained.model), _without_token(self.args):
+        with saving_policy_only(self.trained.model):
             save(str(policy))
         if self.args.should_save:
             save_normalization(self._unwrapped(), policy)
             self.trained.save_beside(folder, self.tokenizer)
+
+    def _is_output(self, folder: Path) -> bool:
+        return folder.resolve() == Path(str(self.args.output_dir)).resolve()
+
+    def _trained_bytes(self) -> int:
+        """What the weights that train take on a disk."""
+        weights = (p for p in self._unwrapped().parameters() if p.requires_grad)
+        return sum(p.numel() * p.element_size() for p in weights)
 
     def _extras(self) -> dict[str, Tensor]:
         """What Trainer does not know to save: the objective's state, auxiliary heads, a reference that moves."""
@@ -188,18 +250,38 @@ class Checkpoints:
     def load(self, load: Callable[[str], None], folder: Path) -> None:
         """Into the model, and what trains with it, what `save_model` and `write` have left in a folder."""
         inner = self._unwrapped()
+        policy = self.trained.policy_folder(folder)
+        _check_adapter(inner, policy / SAFETENSORS_WEIGHTS_NAME)
         with policy_only(inner), preserved_adapter_state(inner):
-            load(str(self.trained.policy_folder(folder)))
+            load(str(policy))
         self.trained.load_beside(folder)
         path = folder / EXTRAS
         if path.is_file():
             # safetensors does not know the device "cpu:0", which a rank on the CPU has.
             self._restore({name: tensor.to(self.args.device) for name, tensor in load_file(path).items()})
 
-    def without_tied(self, load_result: Any) -> Any:
-        """Weights that are another's by name, such as a head tied to the embeddings, are not missing."""
-        tied = getattr(self._unwrapped(), "_tied_weights_keys", None) or ()
-        return load_result._replace(missing_keys=[key for key in load_result.missing_keys if key not in tied])
+    def check_loaded(self, load_result: Any) -> None:
+        """Refuse weights that do not fit the model: those without a weight would stay untrained.
+
+        Weights that are another's by name, such as a head tied to the embeddings, are not missing.
+
+        Raises:
+            ValueError: some are missing, or are not the model's.
+        """
+        model = self._unwrapped()
+        weights = model.state_dict(keep_vars=True)
+        loaded = {tensor.data_ptr() for name, tensor in weights.items() if name not in load_result.missing_keys}
+        missing = [
+            name
+            for name in load_result.missing_keys
+            if name not in (model._keys_to_ignore_on_save or ())
+            and not (name in weights and weights[name].data_ptr() in loaded)
+        ]
+        if missing or load_result.unexpected_keys:
+            raise ValueError(
+                f"the checkpoint's weights are not this model's: missing {missing or 'none'}, unexpected "
+                f"{list(load_result.unexpected_keys) or 'none'}: take another checkpoint"
+            )
 
     def _restore(self, flat: dict[str, Tensor]) -> None:
         groups: dict[str, dict[str, Tensor]] = {"objective": {}, "auxiliary": {}, "reference": {}, "guard": {}}
@@ -214,15 +296,43 @@ class Checkpoints:
         self.step.guard.skipped = int(groups["guard"].get("skipped_steps", 0))
 
 
+def ended(state: TrainerState) -> bool:
+    """Whether a run that this was saved of had no step left, or had been stopped early, for want of improvement."""
+    if state.global_step >= state.max_steps > 0:
+        return True
+    callbacks: Any = state.stateful_callbacks or {}
+    saved = callbacks.get("EarlyStoppingCallback", {})
+    each = saved[-1] if isinstance(saved, list) else saved
+    waited = each.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    return waited > 0 and waited >= each.get("args", {}).get("early_stopping_patience", math.inf)
+
+
+def _check_adapter(model: Any, path: Path) -> None:
+    """Refuse an adapter's file in which a weight is missing: PEFT would leave that one as it is, with a warning."""
+    if not isinstance(model, PeftModel) or not path.is_file():
+        return
+    with safe_open(path, framework="pt") as file:
+        found = set(file.keys())
+    wanted = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
+    if missing := sorted(set(wanted) - found):
+        raise ValueError(f"{path} lacks weights of this adapter: {missing}: take another checkpoint")
+
+
+def _optimizer_bytes(optimizer: Any) -> int:
+    states = getattr(optimizer, "state", {}).values()
+    tensors = (value for state in states for value in state.values() if isinstance(value, Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _not_written(error: Exception, folder: Path, staged: Path, needed: int) -> str:
+    """What could not be written, why, and how much room that takes."""
+    files = [path for path in staged.rglob("*") if path.is_file()]
+    written = sum(path.stat().st_size for path in files)
+    last = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
+    name = folder if last is None else folder / last.relative_to(staged)
+    room = free(folder) + written
+    return f"could not write {name} ({error}): at least {max(needed, written):,} bytes are needed, {room:,} are free"
+
+
 def _adapters(model: nn.Module) -> list[Any]:
     return [config for name, config in getattr(model, "peft_config", {}).items() if name not in AUXILIARY_ADAPTERS]
-
-
-@contextmanager
-def _without_token(args: Any) -> Iterator[None]:
-    """Hide the hub token: Trainer pickles its arguments, in clear, into every folder it saves."""
-    token, args.hub_token = args.hub_token, None
-    try:
-        yield
-    finally:
-        args.hub_token = token

@@ -5,15 +5,17 @@ A method's own hyperparameters stand beside its loss (`objectives/`) and are add
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..data.encode import Encoding
 from ..models.layout_selection import LAYOUTS
+from ..utils import secrets
 from ..utils.options import option, worded
 from .trl_settings import check_settings, not_here
 
@@ -52,6 +54,15 @@ class PreferenceConfig(TrainingArguments):
     )
     logging_nan_inf_filter: bool = option(
         False, "Accepted for compatibility: a loss that is not finite is never hidden. See max_skipped_steps."
+    )
+
+    overwrite_output_dir: bool = option(
+        False, "Begin a new run in an output_dir that holds one, which is moved aside whole, to output_dir.1 or so."
+    )
+    resume_with_changes: list[str] | None = option(
+        None,
+        "Go on with a run though these differ from what it was begun with: names such as learning_rate, as the message "
+        "has them that refuses it.",
     )
 
     use_liger_kernel: bool = not_here("use_liger_kernel")
@@ -118,7 +129,17 @@ class PreferenceConfig(TrainingArguments):
     ref_model_sync_steps: int = option(512, "Optimizer steps between them.")
     max_skipped_steps: int = option(3, "A step whose gradient is not finite is skipped; so many in a row stop the run.")
 
+    signal_grace: float = option(
+        30.0,
+        "On SIGTERM, SIGHUP and Ctrl-C the step is finished and a checkpoint saved, within so many seconds at most; "
+        "the exit status is 143, 129 or 130. A second signal ends the run at once.",
+    )
+    enable_jit_checkpoint: bool = option(False, "Accepted for compatibility: signals save a checkpoint anyway.")
+
     def __post_init__(self) -> None:
+        if not self.signal_grace > 0:
+            raise ValueError(f"signal_grace={self.signal_grace}: give the seconds that a signal waits for a checkpoint")
+        self.enable_jit_checkpoint = False  # which would end the run as if it were done
         if self.bf16 is None:  # transformers refuses bf16 on a machine that has no GPU for it and was not told so
             self.bf16 = not self.fp16 and (self.use_cpu or is_torch_bf16_gpu_available())
         if self.bf16_full_eval or self.fp16_full_eval:
@@ -152,6 +173,38 @@ class PreferenceConfig(TrainingArguments):
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
             super().__post_init__()
         self._without_selective()
+        secrets.remember(self)
+
+    # ---- no secret leaves them -------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds, such as the training_args.bin in every folder that Trainer saves: no secret."""
+        return {name: _kept(name, value) for name, value in vars(self).items()}
+
+    def __copy__(self) -> PreferenceConfig:
+        """A copy within the process, which has the secrets."""
+        return self._filled(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreferenceConfig:
+        return self._filled(copy.deepcopy(vars(self), memo))
+
+    def _filled(self, values: dict[str, Any]) -> PreferenceConfig:
+        made = object.__new__(type(self))
+        vars(made).update(values)
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers', which trackers show, without secrets at any depth."""
+        return cast(dict[str, Any], secrets.without_secrets(super().to_dict()))
+
+    def __str__(self) -> str:
+        return secrets.redacted(super().__str__())
+
+    __repr__ = __str__
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.__repr__ = PreferenceConfig.__str__  # type: ignore[assignment]  # or @dataclass would write one
 
     def _without_selective(self) -> None:
         """Take out what TRL reads from these arguments of a checkpoint, and torch does not know."""
@@ -181,6 +234,13 @@ class PreferenceConfig(TrainingArguments):
             warnings.warn("model_init_kwargs: `torch_dtype` is now `dtype`", FutureWarning, stacklevel=3)
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         return kwargs
+
+
+def _kept(name: str, value: Any) -> Any:
+    """An argument as a file may hold it: one that is lacking is taken from the environment again, or not at all."""
+    if type(value) is str:
+        return None if secrets.is_secret_name(name) else secrets.redacted(value)
+    return secrets.without_named(value) if isinstance(value, dict) else value
 
 
 def _multiple(given: int | str | None) -> int | None:

@@ -32,6 +32,10 @@ class MetricsAccumulator:
             held = self._held.get(name)
             self._held[name] = new if held is None else _fold(held, new)
 
+    def peek(self) -> dict[str, float]:
+        """Every metric as far as this process has it, of which nothing is taken away."""
+        return {name: _value(metric) for name, metric in self._held.items() if metric.count > 0 and not metric.minus}
+
     def read(self) -> dict[str, float]:
         """Every metric over all ranks; one that nothing was counted for is left out. All ranks must call it."""
         from accelerate.utils import gather_object

@@ -18,6 +18,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .config import PreferenceConfig
 from .dataloaders import Batching
+from .interruption import steps_done
 from .step import StepRunner
 
 Train = Callable[[Any], TrainOutput]
@@ -107,6 +108,11 @@ class Source:
 
     def saved(self) -> None:
         """A checkpoint is on disk."""
+
+    def standing(self) -> str:
+        """How far the training has come, and how to go on with it."""
+        state = self.host.state
+        return steps_done(state.global_step, state.max_steps, str(self.host.args.output_dir))
 
     def complete(self, logs: MutableMapping[str, float]) -> None:
         """Add to what is logged what follows from it."""

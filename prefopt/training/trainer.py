@@ -5,14 +5,17 @@ Each override hands over to one of the objects that a trainer has, which is wher
     step         what a step computes: losses as sums with units, a frozen reference, steps that are not finite
     batching     which rows form a batch
     source       where rows come from: they are there, are generated in iterations, or are PPO's rollouts
+    health       what is noted of the run for the doctor, and said of it at its start and end
     trained      what is optimized and saved: one model, or a policy and its critic
     checkpoints  what is written, whole or absent, and which run it belongs to
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..batch import Batch
@@ -35,19 +39,26 @@ from ..models.weights import spot_check
 from ..models.wrappers import unwrap
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
+from ..utils import files
+from ..utils.signals import listener, listening
 from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
-from .checkpointing import Checkpoints
+from .checkpointing import Checkpoints, ended
 from .config import PreferenceConfig
 from .dataloaders import Batching
 from .evaluation import Evaluation
 from .given_rows import given_rows, purpose_of
+from .health import Health, check_weights
+from .interruption import asked_by_any, told
+from .launch import check_launch, check_saving
 from .metrics import MetricsAccumulator
 from .nonfinite import NonFiniteGuard
+from .output_folder import check_apart
 from .parts import source_for, trained_by
 from .places import check_places
 from .reference_logps import ReferencePass
 from .source import eval_loader
 from .step import StepRunner
+from .unreadable import named
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +137,10 @@ class PreferenceTrainer(Trainer):
         if args.n_gpu > 1:
             logger.warning("one process uses one GPU: launch with torchrun to use all %d", args.n_gpu)
             args._n_gpu = 1  # Trainer would split batches with DataParallel, which cannot split a loss with units
+        check_apart(
+            Path(str(args.output_dir)), {"model": model, "ref_model": ref_model, "critic": critic, "scorer": scorer}
+        )
+        check_launch(args)
         objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(
@@ -159,6 +174,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        check_saving(self.accelerator)
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
         guard = NonFiniteGuard(args.max_skipped_steps)
@@ -166,13 +182,17 @@ class PreferenceTrainer(Trainer):
         self.trained = trained_by(lambda: self.model, args, self.step)
         note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
         self.source = source_for(self, built)
+        self._saved_at: int | None = None
+        """The step of the last checkpoint of this call of train()."""
         self._check_spread_lengths()
         self._to_device(built)
+        self._check_weights(built)
         check = self._watch_reference()
         self.checkpoints = Checkpoints(
-            args, self.trained, self.step, built.tokenizer, check, lambda: self.source.description()
+            args, self.trained, self.step, built.tokenizer, check, self._own_rows, lambda: self.source.description()
         )
         self._precompute_reference()
+        self.health = Health(args, self.step, lambda: self.model, built.tokenizer)
 
     @property
     def reference(self) -> Reference | None:
@@ -212,6 +232,19 @@ class PreferenceTrainer(Trainer):
         if isinstance(built.reference, PolicyBeforeTraining):
             self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
 
+    def _check_weights(self, built: Built) -> None:
+        """Refuse a model that is broken as it was loaded.
+
+        Raises:
+            ValueError: some of its weights are not finite.
+        """
+        models = {"the model": self.model}
+        if isinstance(built.reference, FrozenModel):
+            models["the reference"] = built.reference.model
+        models |= {f"the scorer {scorer.name!r}": scorer.model for scorer in reward_models(built.scorer)}
+        for what, model in models.items():
+            check_weights(what, model)
+
     def _watch_reference(self) -> str | None:
         """Let the reference follow the policy, if asked for; else a check of its weights, None where there is none."""
         args, reference = self.args, self.reference
@@ -235,21 +268,42 @@ class PreferenceTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; `True` resumes from the newest checkpoint that is complete, or goes on with the iterations.
 
+        "auto" does so where there is something to go on with, and begins where there is nothing. SIGTERM, SIGHUP and
+        Ctrl-C end it with a checkpoint of the step that they come in, see `signal_grace`.
+
         Raises:
+            Interrupted: a signal has ended it; Ctrl-C's is a KeyboardInterrupt too.
             FileNotFoundError: nothing complete to resume from.
-            ValueError: the checkpoint, or what is in `output_dir`, belongs to another run; or the objective cannot be
-                trained on these rows by these arguments.
+            ValueError: the checkpoint, or what is in `output_dir`, belongs to another run; another program writes
+                there; or the objective cannot be trained on these rows by these arguments.
         """
-        return self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), resume_from_checkpoint)
+        per_step = self.get_total_train_batch_size(self.args)
+        with (
+            self.checkpoints.claimed(resume_from_checkpoint) as wanted,
+            listening(self.args.signal_grace, lambda ending: logger.warning("%s", ending)),
+            told(lambda: self.source.standing()),
+            listener().deferred(),
+        ):
+            self.health.begin(self.train_dataset, self.eval_dataset, per_step, bool(wanted))
+            with self.health.watching(lambda: self.state):
+                result = self.source.train(lambda wanted: self._train(wanted, *args, **kwargs), wanted)
+            self.health.end(self.state)
+        return result
 
     def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
-        folder = self.checkpoints.to_resume(resume_from, self._rows)
+        folder = self.checkpoints.to_resume(resume_from)
         self.step.guard.start()
-        return super().train(folder, *args, **kwargs)
+        self._saved_at = None
+        result = super().train(folder, *args, **kwargs)
+        if math.isnan(result.training_loss):
+            result.metrics.pop("train_loss", None)  # no step was left, or none was learnt from
+        return result
 
-    @property
-    def _rows(self) -> int | None:
-        return len(self.train_dataset) if self.train_dataset is not None else None
+    def _own_rows(self) -> Any:
+        """The rows to train on, without the reference's log-probs where these were computed here."""
+        rows = self.train_dataset
+        computed = self.args.precompute_ref_log_probs and "ref_logps" in getattr(rows, "column_names", ())
+        return rows.remove_columns("ref_logps") if computed else rows
 
     def get_train_dataloader(self) -> Any:
         return self.source.train_loader()
@@ -270,9 +324,15 @@ class PreferenceTrainer(Trainer):
         """Rows of an optimizer step, from which Trainer derives its speed."""
         return self.batching.rows_per_step(super().get_total_train_batch_size(args), self._train_batch_size)
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        epochs, batches_to_skip = super()._init_training_state(*args, **kwargs)
-        return epochs, self.source.begun(batches_to_skip)
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        epochs, batches_to_skip = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)  # a checkpoint's state brings when its run was to log and save
+        self.health.go_on_from(self.state.global_step)
+        begun = self.source.begun(batches_to_skip)
+        if not ended(self.state):
+            return epochs, begun
+        logger.info("the run had ended after step %d: no further one is trained", self.state.global_step)
+        return sys.maxsize, begun  # beyond the last epoch
 
     # ---- one optimizer step ----------------------------------------------------------------------------------------
 
@@ -327,12 +387,16 @@ class PreferenceTrainer(Trainer):
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         # Trainer adds what was not yet logged from rank 0 alone, but a rank's loss is only its share of the step's. It
         # also divides by all steps, those included that were skipped and added nothing.
-        share = self.step.guard.share_taken or math.nan
+        trained = self.state.global_step > self._initial_global_step
+        share = self.step.guard.share_taken if trained else 0.0
+        share = share or math.nan
         self._tr_loss = self.accelerator.reduce(self._tr_loss, "mean") / share
         self._total_loss_scalar /= share
         return super()._finalize_training(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if math.isnan(logs.get("train_loss", 0.0)):
+            del logs["train_loss"]
         if "loss" in logs:
             logs["loss"] = math.nan  # unless a step of this window counted, which the metrics know
             logs |= self.step.metrics.read() | {"num_tokens": float(self.state.num_input_tokens_seen)}
@@ -382,16 +446,40 @@ class PreferenceTrainer(Trainer):
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if asked := asked_by_any(self.accelerator):
+            self.control.should_save |= self._saved_at != self.state.global_step
+        self.health.stepped(self.state.global_step)
         self.source.before_saving()
         super()._maybe_log_save_evaluate(*args, **kwargs)
+        listener().check(asked and self._saved_at == self.state.global_step)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self.checkpoints.output_dir(super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir, save = Path(self._get_output_dir(trial)), partial(super()._save_checkpoint, model, trial)
-        self.checkpoints.write(save, run_dir, self.state, self._rows)
+        self.checkpoints.write(save, run_dir, self.state, self.optimizer)
+        self._saved_at = self.state.global_step
         self.source.saved()
+
+    def save_state(self) -> None:
+        """Write the run's state, whole or not at all."""
+        if self.args.should_save:
+            files.replace(self._output / TRAINER_STATE_NAME, lambda path: self.state.save_to_json(str(path)))
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Write metrics of a split, and those of all together, whole or not at all."""
+        if not self.is_world_process_zero():
+            return
+        files.replace(self._output / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True))
+        path = self._output / "all_results.json"
+        if combined:
+            there = json.loads(path.read_text()) if path.is_file() else {}
+            files.replace(path, json.dumps(there | metrics, indent=4, sort_keys=True))
+
+    @property
+    def _output(self) -> Path:
+        return Path(str(self.args.output_dir))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The model as plain transformers or PEFT loads it; see `Checkpoints.save_model`."""
@@ -400,6 +488,14 @@ class PreferenceTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.checkpoints.load(partial(super()._load_from_checkpoint, model=model), Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with named(checkpoint, "optimizer.*", "scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with named(checkpoint, "rng_state*.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         if not self.source.trusts_best:
@@ -410,7 +506,7 @@ class PreferenceTrainer(Trainer):
             self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        super()._issue_warnings_after_load(self.checkpoints.without_tied(load_result))
+        self.checkpoints.check_loaded(load_result)
 
     # ---- for its source --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -34,23 +35,23 @@ def replace(path: Path, content: Content, *, staging: str = STAGING) -> None:
         OSError: the file could not be written, as on a full disk; the message names it. What it held is intact.
     """
     staged = path.with_name(path.name + staging)
+    content = content.encode("utf-8") if isinstance(content, str) else content
     try:
         make_folder(path.parent)
         _write_staged(staged, content)
         os.replace(staged, path)
         flush(path.parent)  # or a power cut could forget the file's name
     except OSError as error:
-        raise explained(error, path) from error
+        raise explained(error, path, len(content) if isinstance(content, bytes) else None) from error
     finally:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
 
 
-def _write_staged(staged: Path, content: Content) -> None:
+def _write_staged(staged: Path, content: bytes | Iterable[bytes] | Callable[[Path], object]) -> None:
     if callable(content):
         content(staged)
         return flush(staged)
-    content = content.encode("utf-8") if isinstance(content, str) else content
     with staged.open("wb", buffering=0) as file:
         for part in [content] if isinstance(content, bytes) else content:
             write(file.fileno(), part)
@@ -73,6 +74,12 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def free(path: Path) -> int:
+    """Bytes that are free where `path` is or is to be."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and those above it, their names on the disk."""
     if not folder.is_dir():
@@ -81,10 +88,15 @@ def make_folder(folder: Path) -> None:
         flush(folder.parent)
 
 
-def explained(error: OSError, path: Path) -> OSError:
-    """The same error about `path`, saying that nothing is lost and what to do."""
-    remedy = (
-        "make room and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that and run it again"
-    )
+def explained(error: OSError, path: Path, needed: int | None = None) -> OSError:
+    """The same error about `path`, saying that nothing is lost and what to do.
+
+    Args:
+        needed: how many bytes were to be written, where that is known.
+    """
+    remedy = "mend that and run it again"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        room = "" if needed is None else f" ({needed:,} bytes are needed, {free(path):,} are free)"
+        remedy = f"make room{room} and run it again"
     reason = f"{error.strerror or error}: nothing was written and what was there is intact; {remedy}"
     return OSError(error.errno, reason, str(path))

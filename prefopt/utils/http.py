@@ -18,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from . import secrets
 from .extras import require
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def key_from(key_env: str | None) -> str | None:
     if not re.fullmatch(r"[!-~]+", key):
         state = "holds spaces or characters that no key has" if key else "is not set or empty"
         raise ValueError(f"key_env: the environment variable {key_env} {state}: put the key there")
+    secrets.remember_value(key)
     return key
 
 

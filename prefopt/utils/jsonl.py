@@ -60,24 +60,25 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def append(path: Path, records: Iterable[Record]) -> None:
-    """Add records at the end, and return when they are on the disk. All are added or, on an error, none.
+def append(path: Path, records: Iterable[Record]) -> bytes:
+    """Add records at the end, and return their lines when they are on the disk. All are added or, on an error, none.
 
     Raises:
         OSError: they could not be written, as on a full disk; the message names the file. What it held is intact.
     """
     data = b"".join(map(line_of, records))
     if not data:
-        return
+        return data
     try:
         new = not path.exists()
         files.make_folder(path.parent)
         with path.open("ab", buffering=0) as file:
-            _append(file.fileno(), data, _complete_size(path))
+            _append(file.fileno(), data, complete_size(path))
         if new:
             files.flush(path.parent)  # or a power cut could forget the file's name
     except OSError as error:
-        raise files.explained(error, path) from error
+        raise files.explained(error, path, len(data)) from error
+    return data
 
 
 def _append(descriptor: int, data: bytes, size: int) -> None:
@@ -92,7 +93,7 @@ def _append(descriptor: int, data: bytes, size: int) -> None:
         raise
 
 
-def _complete_size(path: Path) -> int:
+def complete_size(path: Path) -> int:
     """Bytes up to and with the last newline, looked for from the end."""
     size = end = path.stat().st_size
     with path.open("rb") as file:

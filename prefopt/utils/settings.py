@@ -16,11 +16,15 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from . import secrets
 from .names import hint
+from .visible import shown
 
 T = TypeVar("T")
 WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
 ITEMS = {bool: "true or false", int: "integers", float: "numbers", str: "texts"}
+MOST_VALUES = 100_000
+"""In a file of settings, with every alias put in its place."""
 TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
 
 
@@ -45,7 +49,9 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> di
     """
     text = read_text(path)
     try:
-        node, values = yaml.compose(text, Loader=loader), yaml.load(text, Loader=loader)
+        node = yaml.compose(text, Loader=loader)
+        _check_size(node, path)
+        values = yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SettingsError(f"{path}:{line}: not valid YAML: {error.problem}") from error
@@ -62,7 +68,34 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> di
             raise SettingsError(f"{path}:{key.start_mark.line + 1}: {name!r} is here again, after {places[name]}")
         places[name] = f"{path}:{key.start_mark.line + 1}"
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
+    secrets.remember(named)
     return {name: (value, places.get(name, str(path))) for name, value in named.items()}
+
+
+def _check_size(node: yaml.Node | None, path: Path) -> None:
+    """Refuse a file whose aliases stand for more values than any settings have.
+
+    Raises:
+        SettingsError: there are more than `MOST_VALUES` with every alias put in its place, or an alias of itself.
+    """
+    sizes: dict[int, int | None] = {}  # None while the parts are counted
+
+    def size_of(part: Any) -> int:
+        if isinstance(part, tuple):
+            return sum(map(size_of, part))
+        if not isinstance(part, yaml.CollectionNode):
+            return 1
+        if id(part) not in sizes:
+            sizes[id(part)] = None
+            sizes[id(part)] = 1 + sum(map(size_of, part.value))
+        size = sizes[id(part)]
+        if size is None or size > MOST_VALUES:
+            what = "holds itself" if size is None else f"stands for more than {MOST_VALUES:,} values"
+            raise SettingsError(f"{path}:{part.start_mark.line + 1}: what begins here {what}: write it without aliases")
+        return size
+
+    if node is not None:
+        size_of(node)
 
 
 def read_text(path: Path) -> str:
@@ -101,7 +134,7 @@ def built(kind: type[T], given: Any, where: str, aliases: Mapping[str, str] | No
         SettingsError: no mapping, an unknown or missing name, or a value of another type.
     """
     if not isinstance(given, Mapping):
-        raise SettingsError(f"{where}: given {given!r}; write one `name: value` per line")
+        raise SettingsError(f"{where}: given {shown(given)}; write one `name: value` per line")
     known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
     for name in given:
         if name not in known:
@@ -142,7 +175,7 @@ def read(value: Any, kinds: Sequence[Any]) -> Any:
         except (ValueError, TypeError, ArgumentTypeError):
             continue
     expected = " or ".join(dict.fromkeys(map(_words, kinds)))
-    raise ArgumentTypeError(f"expects {expected}, not {value!r}")
+    raise ArgumentTypeError(f"expects {expected}, not {shown(value)}")
 
 
 def _plain(kind: Any) -> Any:

@@ -33,6 +33,7 @@ from prefopt.candidates import (
 )
 from prefopt.candidates.candidate import prompt_key
 from prefopt.candidates.dataset_answers import DatasetAnswers
+from prefopt.candidates.ledger import INDEX
 from prefopt.candidates.selection import self_rejected
 from prefopt.data.encode import encode_dataset
 from prefopt.generation import Sample
@@ -130,14 +131,14 @@ def test_samples_become_candidates() -> None:
 
 
 def test_what_was_appended_is_on_the_disk(tmp_path: Path, synced: list[int]) -> None:
-    """The data and, for a new file, its name; then the data."""
+    """The data and, for a new file, its name; then the data. The index each time, and its name."""
     pool = Pool(tmp_path)
     pool.append(some()[:1])
-    assert len(synced) == 2
+    assert len(synced) == 4
     pool.append(some()[1:])
-    assert len(synced) == 3
+    assert len(synced) == 7
     write_rows(tmp_path / "rows.jsonl", [{"a": 1}])
-    assert len(synced) == 5
+    assert len(synced) == 9
 
 
 @pytest.mark.parametrize("changes", [{"finish_reason": "eos"}, {"k": -1}, {"round": -1}], ids=str)
@@ -164,12 +165,13 @@ def test_a_kill_at_any_byte_of_the_last_append(tmp_path: Path) -> None:
     first, second = some()[:4], some()[4:]
     pool = Pool(whole)
     pool.append(first)
-    size = (whole / "candidates-000-00000.jsonl").stat().st_size
+    size, index = (whole / "candidates-000-00000.jsonl").stat().st_size, (whole / INDEX).read_bytes()
     pool.append(second)
     data = (whole / "candidates-000-00000.jsonl").read_bytes()
     for end in range(size, len(data) + 1):
         cut.mkdir(exist_ok=True)
         (cut / "candidates-000-00000.jsonl").write_bytes(data[:end])
+        (cut / INDEX).write_bytes(index)
         assert list(Pool(cut).candidates()) == some()[: data[:end].count(b"\n")]
         resumed = Pool(cut)
         resumed.append(first)
@@ -180,11 +182,13 @@ def test_a_kill_at_any_byte_of_the_last_append(tmp_path: Path) -> None:
 def test_a_kill_at_any_byte_of_the_scores(tmp_path: Path) -> None:
     pool = Pool(tmp_path)
     pool.append(some()[:3])
+    index = (tmp_path / INDEX).read_bytes()
     assert pool.score(LENGTH, chunk=2) == 3
     whole, path = contents(tmp_path), tmp_path / f"scores/{LENGTH.fingerprint}/candidates-000-00000.jsonl"
     data = path.read_bytes()
     for end in range(len(data)):
         path.write_bytes(data[:end])
+        (tmp_path / INDEX).write_bytes(index)
         with pytest.raises(PoolError, match="has no score"):
             list(Pool(tmp_path).scored(LENGTH))
         assert Pool(tmp_path).score(LENGTH, chunk=2) == 3 - data[:end].count(b"\n")
@@ -208,6 +212,7 @@ def test_a_resumed_run_asks_for_the_same_batches(tmp_path: Path) -> None:
     assert [len(batch) for batch in first] == [4, 2]
     for kept, batches in ((0, [0, 1]), (3, [0, 1]), (4, [1]), (5, [1]), (6, [])):
         path.write_bytes(b"".join(lines[:kept]))
+        (tmp_path / INDEX).unlink(missing_ok=True)
         asked.clear()
         assert Pool(tmp_path).score(scorer, chunk=4) == 6 - kept
         assert asked == [first[number] for number in batches]
@@ -278,11 +283,13 @@ def test_a_cut_line_is_said_and_a_damaged_one_is_an_error(tmp_path: Path, caplog
     pool, path = Pool(tmp_path), tmp_path / "candidates-000-00000.jsonl"
     pool.append(some())
     path.write_bytes(path.read_bytes()[:-3])
+    (tmp_path / INDEX).unlink()
     with caplog.at_level(logging.WARNING):
         Pool(tmp_path).append(some())
     assert "candidates-000-00000.jsonl: a half-written line of" in caplog.text
     for bad in (b"{broken\n", b"[1]\n", b"\xff\xfe\n"):
         path.write_bytes(bad + path.read_bytes())
+        (tmp_path / INDEX).unlink(missing_ok=True)
         with pytest.raises(jsonl.DamagedFile, match="candidates-000-00000.jsonl:1: not a JSON"):
             list(Pool(tmp_path).candidates())
 
@@ -368,6 +375,7 @@ def test_scores_by_several_scorers_stand_side_by_side(tmp_path: Path) -> None:
     pool.append([*some(), *some(1)])
     assert pool.score(LENGTH) == 12
     before = contents(tmp_path)
+    before.pop(INDEX)  # which knows of the other scores too
     assert pool.score(DIGIT, round=1) == 6 and pool.score(DIGIT) == 6 and pool.score(DIGIT) == 0
     assert before.items() <= contents(tmp_path).items()
     assert pool.scorers() == {LENGTH.fingerprint: "length", DIGIT.fingerprint: "last_digit"}
@@ -415,6 +423,7 @@ def test_a_bad_scorer_is_named_and_nothing_is_lost(returned: Any, message: str, 
     with pytest.raises(ScoreError, match=f"scorer 'judge' {message}"):
         pool.score(Judge(), chunk=4)
     kept = contents(tmp_path)
+    kept.pop(INDEX)  # which knows of what follows too
     bad = False
     assert pool.score(Judge(), chunk=4) == (6 if "nan" in message else 2)
     assert all(contents(tmp_path)[name].startswith(data) for name, data in kept.items())

@@ -1,7 +1,9 @@
 """The command line, from flags and YAML to files on disk, exit codes and messages."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -351,24 +353,32 @@ def test_kto_on_labelled_answers(world: Path, tmp_path: Path) -> None:
     assert results["eval_count/chosen"] == results["eval_count/rejected"] > 0
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("signum", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_an_interrupted_run_saves_says_how_to_go_on_and_does(
+    signum: str,
+    status: int,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = ["sft", "--model_name_or_path", world / "model", "--dataset_name", world / "sft/train.jsonl", *QUICK]
     command += ["--max_steps", "4", "--save_steps", "2", "--output_dir", tmp_path]
     step = prefopt.SFTTrainer.training_step
 
     def pressed(trainer: prefopt.SFTTrainer, *args: object, **kwargs: object) -> object:
-        if trainer.state.global_step == 3:
-            raise KeyboardInterrupt
+        if trainer.state.global_step == 2:
+            os.kill(os.getpid(), getattr(signal, signum))
         return step(trainer, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(prefopt.SFTTrainer, "training_step", pressed)
-        assert run(*command) == 130
-    said = capsys.readouterr().err
-    assert "Interrupted after step 3 of 4." in said
-    assert f"Newest checkpoint: {tmp_path / 'checkpoint-2'}" in said
+        assert run(*command) == status
+    shown, name = capsys.readouterr(), "Ctrl-C" if signum == "SIGINT" else signum
+    assert "steps" not in shown.out and not (tmp_path / "model.safetensors").exists()
+    said = shown.err
+    assert f"Interrupted by {name} after step 3 of 4." in said
+    assert f"Newest checkpoint: {tmp_path / 'checkpoint-3'}" in said
     assert "--resume_from_checkpoint true" in said
     assert run(*command, "--resume_from_checkpoint", "true") == 0
     assert written(tmp_path / "trainer_state.json")["global_step"] == 4

@@ -135,7 +135,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr(prefopt.PreferenceTrainer, "training_step", pressed)
     assert run(*asked("rejection-sampling", tmp_path, "--scorer", "judges:vowels", *QUICK)) == 130
     said = capsys.readouterr().err
-    assert "Interrupted after 0 of 3 iterations." in said
+    assert "Interrupted by Ctrl-C after 0 of 3 iterations." in said
     assert f"What is sampled, scored and trained is in {tmp_path}" in said
     assert "--resume_from_checkpoint true" in said
 
@@ -176,7 +176,7 @@ def test_best_of_n_goes_on_where_it_was(
         name: data for name, data in first.items() if not name.startswith("pool")
     }
     error = error_of(capsys, *command, "--top_p", "0.5")
-    assert "belongs to another run: top_p was 1.0, is 0.5" in error and "PREFOPT_DEBUG" not in error
+    assert "belongs to another run: top_p: 1.0 -> 0.5" in error and "PREFOPT_DEBUG" not in error
 
 
 @pytest.mark.parametrize("select", ["ranked", "best-random", "above"])
@@ -213,7 +213,7 @@ def test_self_rejected_makes_pairs_that_dpo_takes(
     assert bytes_in(tmp_path / "out") == first
     dpo = asked("dpo", tmp_path / "dpo", *TRAINED, "--max_steps", "1", rows=str(tmp_path / "out/pairs.jsonl"))
     assert run(*dpo) == 0
-    assert "belongs to another run: objective was 'self-rejected'" in error_of(
+    assert "belongs to another run: objective: 'self-rejected'" in error_of(
         capsys, *asked("best-of-n", tmp_path / "out", "--scorer", "judges:vowels", *DRAWN)
     )
 
@@ -300,6 +300,6 @@ def test_best_of_n_keeps_tools_and_sets_variables_of_the_template(
     assert [prompt[0].get("tools") for prompt in prompts.values()] == ['[{"name": "时钟"}]', None]
     rows, _ = load(tmp_path / "out/responses.jsonl", "any")
     assert {prompt_key(prompt) for prompt in rows["prompt"]} == prompts.keys()
-    assert "belongs to another run: policy was" in error_of(capsys, *command)  # without the variable it is another
+    assert "belongs to another run: policy: " in error_of(capsys, *command)  # without the variable it is another
     said = error_of(capsys, *command, "--chat_template_kwargs", '{"mod": "慢"}')
     assert "the chat template reads no variable 'mod'; did you mean mode?" in said

@@ -1,7 +1,9 @@
 """The report of `prefopt data check` on paper and on a terminal: its first lines, its marks, and 80 columns."""
 
 import io
+import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,16 @@ def test_a_reason_in_brackets_is_not_taken_for_a_path(tmp_path: Path) -> None:
     folder = tmp_path / "my data"
     places = [f"{folder}/a.jsonl:3 (user/assistant only)", f"{folder}/a.jsonl:4 = {folder}/b.jsonl:1"]
     assert _where(places) == "a.jsonl:3 (user/assistant only), :4 = b.jsonl:1"
+
+
+def test_nothing_that_a_file_says_acts_unseen(tmp_path: Path) -> None:
+    """Names of files, columns and roles, and what a complaint quotes."""
+    evil = "\x1b]0;t\x07\u202eevil\u200b"
+    row = {"query": evil, "chosen": evil, "rejected": "b", evil: 1}
+    path = tmp_path / f"rows{evil}.jsonl"
+    path.write_text("\n".join(map(json.dumps, [row, row, {"query": evil, "chosen": 1, "rejected": evil}])))
+    out = io.StringIO()
+    show(check([str(path)], tokenizer=CHAT), Console(file=out, width=80))
+    said = out.getvalue()
+    assert not {c for c in said if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"}
+    assert "\\x1b]0;t\\x07\\u202eevil\\u200b" in said.replace("\n", "")

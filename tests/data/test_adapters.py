@@ -74,7 +74,7 @@ FORMATS: list[tuple[str, dict[str, Any], Candidates]] = [
     (
         "query-chosen-rejected",
         {"query": "A fruit?", "chosen": " Apple", "rejected": "Axe"},
-        Candidates((u("A fruit?"),), ("Apple", "Axe")),
+        Candidates((u("A fruit?"),), (" Apple", "Axe")),
     ),
     (
         "query-chosen-rejected",
@@ -234,8 +234,8 @@ def test_every_adapter_has_a_row_above() -> None:
         ),
         (
             "trl",
-            {"prompt": "x", "chosen": "y", "rejected": "z", "margin": float("nan")},
-            "field 'margin': is nan, expected a finite number",
+            {"prompt": "x", "chosen": "y", "rejected": "z", "margin": float("inf")},
+            "field 'margin': is inf, expected a finite number",
         ),
         (
             "trl",

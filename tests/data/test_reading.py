@@ -592,6 +592,18 @@ def test_a_split_of_which_there_are_several_has_to_be_named(tmp_path: Path) -> N
         (["训练.jsonl"], "train", ["训练.jsonl"]),
         (["train-1-of-2.jsonl", "train-2-of-2.jsonl"], "train", ["train-1-of-2.jsonl", "train-2-of-2.jsonl"]),
         (["helpful.jsonl", "harmless.jsonl"], "helpful", ["helpful.jsonl"]),
+        (["training.jsonl", "testing.jsonl"], "train", ["training.jsonl"]),
+        (["training/0.jsonl", "testing/0.jsonl"], "test", ["testing/0.jsonl"]),
+        (["trainset.jsonl", "testset.jsonl"], "train", ["trainset.jsonl"]),
+        (["训练集.jsonl", "验证集.jsonl", "测试集.jsonl"], "train", ["训练集.jsonl"]),
+        (["训练集.jsonl", "验证集.jsonl", "测试集.jsonl"], "validation", ["验证集.jsonl"]),
+        (["訓練/1.jsonl", "測試/1.jsonl"], "train", ["訓練/1.jsonl"]),
+        (["训练数据1.jsonl", "训练数据2.jsonl", "测试.jsonl"], "train", ["训练数据1.jsonl", "训练数据2.jsonl"]),
+        (["train.jsonl", "training.jsonl"], "train", ["train.jsonl"]),
+        *(
+            (["data.jsonl", f"{other}.jsonl"], "train", ["data.jsonl"])
+            for other in ("holdout", "heldout", "held_out", "valid", "validation", "dev", "eval", "evaluation", "测试")
+        ),
     ],
 )
 def test_the_files_of_a_split(names: list[str], split: str, expected: list[str], tmp_path: Path) -> None:
@@ -616,6 +628,10 @@ def test_all_shards_are_read_in_order_and_a_missing_one_is_named(tmp_path: Path)
         (["train.jsonl", "train-00000-of-00001.jsonl"], "train.jsonl seem to hold the same rows in two forms"),
         (["train-0-of-2.jsonl", "train-1-of-2.jsonl", "train-0-of-1.jsonl"], "seem to hold the same rows in two forms"),
         (["train-0-of-1-0123456789abcdef.jsonl", "train-0-of-1.jsonl"], "are the same shard"),
+        (["train.jsonl", "train-part1.jsonl", "train-part2.jsonl"], "train.jsonl, train-part1.jsonl: the one may hold"),
+        (["data.jsonl", "data_1.jsonl"], "data.jsonl, data_1.jsonl: the one may hold the rows of the other"),
+        (["training.jsonl", "训练集.jsonl"], "split 'train' may be any of training, 训练集"),
+        (["testing.jsonl", "dev.jsonl"], "no file of split 'train'; found dev.jsonl, testing.jsonl"),
         (["README.md"], "no file of split 'train'; found no data file"),
     ],
 )
@@ -654,6 +670,28 @@ def test_notes_reach_the_log_and_the_account(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level("INFO", "prefopt"):
         load(source)
     assert f"noted 1: files beside these are not read ({source}: rows.xlsx)" in caplog.messages
+
+
+def test_the_other_splits_of_a_folder_are_named(tmp_path: Path) -> None:
+    named = LoadReport("x")
+    assert names_read(folder(tmp_path / "a", "训练集.jsonl", "测试集.jsonl", "dev.jsonl"), report=named) == [
+        "训练集.jsonl"
+    ]
+    assert named.lines()[1:] == ["other splits there, which are not read: dev, 测试集"]
+    inferred = LoadReport("x")
+    source = folder(tmp_path / "b", "data.jsonl", "holdout.jsonl")
+    assert names_read(source, report=inferred) == ["data.jsonl"] and inferred.needs_attention
+    assert inferred.lines()[1:] == [
+        f"noted 1: read as split 'train', which no file there names ({source}: data.jsonl)",
+        "other splits there, which are not read: holdout",
+    ]
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("训练集", "测试集"), ("train", "validation")])
+def test_splits_in_one_file_or_dict_by_other_words(names: tuple[str, str], tmp_path: Path) -> None:
+    splits = dict(zip(names, (ROWS, ROWS[:1]), strict=True))
+    assert rows(written(tmp_path, "x.json", dumped(splits))) == ROWS
+    assert rows(datasets.DatasetDict({n: datasets.Dataset.from_list(part) for n, part in splits.items()})) == ROWS
 
 
 def test_saved_datasets_and_their_splits(tmp_path: Path) -> None:
@@ -794,9 +832,11 @@ def test_a_dataset_that_is_set_to_another_format_gives_the_same_rows() -> None:
     assert rows(added) == [{"prompt": "a!"}]
 
 
-def test_a_frame_is_refused() -> None:
-    with pytest.raises(DataError, match="cannot read rows from DataFrame: give a path, a hub id, a Dataset"):
-        rows(datasets.Dataset.from_list(ROWS).to_pandas())
+def test_a_frame_gives_its_rows_and_a_lazy_one_is_refused() -> None:
+    assert rows(datasets.Dataset.from_list(ROWS).to_pandas()) == ROWS
+    lazy = type("LazyFrame", (), {"__iter__": lambda self: iter(())})()
+    with pytest.raises(DataError, match="cannot read rows from LazyFrame: give a path, a hub id, a Dataset"):
+        rows(lazy)
 
 
 # Hubs

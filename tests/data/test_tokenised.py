@@ -57,11 +57,98 @@ def test_a_row_of_ids(row: dict[str, Any], prompt: list[int], responses: list[li
         ({"input_ids": [*IDS[:4], -1], "labels": IDS}, "none below 0"),
         ({"chosen_ids": [5], "rejected_ids": [6]}, "share no token"),
         ({"completion_ids": [5]}, "without a prompt"),
+        ({"prompt_ids": [5], "completion_ids": [6], "label": "maybe"}, "'maybe', which calls the answer neither"),
+        ({"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7], "label": True}, "not read beside 2 answers"),
+        ({"prompt_ids": [5], "response_ids": [[6], [7]], "scores": [1.0]}, "1 values for 2 responses"),
+        ({"prompt_ids": [5], "completion_ids": [6, 7], "completion_mask": [0, 0]}, "no token to learn"),
+        ({"prompt_ids": [5], "completion_ids": [6, 7], "completion_mask": [1]}, "another length than its labels"),
+        (
+            {"chosen_ids": [5, 6], "rejected_ids": [4, 7], "chosen_labels": [X, 6], "rejected_labels": [X, 7]},
+            "leave out prompts that differ",
+        ),
     ],
 )
 def test_ids_that_do_not_fit_are_refused(row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load([row], "any")
+
+
+BESIDE: list[tuple[dict[str, Any], dict[str, Any]]] = [  # a row -> what it is besides its ids
+    ({"prompt_ids": [5], "completion_ids": [6, 7], "label": False}, {"label": False}),
+    ({"prompt_ids": [5], "completion_ids": [6, 7], "kto_tag": "true"}, {"label": True}),
+    ({"input_ids": IDS, "labels": [X, X, 7, 8, 9], "label": 1}, {"label": True}),
+    ({"prompt_ids": [5], "completion_ids": [6, 7], "completion_mask": [0, 1]}, {"loss_mask": [[0, 1]]}),
+    ({"prompt_ids": [5], "completion_ids": [6, 7], "completion_mask": [0, 0, 1]}, {"loss_mask": [[0, 1]]}),
+    ({"prompt_ids": [5], "completion_ids": [6, 7], "completion_labels": [X, 7]}, {"loss_mask": [[0, 1]]}),
+    (
+        {"prompt_ids": [5], "chosen_ids": [6, 7], "rejected_ids": [8], "chosen_labels": [6, X]},
+        {"loss_mask": [[1, 0], [1]]},
+    ),
+    (
+        {"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7], "score_chosen": 2, "score_rejected": "1"},
+        {"score": [2.0, 1.0]},
+    ),
+    (
+        {"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7], "margin": 1.5, "grade": "slightly better"},
+        {"margin": 1.5, "grade": "slightly"},
+    ),
+    ({"prompt_ids": [5], "response_ids": [[6], [7], [8]], "scores": [3, 2, 1]}, {"score": [3.0, 2.0, 1.0]}),
+    ({"prompt_ids": [5], "response_ids": [[6], [7]], "score": [float("nan")] * 2}, {}),
+]
+
+
+@pytest.mark.parametrize(("row", "beside"), BESIDE)
+def test_what_stands_beside_ids_is_read(row: dict[str, Any], beside: dict[str, Any]) -> None:
+    encoded, report = load([row], "any")
+    assert not report.unread and len(encoded) == 1
+    assert {name: value for name, value in encoded[0].items() if name not in ("prompt_ids", "response_ids")} == beside
+
+
+@pytest.mark.parametrize(
+    "names", [("chosen_input_ids", "rejected_input_ids"), ("input_ids_chosen", "input_ids_rejected")]
+)
+def test_padding_beside_the_answers_of_a_pair_is_left_out(names: tuple[str, str]) -> None:
+    masks = [name.replace("input_ids", "attention_mask") for name in names]
+    row = {"prompt_input_ids": [0, 5], "prompt_attention_mask": [0, 1], names[0]: [6, 0], names[1]: [7, 8]}
+    encoded, report = load([row | dict(zip(masks, ([1, 0], [1, 1]), strict=True))], "any")
+    assert encoded.to_list() == [{"prompt_ids": [5], "response_ids": [[6], [7, 8]]}] and not report.unread
+
+
+WHOLE = [
+    {"prompt_input_ids": [5, 6], "chosen_input_ids": [5, 6, 7], "rejected_input_ids": [5, 6, 8, 9]},
+    {"prompt_input_ids": [6], "chosen_input_ids": [6, 6], "rejected_input_ids": [6, 9]},
+]
+APART = {"prompt_input_ids": [5, 6], "chosen_input_ids": [7], "rejected_input_ids": [8, 9]}
+
+
+def test_answers_that_repeat_their_prompt_are_whole_sequences() -> None:
+    encoded, report = load(WHOLE, "any")
+    assert encoded["prompt_ids"] == [[5, 6], [6]] and encoded["response_ids"] == [[[7], [8, 9]], [[6], [9]]]
+    assert [(count, "whole sequences" in why) for why, count in report.repaired.items()] == [(2, True)]
+    ones = [{"prompt_ids": [5, 6], "completion_ids": [5, 6, 7], "completion_mask": [0, 0, 1]}]
+    assert load(ones, "any")[0].to_list() == [{"prompt_ids": [5, 6], "response_ids": [[7]], "loss_mask": [[1]]}]
+
+
+def test_whether_they_repeat_it_is_decided_over_all_rows() -> None:
+    encoded, report = load([*WHOLE, APART], "any")
+    assert len(encoded) == 2 and report.dropped.total() == 1
+    encoded, report = load([WHOLE[1], APART, APART], "any")
+    assert encoded["response_ids"][0] == [[6, 6], [6, 9]] and report.noted.total() == 1 and not report.dropped
+
+
+def test_a_bad_answer_is_no_demonstration_and_a_row_without_a_label_no_unpaired_one() -> None:
+    rows = [{"prompt_ids": [5], "completion_ids": [6], "label": good} for good in (True, False)]
+    assert load(rows, "any")[0]["label"] == [True, False]
+    assert load(rows, "sft")[0]["response_ids"] == [[[6]]]
+    encoded, report = load([*rows, {"prompt_ids": [5], "completion_ids": [7]}], "any")
+    assert len(encoded) == 2 and dict(report.dropped) == {"no label, which other rows have": 1}
+
+
+@pytest.mark.parametrize("ties", ["keep", "drop"])
+def test_reversed_scores_beside_ids_are_counted_and_dropped_if_asked(ties: str) -> None:
+    row = {"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7], "score_rejected": 2.0}
+    encoded, report = load([row | {"score_chosen": score} for score in (3.0, 1.0)], "any", ties=ties)
+    assert (len(encoded), report.noted.total(), report.dropped.total()) == ((2, 1, 0) if ties == "keep" else (1, 0, 1))
 
 
 def test_the_loss_is_that_of_the_labels(tmp_path: Path, plain: Any) -> None:

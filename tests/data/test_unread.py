@@ -126,6 +126,46 @@ def test_unread_columns_are_counted_and_said(caplog: pytest.LogCaptureFixture) -
     assert "columns that are not read: id (1)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "telling"),
+    [
+        ("id", 3, False),
+        ("source", "my forum", False),
+        ("created", "2024-01-01 10:00", False),
+        ("quality_score", 3, True),
+        ("is_safer", True, True),
+        ("safe", 1, True),
+        ("critique", "The answer is short and does not say why.", True),
+        ("点评", "这个回答很短，也没有说明为什么。", True),
+    ],
+)
+def test_a_warning_is_given_once_for_columns_that_seem_to_say_something(
+    name: str, value: Any, telling: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"query": Q, "chosen": BETTER, "rejected": WORSE, name: value}
+    with caplog.at_level(logging.INFO, "prefopt.data"):
+        _, report = load([row, {**row, "query": "Hm?"}])
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if name in record.getMessage()]
+    start = "columns that are not read" + (", and seem to say something" if telling else "")
+    assert said == [("WARNING" if telling else "INFO", f"{start}: {name} (2)")]
+    assert report.to_dict()["unread_and_telling"] == ([name] if telling else [])
+
+
+def test_columns_that_a_mapping_leaves_out_are_looked_at_like_others(caplog: pytest.LogCaptureFixture) -> None:
+    row = {"ask": Q, "good": BETTER, "bad": WORSE, "system": "x", "said": MULTI, "id": 3}
+    with caplog.at_level(logging.INFO, "prefopt.data"):
+        load([row], columns={"question": "ask", "chosen": "good", "rejected": "bad"})
+    messages = {record.getMessage(): record.levelname for record in caplog.records}
+    assert messages["columns that are not read, and seem to say something: system (1), said (1)"] == "WARNING"
+    assert messages["columns that are not read: id (1)"] == "INFO"
+
+
+def test_columns_that_a_format_is_known_to_leave_out_are_no_news() -> None:
+    row = {"prompt": Q, "answer_0": BETTER, "answer_1": WORSE, "score_0": 2, "score_1": 1, "score_ratio": 2}
+    shp = {"history": Q, "human_ref_A": BETTER, "human_ref_B": WORSE, "labels": 1, "score_A": 9, "score_ratio": 2.0}
+    assert load([shp])[1].telling == set() and load([row])[1].telling == {"score_ratio"}
+
+
 def test_what_an_adapter_of_your_own_leaves_out_is_named_too() -> None:
     from prefopt.data import Candidates, Turn, register
     from prefopt.data.adapters import REGISTRY

@@ -397,10 +397,15 @@ def test_the_policy_begins_when_the_critic_has_learnt_enough(step: int, explaine
         assert objective.start_policy(state, -1.0, step + 4, 100) == state
 
 
-def test_half_of_a_short_run_is_the_policys():
+@pytest.mark.parametrize(("steps", "start"), [(4, 0), (8, 4), (12, 4), (16, 8), (400, 52)])
+def test_half_of_a_short_run_is_the_policys(steps: int, start: int):
+    """Rollouts of four steps: 50 steps are 13 of them, and of a short run as many whole ones as half of it holds."""
     objective = PPO(critic_pretrain_steps=50)
-    starts = [float(objective.start_policy(objective.init_state(), nan, step, 12)["policy_start"]) for step in (5, 6)]
-    assert starts == [-1, 6]
+    states = {
+        step: objective.start_policy(objective.init_state(), nan, step, steps)["policy_start"]
+        for step in range(0, steps, 4)
+    }
+    assert next(step for step, state in states.items() if state >= 0) == start
 
 
 def test_without_pretraining_the_policy_begins_at_once():

@@ -11,7 +11,13 @@ from transformers import TrainingArguments
 
 from prefopt import DPO, RRHF, Objective, PreferenceConfig
 from prefopt.objectives.base import load, registry
-from prefopt.training.identity import FORMAT, differences, objective_description, plain
+from prefopt.training.identity import FORMAT, Comparison, Run, objective_description, plain
+
+
+def differences(then: Run, now: Run) -> list[str]:
+    """What differs and may not, in words."""
+    found = Comparison.of(then, now)
+    return [found.worded([name]) for name in found.refused()]
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ def test_what_0_1_printed_of_an_objective_is_read(name: str) -> None:
 def test_what_0_1_printed_tells_what_differs() -> None:
     then = {"objective": "DPO(loss_type=('sigmoid',), loss_weights=None, beta=0.1)", "seed": 3, "processes": 1}
     now = {"format": FORMAT, "objective": objective_description(DPO(beta=0.2)), "seed": 4, "processes": 1}
-    assert differences(then, now) == ["objective.beta was 0.1, is 0.2", "seed was 3, is 4"]
+    assert differences(then, now) == ["objective.beta: 0.1 -> 0.2", "seed: 3 -> 4"]
     other = {"format": FORMAT, "objective": objective_description(RRHF()), "seed": 3}
-    assert differences(then, other)[0] == "objective.name was 'DPO', is 'RRHF'"
+    assert differences(then, other)[0] == "objective.name: 'DPO' -> 'RRHF'"
 
 
 def test_arguments_that_0_1_printed_are_read() -> None:
@@ -55,7 +61,7 @@ def test_arguments_that_0_1_printed_are_read() -> None:
     now |= {"format": FORMAT, "max_length": None, "policy": "0a1e", "objective": "best-of-n"}
     assert now["optim"] == "adamw_bnb_8bit" and now["lr_scheduler_type"] == "cosine"
     assert differences(then, now) == []
-    assert differences(then, {**now, "learning_rate": 1e-5}) == ["learning_rate was 2e-05, is 1e-05"]
+    assert differences(then, {**now, "learning_rate": 1e-5}) == ["learning_rate: 2e-05 -> 1e-05"]
 
 
 def test_a_strangers_objective_has_no_address_in_its_description() -> None:

@@ -53,6 +53,8 @@ TRAINER: dict[str, str] = {
     "get_train_dataloader": "(self)",
     "log": "(self, logs, start_time=None)",
     "predict": "(self, test_dataset, ignore_keys=None, metric_key_prefix='test')",
+    "save_metrics": "(self, split, metrics, combined=True)",
+    "save_state": "(self)",
     "train": "(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None)",
     "training_step": "(self, model, inputs, num_items_in_batch=None)",
 }

@@ -1,6 +1,7 @@
 from .choices import measure_choices as measure_choices
 from .endpoint import Endpoint as Endpoint
 from .judges import judge_from as judge_from
+from .judges import kept_of_judge as kept_of_judge
 from .pairs import pair_logps as pair_logps
 from .pairs import policy_pairs as policy_pairs
 from .pairs import scored_pairs as scored_pairs

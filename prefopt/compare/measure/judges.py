@@ -15,7 +15,8 @@ from ...scoring.http import is_service, service_from
 from ...utils.extensions import is_named, load_named
 from ...utils.fingerprint import fingerprint_of_code
 from ...utils.names import did_you_mean
-from ..plan import built
+from ...utils.visible import shown
+from ..plan import built, judge_key, kept_imports
 from .endpoint import Endpoint, ask
 from .pairwise_judges import COLUMNS, ColumnJudge, OrdersJudge, ScorerJudge, verdicts
 from .pairwise_judges import PairJudge as PairJudge
@@ -68,6 +69,28 @@ class _Scored:
     name: str | None = None
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """A judge whose code is not imported: its judgements are there already."""
+
+    name: str
+    kind: str
+    fingerprint: str
+
+    def judge(self, prompts: Any, ours: Any, theirs: Any) -> Any:
+        raise ValueError(f"{self.name}: this judge is not imported, so it cannot be asked")
+
+
+def kept_of_judge(spec: Any, folder: Path) -> tuple[str, dict[str, str]] | None:
+    """What is kept of a judge whose code the plan names, with its key; None of any other judge."""
+    given = built(_Scored, spec, "judges") if isinstance(spec, Mapping) and "judge" in spec else _Scored(judge=spec)
+    if not isinstance(given.judge, str) or given.judge in COLUMNS or not is_named(given.judge):
+        return None
+    judge = judge_from(spec, folder=folder)
+    key = judge_key(given.judge, given.tolerance or 0.0, given.name or "")
+    return key, {"name": judge.name, "kind": judge.kind, "fingerprint": judge.fingerprint}
+
+
 def _judge(spec: Any, given: _Scored) -> PairJudge:
     tolerance, name = given.tolerance or 0.0, given.name or ""
     if tolerance < 0:
@@ -78,6 +101,8 @@ def _judge(spec: Any, given: _Scored) -> PairJudge:
         return ColumnJudge(spec, tolerance, name)
     if isinstance(spec, str) and not is_named(spec):
         return ScorerJudge(_model(spec), tolerance, name)
+    if isinstance(spec, str) and (kept := kept_imports()) is not None:
+        return _Recorded(**kept.judge(spec, tolerance, name))
     judge = load_named(spec, "judges:") if isinstance(spec, str) else spec
     if callable(getattr(type(judge), "judge", None)):
         if given.tolerance is not None or given.name is not None:
@@ -113,7 +138,7 @@ def _is_pairwise(judge: Any) -> bool:
     if callable(getattr(type(judge), "score", None)):
         return False
     if not callable(judge) or isinstance(judge, type):
-        raise ValueError(f"judges: {judge!r} is no judge: {WHAT}")
+        raise ValueError(f"judges: {shown(judge)} is no judge: {WHAT}")
     needed = [
         parameter.name
         for parameter in inspect.signature(judge).parameters.values()

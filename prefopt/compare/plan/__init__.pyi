@@ -2,6 +2,11 @@ from .dataset_sources import DatasetSource as DatasetSource
 from .dataset_sources import HeldOutData as HeldOutData
 from .dataset_sources import TrainingData as TrainingData
 from .dataset_sources import make_dataset_source as make_dataset_source
+from .imported import Imported as Imported
+from .imported import instead_of_imports as instead_of_imports
+from .imported import judge_key as judge_key
+from .imported import kept_imports as kept_imports
+from .imported import method_key as method_key
 from .method_spec import BASELINE as BASELINE
 from .method_spec import BEST_OF_N as BEST_OF_N
 from .method_spec import REWARD_MODEL as REWARD_MODEL

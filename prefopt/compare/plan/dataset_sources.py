@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from ...candidates.candidate import prompt_key
 from ...data.loading import load
+from ...data.mapping import there
 from ...data.records import Messages
 from ...data.text_prompts import count_bare, users_turns
 from ...testbed import Recipe, gold_of, preference_rows, sample_prompts, sft_rows
@@ -150,8 +151,9 @@ class FileSource:
     def rows(self, seed: int) -> TrainingData:
         train = _first(self._read(self.data.train, "train"), self.data.train_rows)
         validation, train = self._validation(train)
-        demonstrations = self.data.demonstrations and load(self.data.demonstrations, "sft")[0]
-        return TrainingData(train, validation, demonstrations or None)
+        source = self.data.demonstrations
+        demonstrations = self._read(source, "train", "sft") if source else None
+        return TrainingData(train, validation, demonstrations)
 
     def held_out(self, rows: TrainingData) -> HeldOutData:
         """The test rows whose prompts are not in the training data.
@@ -166,8 +168,11 @@ class FileSource:
             notes.append({"key": "set_aside", "values": {"prompts": len(rows.validation)}})
         return HeldOutData(self._pairs(test), _distinct(test["prompt"], self.evaluation.prompts), notes)
 
-    def _read(self, source: str, split: str) -> Dataset:
-        rows = load(source, "any", self.data.adapter, split, columns=self.data.columns)[0]
+    def _read(self, source: str, split: str, purpose: str = "any") -> Dataset:
+        columns = self.data.columns
+        if columns and purpose == "sft":  # a demonstration need not have all columns of a pair
+            columns = there(columns, source, split)
+        rows = load(source, purpose, self.data.adapter, split, columns=columns)[0]
         if self.data.text_prompts == "user":
             return users_turns(rows)
         if bare := count_bare(rows):

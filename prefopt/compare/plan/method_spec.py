@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...objectives.base import OLD_NAMES, Objective, load, registry
+from ...objectives.base import OLD_NAMES, Objective, load, module_of, registry
 from ...objectives.sampling_arguments import IterationArguments, SamplingArguments
 from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
@@ -21,6 +21,8 @@ from ...training.setting_names import ALIASES
 from ...training.trainer import PreferenceTrainer
 from ...utils.fingerprint import fingerprint_of_values
 from ...utils.names import hint
+from ...utils.visible import shown
+from .imported import kept_imports
 from .sections import PlanError
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -52,6 +54,7 @@ class MethodSpec:
         method: BASELINE, BEST_OF_N, or a name for `objectives.load`.
         settings: the settings that the plan gives for this method.
         arguments: for the trainer's config: `settings`, the settings for all methods, and what the name stands for.
+        recorded: what an earlier run has kept of a user's objective, where that is not imported; else None.
         n: the number of responses of best-of-n, of which the best is taken.
         needs_reward_model: whether the method needs the reward model, to train or to choose a response.
     """
@@ -62,6 +65,7 @@ class MethodSpec:
     arguments: Mapping[str, Any]
     n: int = 1
     needs_reward_model: bool = False
+    recorded: Mapping[str, Any] | None = None
 
     @property
     def trains(self) -> bool:
@@ -92,6 +96,8 @@ class MethodSpec:
 
         Prefopt's own files are left out: another version of them is no other method.
         """
+        if self.recorded is not None:
+            return str(self.recorded["source"])
         if not self.trains or self.method in registry() | OLD_NAMES:
             return ""
         module = sys.modules[self.method.partition(":")[0]]
@@ -117,7 +123,7 @@ def make_method_spec(name: str, given: Mapping[str, Any], common: Mapping[str, A
         PlanError: there is no such method, or it has no such setting.
     """
     if not isinstance(given, Mapping):
-        raise PlanError(f"methods: {name}: given {given!r}; write its settings as `name: value`, or {{}}")
+        raise PlanError(f"methods: {name}: given {shown(given)}; write its settings as `name: value`, or {{}}")
     method = str(given.get("method", name))
     if name == REWARD_MODEL or (name == BASELINE and method != BASELINE):
         raise PlanError(
@@ -126,6 +132,10 @@ def make_method_spec(name: str, given: Mapping[str, Any], common: Mapping[str, A
     settings = {key: value for key, value in given.items() if key != "method"}
     if method in (BASELINE, BEST_OF_N):
         return _untrained(name, method, settings)
+    if (kept := kept_imports()) is not None and module_of(method) is not None:
+        known_of = kept.method(name, method, settings, common)
+        arguments, scored = known_of["arguments"], known_of["needs_reward_model"]
+        return MethodSpec(name, method, settings, arguments, needs_reward_model=scored, recorded=known_of)
     objective = _objective(method, name)
     known = _settings_of(objective)
     check_settings(f"methods: {name}", settings, known | PLAN_SETTINGS)
@@ -158,7 +168,7 @@ def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> MethodSpe
             raise PlanError(f"methods: {name}: {method} trains nothing and has no setting {key!r}")
     n = settings.get("n", 16)
     if method == BEST_OF_N and (not isinstance(n, int) or n < 2):
-        raise PlanError(f"methods: {name}: n={n!r}; the best of how many? give 2 or more")
+        raise PlanError(f"methods: {name}: n={shown(n)}; the best of how many? give 2 or more")
     best = method == BEST_OF_N
     return MethodSpec(name, method, settings, {}, n if best else 1, needs_reward_model=best)
 
@@ -196,7 +206,7 @@ def _needs_reward_model(objective: Objective, settings: Mapping[str, Any], name:
     """Whether the method generates responses for the reward model to score: it must, or can and is not told not to."""
     wanted = settings.get("scorer", True)
     if not isinstance(wanted, bool):
-        raise PlanError(f"methods: {name}: scorer={wanted!r}; true or false: the plan's reward model scores")
+        raise PlanError(f"methods: {name}: scorer={shown(wanted)}; true or false: the plan's reward model scores")
     if "scorer" in objective.needs and not wanted:
         raise PlanError(
             f"methods: {name}: it generates responses, which something has to score: leave `scorer: false` out"

@@ -19,8 +19,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ...objectives.base import module_of
 from ...training.arguments import ModelConfig
+from ...utils.extensions import is_named
 from ...utils.settings import NumberLoader, SettingsError, plain, read_yaml
+from ...utils.visible import shown
 from .method_spec import BASELINE, MethodSpec, make_method_spec
 from .sections import PlanError as PlanError
 from .sections import built
@@ -54,6 +57,13 @@ class Data:
     text_prompts: str = "verbatim"
     choices: tuple[str, ...] = ()
     train_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.text_prompts not in ("verbatim", "user"):
+            raise PlanError(
+                f"data: text_prompts is {self.text_prompts!r}; give `user` (the user's turn, as in training where the "
+                "model has a chat template) or `verbatim`: rows are read before any model is loaded"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +165,7 @@ class Plan:
         for judge in self.judges or ():
             if not isinstance(judge, str | Mapping) or (judge == "gold" and self.data.train != TESTBED):
                 what = "known in the synthetic task alone" if judge == "gold" else "no text and no mapping"
-                raise PlanError(f"judges: {judge!r} is {what}: give `score`, module:function, a path or a mapping")
+                raise PlanError(f"judges: {shown(judge)} is {what}: give `score`, module:function, a path or a mapping")
         if self.data.train != TESTBED and self.data.test is None:
             raise PlanError(
                 "data: `test` is missing: held-out pairs, to whose prompts responses are generated and evaluated"
@@ -185,6 +195,16 @@ class Plan:
         for name, settings in self.methods.items():
             specs[str(name)] = make_method_spec(str(name), settings or {}, self.training)
         return specs
+
+    @property
+    def imports(self) -> list[tuple[str, str]]:
+        """The modules that the plan has imported: where it names each, and its dotted path."""
+        methods = {name: str((settings or {}).get("method", name)) for name, settings in self.methods.items()}
+        judges = [judge.get("judge") if isinstance(judge, Mapping) else judge for judge in self.judges or ()]
+        found = [(f"methods: {name}", module_of(method)) for name, method in methods.items()]
+        named = [("judges", judge) for judge in judges] + [("data: adapter", self.data.adapter)]
+        found += [(where, name.partition(":")[0]) for where, name in named if isinstance(name, str) and is_named(name)]
+        return [(where, module) for where, module in found if module is not None]
 
     def without_unknown(self) -> tuple[Plan, dict[str, str]]:
         """The plan without its unknown methods, and what is wrong with each of these, by name."""

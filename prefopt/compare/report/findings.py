@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...utils import files
+from ...utils.visible import visible_json
 
 FILE = "report.json"
 
@@ -340,5 +341,6 @@ class Findings:
         """Into report.json, whole or not at all."""
         path = folder / FILE
         text = json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-        files.replace(path, text.encode("utf-8", "backslashreplace"))  # half a surrogate pair is \ud800 in JSON too
+        data = visible_json(text).encode("utf-8", "backslashreplace")  # half a surrogate pair is \ud800 in JSON too
+        files.replace(path, data)
         return path

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ...utils import files
+from ...utils.visible import visible_parts
 from . import tables
 from .findings import Answer, Failure, Findings, Sample
 from .metrics import METRICS
@@ -35,7 +36,7 @@ def write_markdown(findings: Findings, folder: Path, figures: Figures, lang: str
     Raises:
         ValueError: no such language.
     """
-    words = Words(lang)
+    words, findings = Words(lang), visible_parts(findings)
     blocks = chain(
         [f"# {escaped(findings.title)}"],
         _opening(findings, words),

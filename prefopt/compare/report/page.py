@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from ...utils import files
 from ...utils.html import in_script, policy, sound
+from ...utils.visible import visible_parts
 from . import tables
 from .findings import Findings
 from .metrics import METRICS
@@ -52,7 +53,7 @@ def write_page(findings: Findings, folder: Path, figures: Figures, lang: str = "
         ValueError: no such language.
         KeyError: a figure, warning or metric that there is no text for.
     """
-    words = Words(lang)
+    words, findings = Words(lang), visible_parts(findings)
     style, script = (Markup((HERE / name).read_text("utf-8")) for name in ("page.css", "page.js"))
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

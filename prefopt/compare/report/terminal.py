@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...utils.visible import visible_parts
 from . import tables
 from .findings import Findings
 from .summary import verdict_lines, warning_lines
@@ -27,7 +28,7 @@ def print_summary(findings: Findings, console: Console, lang: str = "en") -> Non
     Raises:
         ValueError: no such language.
     """
-    words = Words(lang)
+    words, findings = Words(lang), visible_parts(findings)
     first, *rest = verdict_lines(findings, words)
     console.print(Text(findings.title, style="bold"))
     console.print("", _headline(findings, words), "", sep="\n")

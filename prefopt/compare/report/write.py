@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...utils.visible import visible_parts
 from .figures import write_figures
 from .findings import Findings
 from .markdown import write_markdown
@@ -13,6 +14,6 @@ from .page import write_page
 def write_report(findings: Findings, folder: Path, lang: str = "en") -> Path:
     """`report.html`, which needs nothing beside it, `report.md` with its pictures, `report.json`; the first's path."""
     findings.write(folder)
-    figures = write_figures(findings, folder, lang)
+    figures = write_figures(visible_parts(findings), folder, lang)
     write_markdown(findings, folder, figures, lang)
     return write_page(findings, folder, figures, lang)

@@ -10,23 +10,27 @@ from contextlib import contextmanager
 from dataclasses import fields
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from ...objectives.base import module_of
 from ...scoring.http import is_service, service_from
 from ...tasks import Progress, Schedule
 from ...training.trainers import RewardConfig, SFTConfig
-from ...utils import files
-from ..measure import Endpoint, judge_from
-from ..plan import Plan, PlanError, built, plan_from, read_plan
+from ...utils import files, secrets
+from ...utils.extensions import file_of
+from ...utils.signals import GRACE, Interrupted, interrupted, listening, name_of
+from ...utils.visible import visible
+from ..measure import Endpoint, judge_from, kept_of_judge
+from ..plan import Imported, Plan, PlanError, built, instead_of_imports, method_key, plan_from, read_plan
 from ..report import Findings, findings_of, write_report
 from .collected_results import CollectedResults
-from .hyperparameter_grid import choose_best, trials
-from .tasks import Tasks, check_training
+from .hyperparameter_grid import Trial, choose_best, trials
+from .tasks import Tasks, check_training, shares_reference, stands_for
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ def compare(
     lang: str = "en",
     keep_going: bool = False,
     report_only: bool = False,
+    signal_grace: float = GRACE,
     console: Console | None = None,
 ) -> Findings:
     """Train every method of a plan with every seed, evaluate all alike, and write the report.
@@ -51,34 +56,102 @@ def compare(
         jobs: processes at a time; by default one for each GPU, and one without any.
         lang: of the report: "en" or "zh".
         keep_going: leave out methods that there are not, instead of refusing the plan, and say so in the report.
-        report_only: of what is done already.
+        report_only: of what is done already; none of the code that the plan names is imported.
+        signal_grace: on SIGTERM, SIGHUP and Ctrl-C trainings finish their step and save a checkpoint, within so many
+            seconds at most.
 
     Raises:
+        Interrupted: a signal has ended it; Ctrl-C's is a KeyboardInterrupt too.
         PlanError: the plan cannot be carried out; nothing was begun.
         ValueError: the data cannot be used.
     """
     if parent_process() is not None:
         raise RuntimeError("a process of a comparison began it again: call compare under `if __name__ == '__main__':`")
     out = Path(output_dir).expanduser().resolve()
+    secrets.remember_words(sys.argv[1:])  # which the report shows
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan_from(plan)
+    secrets.remember(plan)
+    console = console or Console()
+    with interruptible(out, signal_grace):
+        if report_only:
+            with instead_of_imports(out):
+                findings = _findings(_collected(plan, out, console, 0, keep_going, signal_grace))
+        else:
+            _check_whole(plan)
+            _announce(plan, console)
+            jobs = jobs or max(1, torch.cuda.device_count())
+            findings = _findings(_collected(plan, out, console, jobs, keep_going, signal_grace))
+        write_report(findings, out / "report", lang)
+    return findings
+
+
+def _collected(plan: Plan, out: Path, console: Console, jobs: int, keep_going: bool, grace: float) -> CollectedResults:
+    """The results, after what is missing was done in so many processes at a time; with none, what is there."""
     plan, notes = _without_unknown(plan) if keep_going else (plan, [])
-    check_training(plan)
+    if jobs:
+        check_training(plan)
     tried = trials(plan, Tasks(plan))
-    _check(plan, out)
+    if jobs:
+        _check(plan, out)
     out.mkdir(parents=True, exist_ok=True)
-    gpus = torch.cuda.device_count()
-    with locked(out), Progress(console or Console(), out, jobs or max(1, gpus)) as progress:
-        _write_plan(plan, out)
-        schedule = Schedule(out, jobs or max(1, gpus), progress, gpus)
-        if tried and not report_only:
+    with locked(out), Progress(console, out, max(1, jobs)) as progress:
+        if jobs:
+            _write_plan(plan, out)
+            _keep_imported(plan, tried, out)
+        schedule = Schedule(out, max(1, jobs), progress, torch.cuda.device_count(), grace)
+        if tried and jobs:
             schedule.run([trial.task for trial in tried])
         chosen = choose_best(plan, tried, out)
         collected = CollectedResults(chosen, Tasks(chosen), out, tried, notes)
-        if not report_only:
+        if jobs:
             schedule.run(collected.all_tasks())
-    findings = findings_of(collected.experiment(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])))
-    write_report(findings, out / "report", lang)
-    return findings
+    return collected
+
+
+def _findings(collected: CollectedResults) -> Findings:
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return cast(Findings, secrets.without_secrets(findings_of(collected.experiment(command))))
+
+
+def _announce(plan: Plan, console: Console) -> None:
+    """Say which files the plan has run, before any of them is."""
+    for where, module in plan.imports:
+        if (file := file_of(module)) is not None:
+            line = f"{where}: imports {module}, which runs {file}"
+            console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _keep_imported(plan: Plan, tried: list[Trial], out: Path) -> None:
+    """Keep what a report needs to know of the code that the plan names."""
+    kept = Imported.read(out)
+    for spec in (*plan.method_specs.values(), *(trial.spec for trial in tried)):
+        if spec.trains and module_of(spec.method) is not None:
+            key = method_key(spec.name, spec.method, spec.settings, plan.training)
+            kept.methods[key] = {
+                "arguments": spec.arguments,
+                "needs_reward_model": spec.needs_reward_model,
+                "source": spec.source_fingerprint,
+                "shares_reference": shares_reference(spec),
+                "stands for": stands_for(spec),
+            }
+    kept.judges.update(filter(None, (kept_of_judge(judge, out) for judge in plan.active_judges)))
+    if kept.methods or kept.judges:
+        kept.write(out)
+
+
+@contextmanager
+def interruptible(out: Path, grace: float) -> Iterator[None]:
+    """Let a signal end what is done inside, and say how to go on.
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    with listening(grace, lambda ending: logger.warning("%s", ending)):
+        try:
+            yield
+        except Interrupted as ending:
+            text = f"Interrupted by {name_of(ending.signum)}. What is done stays in {out}: to go on, do the same again"
+            raise interrupted(ending.signum, text) from None
 
 
 def _check(plan: Plan, out: Path) -> None:
@@ -134,4 +207,18 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def _write_plan(plan: Plan, out: Path) -> None:
-    files.replace(out / "plan.yaml", yaml.safe_dump(plan.plain(), sort_keys=False, allow_unicode=True))
+    plain = secrets.without_secrets(plan.plain())
+    files.replace(out / "plan.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def _check_whole(plan: Plan) -> None:
+    """Refuse the copy of a plan that lacks a secret, where the plan is to be carried out.
+
+    Raises:
+        PlanError: it lacks one.
+    """
+    if lacking := list(secrets.marks_in(plan.plain())):
+        raise PlanError(
+            f"{lacking[0]}: {secrets.MARK} stands for a secret that the copy of a plan does not hold: write it there, "
+            "or leave the setting out and give it by its environment variable, such as HF_TOKEN"
+        )

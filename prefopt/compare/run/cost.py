@@ -160,8 +160,9 @@ def measured(folder: Path | None = None) -> Iterator[Spent]:
     """Measure what is done inside. Without a GPU the peak of memory is the whole process's, with what it did before.
 
     Args:
-        folder: of this work alone. Without it, what was done between trainings does not survive a kill; with it, only
-            responses drawn since the last training are not counted of a process that is killed while it draws.
+        folder: of this work alone, whose `spent.json` is to be deleted once its result is on disk. Without it,
+            what was done between trainings does not survive a kill; with it, only responses drawn since the last
+            training are not counted of a process that is killed while it draws.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -173,8 +174,6 @@ def measured(folder: Path | None = None) -> Iterator[Spent]:
             yield spent
         finally:
             spent.update()
-    if spent.path is not None:
-        spent.path.unlink(missing_ok=True)
 
 
 def _clocks() -> tuple[float, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...tasks import Task
 from ...utils.names import hint
+from ...utils.visible import shown
 from ..plan import MethodSpec, Plan, PlanError, make_method_spec
 from .tasks import Tasks
 
@@ -53,7 +54,7 @@ def trials(plan: Plan, tasks: Tasks) -> list[Trial]:
 def _combinations(name: str, values: Any, count: int) -> list[Settings]:
     """`count` combinations of the values; of more, a sample that depends on the method's name alone."""
     if not isinstance(values, Mapping) or not all(isinstance(part, list | tuple) and part for part in values.values()):
-        raise PlanError(f"grid: methods: {name}: given {values!r}; write a list of values for each setting")
+        raise PlanError(f"grid: methods: {name}: given {shown(values)}; write a list of values for each setting")
     combinations = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
     if len(combinations) < count:
         raise PlanError(

@@ -7,7 +7,6 @@ is to be kept beside these files, in plain values. A function's name is the kind
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -162,7 +161,7 @@ def trained(
     spec: MethodSpec | None = None,
     evaluator: ResponseEvaluator | None = None,
 ) -> tuple[Any, Result]:
-    """Train, from the newest checkpoint if there is one, and delete the checkpoints.
+    """Train, from the newest checkpoint if there is one.
 
     Args:
         build: makes the trainer.
@@ -180,8 +179,6 @@ def trained(
         for callback in _callbacks(context, spec, evaluator, iterations, spent):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=_resumable(context, trainer))
-    for folder in (context.folder / RUN).glob("checkpoint-*"):
-        shutil.rmtree(folder)
     return trainer, asdict(spent.cost())
 
 

@@ -15,6 +15,7 @@ from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
 from ...utils.extensions import is_named
+from ...utils.visible import shown
 from ..measure import judge_from
 from ..plan import (
     BEST_OF_N,
@@ -62,7 +63,7 @@ class ComparisonTask(Task):
 
     formats = FORMATS
     functions = f"{__package__}.task_functions"
-    resumable = frozenset({"train"})
+    trainings = frozenset({"sft", "reward", "train"})
 
 
 class Tasks:
@@ -160,7 +161,7 @@ class Tasks:
         budget = None if self.plan.budget is None else asdict(self.plan.budget)
         curve = {name: getattr(self.plan.evaluation, name) for name in CURVE}
         how = {"method": spec.method, "settings": dict(spec.settings), "training": dict(self.plan.training)}
-        how["stands for"] = {name: _text(value, spec.name) for name, value in spec.arguments.items()}
+        how["stands for"] = stands_for(spec)
         code = spec.source_fingerprint
         return {**self._models, **self._scorer, **how, "source": code, "curve": curve, "budget": budget}
 
@@ -221,8 +222,17 @@ class Tasks:
         return {name: value for name, value in self.plan.training.items() if name in known}
 
 
+def stands_for(spec: MethodSpec) -> dict[str, str]:
+    """The arguments of the method's training, as texts."""
+    if spec.recorded is not None:
+        return dict(spec.recorded["stands for"])
+    return {name: _text(value, spec.name) for name, value in spec.arguments.items()}
+
+
 def shares_reference(spec: MethodSpec) -> bool:
     """Whether the method needs the frozen starting policy's log-probs of the plan's pairs, and of no other rows."""
+    if spec.recorded is not None:
+        return bool(spec.recorded["shares_reference"])
     if not spec.trains or spec.generates or spec.trainer is not DPOTrainer:
         return False
     needs = objective_of(spec).needs
@@ -276,7 +286,8 @@ def _text(value: Any, method: str) -> str:
     try:
         json.dumps(value)
     except TypeError as error:
-        raise PlanError(f"methods: {method}: {value!r} is no plain value, so nothing tells when it changes") from error
+        what = f"{shown(value)} is no plain value, so nothing tells when it changes"
+        raise PlanError(f"methods: {method}: {what}") from error
     return str(value)
 
 

@@ -24,13 +24,14 @@ functions. A function without `register` serves there too, see `outside.py`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from textwrap import fill
 from typing import Any
 
 from ...utils.names import did_you_mean
 from ..records import Candidates, DataError, Response, Turn, kind_of, plain_turn, texts
 from .columns import Columns, unread_and_telling
 from .fields import Drop, Row, grade, number, sampled, terminated
-from .opening import opened
+from .opening import opened, with_one_system
 
 KINDS = ("pair", "list", "unpaired", "sft", "prompt")
 """What a row of a format holds, from what says most about it to what says least."""
@@ -66,6 +67,7 @@ class Adapter:
             truncated. In formats whose names are not ours to define these columns may mean anything.
         source: where the format is documented or kept.
         unread: columns that published rows of this format have and that are not read, for people.
+        needs_file: whether a row can be read only when all rows of its file are known.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Adapter:
     finish_columns: bool = False
     source: str = ""
     unread: str = ""
+    needs_file: Callable[[Row], bool] = never
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -85,6 +88,11 @@ class Adapter:
     def comes_with_prefopt(self) -> bool:
         """Whether it is one of ours, rather than a user's."""
         return str(getattr(self.read, "__module__", "")).startswith(f"{__package__}.")
+
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """The names of columns that are known not to be read."""
+        return frozenset(self.unread.split(", "))
 
     def __call__(self, row: Row) -> Candidates:
         """The checked meaning of a row.
@@ -96,7 +104,7 @@ class Adapter:
         row = row if isinstance(row, Columns) else Columns(row)
         candidates = called(self.name, self.read, row)
         if self.comes_with_prefopt:
-            candidates = opened(row, candidates)
+            candidates = with_one_system(opened(row, candidates))
         count = len(candidates.responses)
         if not holds(self.kind, count):
             raise DataError(
@@ -141,6 +149,7 @@ def register(
     finish_columns: bool = False,
     source: str = "",
     unread: str = "",
+    needs_file: Callable[[Row], bool] = never,
 ) -> Callable[[Read], Read]:
     """Make a function the adapter of a format, for the rest of the program; the function stays what it is.
 
@@ -152,7 +161,7 @@ def register(
     """
 
     def enter(read: Read) -> Read:
-        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source, unread)
+        adapter = Adapter(name, kind, fields, recognises, read, finish_columns, source, unread, needs_file)
         if name in REGISTRY and REGISTRY[name].comes_with_prefopt > adapter.comes_with_prefopt:
             raise DataError(f"adapter {name!r} comes with prefopt: register yours under another name")
         REGISTRY[name] = adapter
@@ -162,8 +171,12 @@ def register(
 
 
 def catalogue(kinds: frozenset[str] = frozenset(KINDS)) -> str:
-    """The known adapters of these kinds, one a line, for error messages."""
-    return "\n".join(f"  {a.name:<22} {a.fields}" for a in REGISTRY.values() if a.kind in kinds)
+    """The known adapters of these kinds, for error messages: each begins a line, and none is longer than 80 columns."""
+    return "\n".join(
+        fill(f"{adapter.name:<22} {adapter.fields}", 80, initial_indent="  ", subsequent_indent=" " * 25)
+        for adapter in REGISTRY.values()
+        if adapter.kind in kinds
+    )
 
 
 def by_name(name: str) -> Adapter:

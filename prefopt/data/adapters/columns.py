@@ -3,11 +3,12 @@
 Which names of columns say something that must never be left out is listed here too: `TELLING`.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..records import Candidates, texts
+from ..records import Candidates, Turn, texts
+from .cells import decoded, holds_turns, is_unreadable
+from .file import File, is_blank
 
 QUESTIONS = ("prompt", "query", "question", "instruction", "input", "user_input", "user_prompt", "user_query")
 """Columns that may hold what the user said; the first that a row has counts."""
@@ -17,7 +18,20 @@ SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt")
 """Columns that may hold the system turn."""
 HISTORY = ("history", "context")
 """Columns that may hold earlier turns."""
-LABELS = ("label", "labels", "kto_tag", "is_safe", "desirable", "accepted", "is_good", "weight", "loss_weight")
+LABELS = (
+    "label",
+    "labels",
+    "kto_tag",
+    "is_safe",
+    "desirable",
+    "accepted",
+    "is_good",
+    "weight",
+    "loss_weight",
+    "selected",
+    "is_selected",
+    "is_chosen",
+)
 """Columns that may say whether a single answer is a good one."""
 TEMPLATE_INPUTS = ("tools", "chat_template_kwargs")
 """Columns that are for the chat template, in any format."""
@@ -28,11 +42,21 @@ TELLING = frozenset(
 
 
 class Columns(dict[str, Any]):
-    """A raw row that notes in `read` the names of the columns whose values were asked for."""
+    """A raw row that notes in `read` the names of the columns whose values were asked for.
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    Args:
+        file: the rows that it stands among; by default it stands alone.
+    """
+
+    def __init__(self, row: Mapping[str, Any], file: File | None = None) -> None:
         super().__init__(row)
         self.read: set[str] = set()
+        self._file = file
+
+    @property
+    def file(self) -> File:
+        """What the rows around it say."""
+        return self._file or File((self,), QUESTIONS)
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
@@ -75,61 +99,63 @@ def peek(row: Mapping[str, Any], name: str) -> Any:
     return dict.get(row, name) if isinstance(row, dict) else row.get(name)
 
 
-def decoded(value: Any) -> Any:
-    """A list or an object that stands in a cell as JSON text, as in tables of flat columns; anything else as it is."""
-    if not isinstance(value, str) or not value.startswith(("[", "{")) or value.rstrip()[-1:] not in ("]", "}"):
+def file_of(row: Mapping[str, Any]) -> File:
+    """The file that a row is of; alone, it is one."""
+    return row.file if isinstance(row, Columns) else File((row,), QUESTIONS)
+
+
+def cell(row: Mapping[str, Any], name: str) -> Any:
+    """What stands in a column: text as text, unless the whole column keeps lists or objects as text."""
+    value = row[name]
+    if not isinstance(value, str) or not value.startswith(("[", "{", "array(")) or decoded(value) is value:
         return value
-    try:
-        found = json.loads(value)
-    except ValueError:
-        return value
-    return found if isinstance(found, list | dict) else value
+    return decoded(value) if file_of(row).is_structured(name) else value
+
+
+def is_mixed(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a cell is the text of turns, or of turns that cannot be read, in a column of plain texts."""
+    value = peek(row, name)
+    if not isinstance(value, str) or not value.startswith(("[", "array(")):
+        return False
+    return is_unreadable(value) or (holds_turns(value) and not file_of(row).is_structured(name))
 
 
 def unread_and_telling(row: Columns, candidates: Candidates) -> str | None:
     """The first column that was not read, says what a row means, and does not merely repeat what was read."""
-    said: set[str] | None = None
     for name in row.unread():
         value = peek(row, name)
         if not (name in TELLING or holds_turns(value)):
             continue
-        said = {text.strip() for text in texts(candidates)} if said is None else said
-        if not said.issuperset(_spoken(value)):
+        if not is_blank(value) and not _repeats(name, value, candidates):
             return name
         row.read.add(name)
     return None
 
 
-def holds_turns(value: Any) -> bool:
-    """Whether this is a list of chat turns or of exchanges, or JSON text of one."""
-    if isinstance(value, str):
-        value = decoded(value) if value.startswith("[{") else None
-    return isinstance(value, list | tuple) and bool(value) and all(map(is_turn_or_exchange, value))
+def _repeats(name: str, value: Any, candidates: Candidates) -> bool:
+    """Whether a column says once more what was read, in the place where it belongs.
+
+    A label, a number and the like repeat nothing, whatever the answers say.
+    """
+    if name in LABELS or not isinstance(decoded(value), str | list | tuple | Mapping):
+        return False
+    if name in (*QUESTIONS, *SYSTEM, *HISTORY) and isinstance(decoded(value), str):
+        said = {turn.content.strip() for turn in candidates.prompt}
+    elif name in ("chosen", "rejected"):
+        said = _answers(candidates)
+    else:
+        said = {text.strip() for text in texts(candidates)}
+    return said.issuperset(_spoken(value))
 
 
-EXCHANGES = (("human", "assistant"), ("input", "output"), ("user", "assistant"), ("question", "answer"))
-"""What the two sides of an exchange are called, where a conversation is a list of {human, assistant}."""
-
-
-def is_turn_or_exchange(value: Any) -> bool:
-    """Whether this is {role, content}, {from, value} or {role, text}, or an exchange of two texts."""
-    return is_chat_turn(value) or exchange_of(value) is not None
-
-
-def is_chat_turn(value: object) -> bool:
-    """Whether this is an object with a role: {role, content}, {from, value} or {role, text}."""
-    return (type(value) is dict or isinstance(value, Mapping)) and ("role" in value or "from" in value)
-
-
-def exchange_of(value: object) -> tuple[str, str] | None:
-    """The names of the two sides of an exchange such as {human, assistant}; None if it is something else."""
-    if not (type(value) is dict or isinstance(value, Mapping)):
-        return None
-    return next((names for names in EXCHANGES if all(isinstance(value.get(name), str) for name in names)), None)
+def _answers(candidates: Candidates) -> set[str]:
+    """What a column with an answer may say: the answers, and what was said before them."""
+    responses = [each if isinstance(each, tuple) else (Turn("assistant", each),) for each in candidates.responses]
+    return {turn.content.strip() for turns in (candidates.prompt, *responses) for turn in turns}
 
 
 def _spoken(value: Any) -> Iterator[str]:
-    """Every text in a value that may hold turns, less what only names a speaker; a value that is not text as text."""
+    """Every text in a value that may hold turns, less what only names a speaker; a value that is no text as text."""
     value = decoded(value)
     if isinstance(value, Mapping):
         for name in value.keys() - {"role", "from", "type", "name"}:

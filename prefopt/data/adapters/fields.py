@@ -12,7 +12,8 @@ from typing import Any
 
 from ...grades import GRADES
 from ..records import FINISH_REASONS, DataError, Response, Turn, kind_of, name_of_call
-from .columns import TEMPLATE_INPUTS, decoded, exchange_of, holds_turns, is_chat_turn
+from .cells import decoded, exchange_of, holds_turns, is_chat_turn
+from .columns import TEMPLATE_INPUTS
 
 Row = dict[str, Any]
 
@@ -28,6 +29,8 @@ ROLES = {
 
 _EXTRAS = frozenset((*TEMPLATE_INPUTS, "tool_calls", "function_call"))
 """What a turn may have beside its role and what it says."""
+_CALLS = ("function_call", "tool_call")
+"""Roles whose turns are calls of tools, in ShareGPT's form, ms-swift's and LLaMA-Factory's."""
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -153,6 +156,8 @@ def chat_turn(value: Any, name: str) -> Turn:
     if role.lower() not in ROLES:
         raise Drop(f"field {name!r}: unknown role {role!r}")
     content = next((value[key] for key in ("content", "value", "text") if value.get(key) is not None), None)
+    if role.lower() in _CALLS and (call := _spelled_calls(content)) and not value.get("tool_calls"):
+        value, content = {**value, "tool_calls": call}, None
     said = "" if content is None else _content(content, name)
     if _EXTRAS.isdisjoint(value):
         return Turn(ROLES[role.lower()], said)
@@ -196,6 +201,13 @@ def _tool_calls(turn: Mapping[str, Any], name: str) -> str:
     if not isinstance(calls, list) or not all(map(name_of_call, calls)):
         raise Drop(f"field {name!r}: a turn's tool_calls are not a list of {{type, function: {{name, arguments}}}}")
     return _json([{**call, "function": _with_object(call["function"])} for call in calls], name)
+
+
+def _spelled_calls(content: Any) -> list[Any] | None:
+    """The calls that the text of a function_call turn spells, as JSON of {name, arguments} or of a list of them."""
+    found = decoded(content.strip()) if isinstance(content, str) else content
+    calls = found if isinstance(found, list) else [found]
+    return calls if calls and all(_is_bare_call(call) and "arguments" in call for call in calls) else None
 
 
 def _is_bare_call(call: Any) -> bool:

@@ -6,10 +6,19 @@ see `columns.py`. Formats that need code of their own stand in `pairs.py`, `tran
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..records import Candidates
-from .answers import (
+from .answers import pair
+from .base import register
+from .columns import CONVERSATIONS, HISTORY, QUESTIONS, peek
+from .fields import Drop, Row
+from .file import whole_number
+from .positions import ENDS, POINTERS, POINTING
+from .questions import answer_in, asked, prompt_of, prompt_or_drop
+from .rankings import several
+from .verdicts import (
     Verdict,
     by_ending,
     by_flags,
@@ -17,14 +26,7 @@ from .answers import (
     by_sign,
     first_if_true,
     judged,
-    pair,
-    prompt_or_drop,
-    several,
 )
-from .base import register
-from .columns import CONVERSATIONS, HISTORY, QUESTIONS
-from .fields import Drop, Row
-from .questions import answer_turn, asked, prompt_of
 
 HUB = "https://huggingface.co/datasets/"
 GITHUB = "https://github.com/"
@@ -135,14 +137,11 @@ JUDGED = (
     JudgedFormat("alpaca-farm", ("output_1", "output_2"), by_ending, ("preference",), HUB + "tatsu-lab/alpaca_farm"),
 )
 
-TWINS = (
-    ("response_a", "response_b"),
-    ("response_1", "response_2"),
-    ("response_0", "response_1"),
-    ("answer_a", "answer_b"),
-)
-NAMED = ("winner", "preference", "preferred", "choice", "better", "label")
-"""Columns that name the better of two answers as its column ends, in files that follow no published format."""
+_ENDS = (("a", "b"), ("1", "2"), ("0", "1"), ("A", "B"))
+_WORDS = ("response", "answer", "output", "completion", "candidate", "option")
+TWINS = tuple((f"{word}{gap}{a}", f"{word}{gap}{b}") for word in _WORDS for gap in ("_", "") for a, b in _ENDS)
+NAMED = (*POINTERS, "preference", "label")
+"""Columns that name the better of two answers, or its place, in files that follow no published format."""
 
 
 class ListFormat(NamedTuple):
@@ -186,12 +185,20 @@ def _enter_pair(entry: PairFormat) -> None:
             if name not in row:
                 raise Drop(f"field {name!r}: missing")
         prompt = prompt_of(row) if entry.prompt else None
-        return pair(prompt, answer_turn(row[chosen], chosen), answer_turn(row[rejected], rejected))
+        return pair(prompt, answer_in(row, chosen), answer_in(row, rejected))
 
     fields = f"{'prompt (or question, messages, ...), ' if entry.prompt else ''}{chosen}, {rejected}"
     register(entry.name, kind="pair", fields=fields, recognises=recognises, source=entry.source, unread=entry.unread)(
         read
     )
+
+
+def _counts(row: Row) -> bool:
+    """Whether a row points at an answer by a number, of which only the whole file tells where it is counted from."""
+    return any(whole_number(peek(row, name)) is not None for name in (*NAMED, *_DOCUMENTED) if name in row)
+
+
+_DOCUMENTED = tuple(entry.columns[0] for entry in JUDGED if entry.verdict is by_ending)
 
 
 def _enter_judged(entry: JudgedFormat) -> None:
@@ -214,13 +221,19 @@ def _enter_judged(entry: JudgedFormat) -> None:
         recognises=recognises,
         source=entry.source,
         unread=entry.unread,
+        needs_file=_counts,
     )(read)
 
 
 def _twins(row: Row) -> tuple[tuple[str, str], str] | None:
     """The two answers of a row and the column that names the better one."""
-    answers = next((names for names in TWINS if names[0] in row and names[1] in row), None)
-    column = next((name for name in NAMED if name in row), None)
+    return _twins_among(tuple(row.keys()))
+
+
+@lru_cache(1024)
+def _twins_among(columns: tuple[str, ...]) -> tuple[tuple[str, str], str] | None:
+    answers = next((names for names in TWINS if names[0] in columns and names[1] in columns), None)
+    column = next((name for name in NAMED if name in columns), None)
     return (answers, column) if answers and column else None
 
 
@@ -231,8 +244,17 @@ def _enter_twins() -> None:
             raise Drop(f"no two answers, such as {' and '.join(TWINS[0])}, and none of the fields {', '.join(NAMED)}")
         return judged(row, found[0], by_ending, (found[1],), prompt_or_drop(row))
 
-    fields = f"prompt, two of {', '.join(names[0] + '/' + names[1][-1] for names in TWINS)}, one of {', '.join(NAMED)}"
-    register("two-answers", kind="pair", fields=fields, recognises=lambda row: _twins(row) is not None)(read)
+    fields = (
+        f"prompt, two of {', '.join(f'{word}_a/b/1/2/0' for word in _WORDS)}, and {', '.join(POINTING)} (also "
+        f"with {', '.join(ENDS[1:4])}), preference or label"
+    )
+    register(
+        "two-answers",
+        kind="pair",
+        fields=fields,
+        recognises=lambda row: _twins(row) is not None,
+        needs_file=_counts,
+    )(read)
 
 
 def _enter_list(entry: ListFormat) -> None:
@@ -242,10 +264,19 @@ def _enter_list(entry: ListFormat) -> None:
     def read(row: Row) -> Candidates:
         return several(row, entry.column, prompt_or_drop(row))
 
-    fields = f"prompt (or query, ...), {entry.column}: [K texts] with scores or ranks, or [{{text, score or rank}}]"
-    register(entry.name, kind="list", fields=fields, recognises=recognises, source=entry.source, unread=entry.unread)(
-        read
+    fields = (
+        f"prompt (or query, ...), {entry.column}: [K texts] with scores, ranks or chosen_index (best, selected, ...), "
+        "or [{text, score, rank or chosen}]"
     )
+    register(
+        entry.name,
+        kind="list",
+        fields=fields,
+        recognises=recognises,
+        source=entry.source,
+        unread=entry.unread,
+        needs_file=_counts,
+    )(read)
 
 
 def enter_all() -> None:

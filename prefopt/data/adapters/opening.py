@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ..records import Candidates, Turn, kind_of
-from .columns import HISTORY, SYSTEM, TEMPLATE_INPUTS, Columns, decoded, holds_turns
+from .cells import decoded, holds_turns
+from .columns import HISTORY, SYSTEM, TEMPLATE_INPUTS, Columns
 from .fields import Drop, chat_turns, items, template_input
 
 _OPENING = frozenset((*SYSTEM, *HISTORY, *TEMPLATE_INPUTS))
@@ -32,7 +33,40 @@ def opened(row: Columns, candidates: Candidates) -> Candidates:
         if not prompt[0].content.strip():
             raise Drop(f"field {unread[0]!r}: cannot stand before a text without a prompt")
         prompt = (Turn("user", prompt[0].content.strip()),)
-    return replace(candidates, prompt=_with_inputs((*system, *history), prompt, inputs))
+    kept = _less_repeated(history, prompt)
+    repeated = ("history that the prompt repeats left out",) if len(kept) < len(history) else ()
+    prompt = _with_inputs((*system, *kept), prompt, inputs)
+    return replace(candidates, prompt=prompt, repairs=(*candidates.repairs, *repeated))
+
+
+def _less_repeated(history: list[Turn], prompt: tuple[Turn, ...]) -> list[Turn]:
+    """Earlier turns without those at their end with which the prompt begins; all of them, mostly."""
+    said = [(turn.role, turn.content.strip()) for turn in prompt]
+    spoken = [turn for turn in history if turn.role != "system"]
+    for count in range(min(len(spoken), len(said)), 0, -1):
+        start = 1 if said[0][0] == "system" else 0
+        if [(turn.role, turn.content.strip()) for turn in spoken[-count:]] == said[start : start + count]:
+            return [turn for turn in history if all(turn is not each for each in spoken[-count:])]
+    return history
+
+
+def with_one_system(candidates: Candidates) -> Candidates:
+    """The record with one system turn at the head of its prompt, which says all that several at its head say.
+
+    Templates take one, at the head. What is said twice is said once.
+    """
+    prompt = candidates.prompt
+    if len(prompt) < 3 or prompt[0].role != "system":
+        return candidates
+    places = [number for number, turn in enumerate(prompt) if turn.role == "system"]
+    heads = next((number for number, place in enumerate(places) if number != place), len(places))
+    texts = list(dict.fromkeys(turn.content.strip() for turn in prompt[:heads]))
+    first = prompt[0] if len(texts) == 1 else replace(prompt[0], content="\n\n".join(filter(None, texts)))
+    later = [turn for turn in prompt[heads:] if turn.role != "system" or turn.content.strip() not in texts]
+    if len(later) + 1 == len(prompt):
+        return candidates
+    what = "system turns merged" if len(texts) > 1 else "a system turn that is said twice left out"
+    return replace(candidates, prompt=(first, *later), repairs=(*candidates.repairs, what))
 
 
 def _with_inputs(before: tuple[Turn, ...], prompt: tuple[Turn, ...], inputs: dict[str, str]) -> tuple[Turn, ...]:

@@ -4,13 +4,13 @@ Each `@register(...)` is one format: how a row of it is recognised, and the func
 Formats that only call their columns something else stand in `formats.py`.
 """
 
-import re
 from dataclasses import replace
 from typing import Any
 
 from ..records import Candidates, Turn
-from .answers import pair
+from .answers import implicit_pair, pair
 from .base import register
+from .cells import is_chat_turn
 from .columns import CONVERSATIONS, QUESTIONS, peek
 from .fields import (
     Drop,
@@ -19,13 +19,12 @@ from .fields import (
     chat_turns,
     first_key,
     is_chat,
-    is_chat_turn,
     is_text,
     items,
     merge_speakers,
     said,
 )
-from .questions import Prompt, answer_turn, prompt_of
+from .questions import Prompt, answer_in, prompt_of
 from .transcripts import pair_of
 
 HUB = "https://huggingface.co/datasets/"
@@ -35,7 +34,7 @@ def _sides(row: Row) -> tuple[Any, Any]:
     for name in ("chosen", "rejected"):
         if name not in row:
             raise Drop(f"field {name!r}: missing")
-    return answer_turn(row["chosen"], "chosen"), answer_turn(row["rejected"], "rejected")
+    return answer_in(row, "chosen"), answer_in(row, "rejected")
 
 
 @register(
@@ -119,7 +118,7 @@ def read_query(row: Row) -> Candidates:
         raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
     if prompt.turns[0].role == "text":  # asked for by name
         prompt = Prompt((Turn("user", prompt.turns[0].content.strip()),))
-    return pair(Prompt(prompt.turns, prompt.repairs), *_sides(row))
+    return pair(replace(prompt, verbatim=False), *_sides(row))
 
 
 @register(
@@ -141,7 +140,8 @@ def _is_texts(value: object) -> bool:
 def _alternating(said: list[Any], name: str) -> list[Turn]:
     if not _is_texts(said):
         raise Drop(f"field {name!r}: expected a list of texts")
-    return [Turn(("user", "assistant")[number % 2], part.strip()) for number, part in enumerate(said)]
+    roles = (("user", "assistant")[number % 2] for number in range(len(said)))
+    return [Turn(role, part if role == "assistant" else part.strip()) for role, part in zip(roles, said, strict=True)]
 
 
 def _is_answer(value: object) -> bool:
@@ -161,18 +161,7 @@ def read_trl(row: Row) -> Candidates:
     sides = _sides(row)
     whole = all(isinstance(side, list) and any(turn.role == "user" for turn in side) for side in sides)
     prompt = prompt_of(row, ("prompt",), alone=True) if whole else prompt_of(row)
-    if prompt is None and isinstance(sides[0], str) and (name := _may_be_prompt(row)):
-        raise Drop(f"no prompt; column {name!r} may hold it: say so by `columns`, such as prompt={name}")
-    return pair(prompt, *sides)
-
-
-def _may_be_prompt(row: Row) -> str | None:
-    """A column beside the answers with a text of several words, which may be what they answer."""
-    for name in row:
-        value = peek(row, name)
-        if name not in ("chosen", "rejected") and isinstance(value, str) and _SEVERAL.search(value):
-            return name
-    return None
-
-
-_SEVERAL = re.compile(r"\S\s+\S|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{4}")
+    chosen, rejected = sides
+    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
+        return implicit_pair(row, chosen, rejected)
+    return pair(prompt, chosen, rejected)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import Turn, kind_of
-from .columns import CONVERSATIONS, HISTORY, QUESTIONS, decoded, peek
-from .fields import ROLES, Drop, Row, chat_turn, chat_turns, first_key, is_chat, is_chat_turn, merge_speakers, text
+from .cells import decoded, is_chat_turn
+from .columns import CONVERSATIONS, HISTORY, QUESTIONS, cell, is_mixed, peek
+from .fields import ROLES, Drop, Row, chat_turn, chat_turns, first_key, is_chat, merge_speakers, text
 from .opening import earlier_turns
 from .transcripts import tagged_prompt
 
@@ -29,16 +30,18 @@ class Prompt:
         repairs: what had to be mended.
         verbatim: whether the answers belong to it as they came, with the space around them.
         closing: what its transcript writes after an answer, which is no part of it.
+        transcript: whether it is one text of several speakers; the space around an answer is of the text, then.
     """
 
     turns: tuple[Turn, ...]
     repairs: tuple[str, ...] = ()
     verbatim: bool = False
     closing: str = ""
+    transcript: bool = False
 
     def answer(self, text: str) -> str:
-        """An answer in this transcript less the space around it and what closes it."""
-        return text.strip().removesuffix(self.closing).strip()
+        """An answer as it came; in a transcript less the space around it and what closes it."""
+        return text.strip().removesuffix(self.closing).strip() if self.transcript else text
 
 
 def prompt_of(row: Row, names: Sequence[str] = QUESTIONS, *, alone: bool = False) -> Prompt | None:
@@ -64,19 +67,27 @@ def prompt_of(row: Row, names: Sequence[str] = QUESTIONS, *, alone: bool = False
         return Prompt((Turn("text", ""),), verbatim=True) if there else None
     value = decoded(row[name])
     if isinstance(value, str):
-        return _of_text(value, verbatim=False)
+        return of_text(value, verbatim=False)
     turns = earlier_turns(row, name) if name in HISTORY else chat_turns(row, name)  # type: ignore[arg-type]
     merged, repairs = merge_speakers(turns)
     return Prompt(tuple(merged), repairs)
 
 
+def prompt_or_drop(row: Row) -> Prompt:
+    """The prompt of a row that has to have one."""
+    prompt = prompt_of(row)
+    if prompt is None:
+        raise Drop("no prompt")
+    return prompt
+
+
 def asked(row: Row, name: str) -> Prompt:
     """The prompt in one column, see `prompt_of`; an instruction has its input on the next line."""
-    value = decoded(row[name])
+    value = whole(row, name)
     if name == "instruction":
         return Prompt((Turn("user", _instruction(row)),))
     if isinstance(value, str):
-        return _of_text(value, verbatim=name == "prompt")
+        return of_text(value, verbatim=name == "prompt")
     if isinstance(value, Mapping) and not is_chat_turn(value):
         value = _of_object(value, name)
     if is_chat_turn(value):
@@ -85,7 +96,7 @@ def asked(row: Row, name: str) -> Prompt:
         return Prompt(tuple(chat_turns({name: value}, name)), verbatim=True)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return Prompt((Turn("user", value[0].strip()),))
-    return _of_text(text({name: value}, name), verbatim=name == "prompt")
+    return of_text(text({name: value}, name), verbatim=name == "prompt")
 
 
 def _of_object(value: Mapping[str, Any], name: str) -> Any:
@@ -98,11 +109,12 @@ def _of_object(value: Mapping[str, Any], name: str) -> Any:
     return value[key]
 
 
-def _of_text(value: str, *, verbatim: bool) -> Prompt:
+def of_text(value: str, *, verbatim: bool) -> Prompt:
+    """A prompt in text: the turns of a transcript or of ChatML, else bare text or a user's turn."""
     if turns := chatml_turns(value):
-        return Prompt(tuple(turns), closing=_CHATML_END)
+        return Prompt(tuple(turns), closing=_CHATML_END, transcript=True)
     if (tagged := tagged_prompt(value)) is not None:
-        return Prompt(*tagged)
+        return Prompt(*tagged, transcript=True)
     return Prompt((Turn("text", value),), verbatim=True) if verbatim else Prompt((Turn("user", value.strip()),))
 
 
@@ -123,9 +135,27 @@ def chatml_turns(value: str) -> list[Turn]:
     return turns[:-1] if turns[-1] == Turn("assistant", "") else turns
 
 
+def whole(row: Row, name: str) -> Any:
+    """What stands in a column that may hold text or turns.
+
+    Raises:
+        Drop: the text of turns in a column of plain texts, or one that cannot be read.
+    """
+    if is_mixed(row, name):
+        raise Drop(
+            f"field {name!r}: has the text of turns, which is cut or no JSON, or other rows have plain text there: "
+            "write turns as JSON, in every row or in none"
+        )
+    return cell(row, name)
+
+
+def answer_in(row: Row, name: str) -> list[Turn] | str:
+    """The answer in a column, see `answer_turn`."""
+    return answer_turn(whole(row, name), name)
+
+
 def answer_turn(value: Any, name: str) -> list[Turn] | str:
     """An answer as text, or as the turns that hold it, whichever way the column `name` has it."""
-    value = decoded(value)
     if isinstance(value, str):
         return value
     if is_chat_turn(value):

@@ -4,69 +4,51 @@ Each `@register(...)` is one format: how a row of it is recognised, and the func
 """
 
 from dataclasses import replace
-from typing import Any
 
-from ..records import Candidates, Response, Turn
-from .answers import is_good
+from ..records import Candidates, Response, Turn, kind_of
 from .base import REGISTRY, register
-from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, decoded, peek
-from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, number, response_of, text
-from .questions import Prompt, asked, prompt_of
+from .cells import decoded
+from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, peek
+from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, response_of, text
+from .labels import is_good
+from .questions import Prompt, asked, prompt_of, whole
 from .transcripts import transcript_turns
+from .turn_keys import counted_turns
 
 ANSWERS = ("response", "completion", "answer", "output")
-WEIGHTS = ("weight", "loss_weight")
 
 
-def conversation(said: list[Turn], context: int = 0) -> Candidates:
-    """Everything before the first assistant turn is the prompt; from there on all assistant turns are trained on.
+def conversation(said: list[Turn]) -> Candidates:
+    """Everything before the first answer is the prompt; from there on all answers are trained on.
 
-    Args:
-        context: how many turns belong to the prompt though the assistant speaks in them.
+    An answer is a turn of the assistant's that is not marked as one that does not count.
     """
-    before, context_repairs = merge_speakers(said[:context])
-    tail, repairs = merge_speakers(said[context:])
-    first = next((number for number, turn in enumerate(tail) if turn.role == "assistant"), None)
-    if first is None:
+    merged, repairs = merge_speakers(said)
+    if not any(turn.role == "assistant" for turn in merged):
         raise Drop("conversation has no assistant turn")
-    response, more = answered(tail[first:])
-    return Candidates((*before, *tail[:first]), (response,), repairs=context_repairs + repairs + more)
+    before, response, more = answered(merged)
+    return Candidates(tuple(before), (response,), repairs=repairs + more)
 
 
-def _untrained(turns: list[Any], name: str) -> int:
-    """How many turns stand before the first answer that counts, where answers have a weight of 0 or 1."""
-    weights = [_weight(turn, name) for turn in turns]
-    counted = [number for number, weight in enumerate(weights) if weight == 1]
-    left_out = [number for number, weight in enumerate(weights) if weight == 0]
-    if not left_out:
-        return 0
-    if not counted:
-        raise Drop(f"field {name!r}: every answer has the weight 0")
-    if left_out[-1] > counted[0]:
-        raise Drop(f"field {name!r}: an answer of weight 0 after one of weight 1, which cannot be left out")
-    return left_out[-1] + 1
+def answered(turns: list[Turn]) -> tuple[list[Turn], Response, tuple[str, ...]]:
+    """What stands before the first answer, and the response that turns from there on make.
 
-
-def _weight(turn: Any, name: str) -> float | None:
-    """The weight of an assistant's turn, None where it has none."""
-    key = first_key(turn, WEIGHTS) if isinstance(turn, dict) else None
-    if key is None or turn[key] is None or chat_turns({name: [turn]}, name)[0].role != "assistant":
-        return None
-    weight = number(turn, key)
-    if weight not in (0, 1):
-        raise Drop(f"field {name!r}: a turn has the weight {weight:g}, expected 0 or 1")
-    return weight
-
-
-def answered(tail: list[Turn]) -> tuple[Response, tuple[str, ...]]:
-    """The response that turns from the first answer on make: its text, or the turns when there are several answers."""
-    last = max((number for number, turn in enumerate(tail) if turn.role == "assistant"), default=-1)
-    if last < 0 or tail[0].role != "assistant":
-        raise Drop("response does not start with an assistant turn")
-    if not all(turn.content.strip() or turn.tool_calls for turn in tail if turn.role == "assistant"):
+    That is the answer's text, or the turns when there are several answers.
+    """
+    answers = [number for number, turn in enumerate(turns) if turn.role == "assistant" and turn.counts]
+    if not answers:
+        uncounted = any(turn.role == "assistant" for turn in turns)
+        raise Drop("no answer is trained on" if uncounted else "response does not start with an assistant turn")
+    if not all(turns[number].content.strip() or turns[number].tool_calls for number in answers):
         raise Drop("empty response")
-    repairs = ("turns after the last answer removed",) if last + 1 < len(tail) else ()
-    return (response_of(tail[0]) if last == 0 else tuple(tail[: last + 1])), repairs
+    first, last = answers[0], answers[-1]
+    before = [turn if turn.counts else _unmarked(turn) for turn in turns[:first]]
+    repairs = ("turns after the last answer removed",) if last + 1 < len(turns) else ()
+    return before, response_of(turns[first]) if first == last else tuple(turns[first : last + 1]), repairs
+
+
+def _unmarked(turn: Turn) -> Turn:
+    return replace(turn, more=tuple(extra for extra in turn.more if extra[0] != "loss"))
 
 
 @register(
@@ -77,10 +59,19 @@ def answered(tail: list[Turn]) -> tuple[Response, tuple[str, ...]]:
     source="https://huggingface.co/datasets/Hello-SimpleAI/HC3-Chinese",
 )
 def read_hc3(row: Row) -> Candidates:
-    """The first of ChatGPT's answers, or else of the people's; the others are not used."""
-    answers = [*(row.get("chatgpt_answers") or []), *(row.get("human_answers") or [])]
-    answer = next((answer for answer in answers if isinstance(answer, str) and answer.strip()), "")
-    return Candidates((Turn("user", text(row, "question").strip()),), (answer.strip(),))
+    """The first of ChatGPT's answers, or else of the people's; the others are not used. A text is one answer."""
+    answer = next((each for name in ("chatgpt_answers", "human_answers") for each in _texts(row, name)), "")
+    return Candidates((Turn("user", text(row, "question").strip()),), (answer,))
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    """The texts of a column that say something: a list of them, or a single one."""
+    value = decoded(row.get(name))
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple | None):
+        raise Drop(f"field {name!r}: is {kind_of(value)}, expected texts")
+    return [each for each in value or () if isinstance(each, str) and each.strip()]
 
 
 @register(
@@ -91,7 +82,7 @@ def read_hc3(row: Row) -> Candidates:
     source="https://huggingface.co/datasets/wangrui6/Zhihu-KOL",
 )
 def read_zhihu(row: Row) -> Candidates:
-    return Candidates((Turn("user", text(row, "INSTRUCTION").strip()),), (text(row, "RESPONSE").strip(),))
+    return Candidates((Turn("user", text(row, "INSTRUCTION").strip()),), (text(row, "RESPONSE"),))
 
 
 @register(
@@ -102,7 +93,7 @@ def read_zhihu(row: Row) -> Candidates:
     source="https://github.com/tatsu-lab/stanford_alpaca",
 )
 def read_alpaca(row: Row) -> Candidates:
-    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output").strip(),))
+    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output"),))
 
 
 def _answer_name(row: Row) -> str | None:
@@ -136,7 +127,7 @@ def read_conversation(row: Row) -> Candidates:
     name = first_key(row, CONVERSATIONS)
     if name is None:
         raise Drop(f"none of the fields {', '.join(CONVERSATIONS)}")
-    return conversation(chat_turns(row, name), _untrained(items({name: decoded(row[name])}, name), name))
+    return conversation(counted_turns(row, name))
 
 
 def _is_answered(row: Row) -> bool:
@@ -155,14 +146,17 @@ def read_prompt_response(row: Row) -> Candidates:
     """TRL's prompt and completion, standard or conversational; a prompt with speaker tags is read as a conversation."""
     name = first_key(row, ANSWERS) or ANSWERS[0]
     prompt = asked(row, "prompt") if "prompt" in row else Prompt((Turn("text", text(row, "prompt")),), verbatim=True)
-    if not is_chat(row.get(name)) and (not prompt.verbatim or prompt.turns[0].role == "text"):
+    as_turns = name in row and is_chat(whole(row, name))
+    if not as_turns and (not prompt.verbatim or prompt.turns[0].role == "text"):
         answer = text(row, name)
-        whole = answer if prompt.verbatim else prompt.answer(answer)
-        return Candidates(prompt.turns, (whole,), repairs=prompt.repairs)
-    tail = chat_turns(row, name) if is_chat(row.get(name)) else [Turn("assistant", text(row, name))]
-    response, repairs = answered(tail + (chat_turns(row, "later_turns") if row.get("later_turns") else []))
+        said = answer if prompt.verbatim else prompt.answer(answer)
+        return Candidates(prompt.turns, (said,), repairs=prompt.repairs)
+    tail = counted_turns(row, name) if as_turns else [Turn("assistant", text(row, name))]
+    before, response, repairs = answered(tail + (counted_turns(row, "later_turns") if row.get("later_turns") else []))
+    if before and before[0].role != "assistant":
+        raise Drop("response does not start with an assistant turn")
     turns = (Turn("user", t.content.strip()) if t.role == "text" and t.content else t for t in prompt.turns)
-    return Candidates(tuple(turns), (response,), repairs=prompt.repairs + repairs)
+    return Candidates((*turns, *before), (response,), repairs=prompt.repairs + repairs)
 
 
 @register(
@@ -177,7 +171,8 @@ def read_query_response(row: Row) -> Candidates:
     if prompt is None:
         raise Drop(f"none of the fields {', '.join(QUESTIONS)}")
     turns = tuple(Turn("user", t.content.strip()) if t.role == "text" else t for t in prompt.turns)
-    return Candidates(turns, (text(row, first_key(row, ANSWERS) or ANSWERS[0]).strip(),), repairs=prompt.repairs)
+    answer = prompt.answer(text(row, first_key(row, ANSWERS) or ANSWERS[0]))
+    return Candidates(turns, (answer,), repairs=prompt.repairs)
 
 
 def _is_labelled(row: Row) -> bool:
@@ -207,7 +202,21 @@ def read_labelled(row: Row) -> Candidates:
     form = next((REGISTRY[form] for form in DEMONSTRATIONS if REGISTRY[form].knows(plain)), None)
     if form is None:
         raise Drop("no answer in a known form beside the label")
-    return replace(form.read(row), label=is_good(row, name))
+    candidates = form.read(row)
+    if form.name == "conversations":
+        candidates = _last_alone(candidates)
+    return replace(candidates, label=is_good(row, name))
+
+
+def _last_alone(candidates: Candidates) -> Candidates:
+    """A conversation of which only what answers the user's last turn was judged, and not what was answered before."""
+    (response,) = candidates.responses
+    if isinstance(response, str):
+        return candidates
+    start = max((number for number, turn in enumerate(response, 1) if turn.role == "user"), default=0)
+    last = response[start:]
+    said = response_of(last[0]) if len(last) == 1 else last
+    return replace(candidates, prompt=(*candidates.prompt, *response[:start]), responses=(said,))
 
 
 @register(

@@ -10,7 +10,7 @@ from ..records import Candidates, Turn
 from .base import register
 from .fields import ROLES, Drop, Row, is_text, merge_speakers, response_of, text
 
-HH_TAG = re.compile(r"\n\n(Human|Assistant):")
+HH_TAG = re.compile(r"(?:\r?\n){2}(Human|Assistant):")
 HH_START = re.compile(r"\s*(Human|Assistant):")
 WORDS = "Human|Assistant|User|人类|人類|用户|用戶|使用者|助手|助理|机器人|機器人|问|問|答"
 SPEAKERS = {**ROLES, "答": "assistant"}
@@ -112,7 +112,7 @@ def untagged(answer: str, prompt: Sequence[Turn] = ()) -> tuple[str, tuple[str, 
     tag = TAGS[0].match(answer)
     if tag and SPEAKERS[tag[1].lower()] == "assistant":
         return answer[tag.end() :].strip(), ("assistant tag removed from an answer",)
-    return answer.strip(), ()
+    return answer, ()
 
 
 def _is_tagged(row: Row) -> bool:
@@ -129,8 +129,8 @@ def read_rm_static(row: Row) -> Candidates:
     if tagged is None:
         raise Drop("prompt does not start with a speaker tag")
     prompt, repairs = tagged
-    chosen, chosen_repairs = untagged(text(row, "chosen"), prompt)
-    rejected, rejected_repairs = untagged(text(row, "rejected"), prompt)
+    chosen, chosen_repairs = untagged(text(row, "chosen").strip(), prompt)
+    rejected, rejected_repairs = untagged(text(row, "rejected").strip(), prompt)
     return Candidates(prompt, (chosen, rejected), repairs=tuple({*repairs, *chosen_repairs, *rejected_repairs}))
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..records import DataError
 from ..report import LoadReport
 from .files import split_suffix
-from .rows import has_word, names_split
+from .rows import is_of, names_split
 
 NO_DATA = (
     *("*.md", "*.lock", "*.metadata", "*.py", "*.yaml", "*.yml", "*.sh", "license*", "readme*", "citation*"),
@@ -27,6 +27,8 @@ MOST_NAMES = 10
 
 _SHARD = re.compile(r"^(?P<name>.*?)[-_.]?(?P<number>\d+)-of-(?P<total>\d+)(-[0-9a-f]{8,})?$")
 _PART = re.compile(r"([-_.]?(part|shard|chunk))?[-_.]?\d+$")
+_PIECE = re.compile(r"(?P<name>.+?)([-_.](part|shard|chunk)[-_.]?|[-_.])\d+$")
+"""Part of a whole by its name: train-part1, train_2."""
 
 
 class _Form(NamedTuple):
@@ -47,10 +49,15 @@ def files_of(folder: Path, split: str, report: LoadReport) -> list[Path]:
     labels = {path: _label(path.relative_to(folder), split.lower()) for path in data}
     chosen = _of_split(folder, labels, split.lower())
     _check_twice(folder, chosen)
+    _check_parts(folder, chosen)
     _check_shards(folder, chosen)
-    beside = [path for path, label in labels.items() if path not in chosen and has_word(label or split, split)]
+    left = [(path, label) for path, label in labels.items() if path not in chosen]
+    beside = [path for path, label in left if label is None or is_of(label, split)]
     if beside or others:
         report.note("files beside these are not read", f"{folder}: {_names(folder, [*beside, *others])}")
+    report.other_splits |= {str(label): None for path, label in left if path not in beside}
+    if report.other_splits and not any(labels[path] for path in chosen):
+        report.note(f"read as split {split!r}, which no file there names", f"{folder}: {_names(folder, chosen)}")
     return chosen
 
 
@@ -78,16 +85,16 @@ def _label(path: Path, split: str) -> str | None:
     for part in (split_suffix(path.name)[0].lower(), *(part.lower() for part in reversed(path.parts[:-1]))):
         if part == split:
             return split
-        if names_split(part) or has_word(part, split):
+        if names_split(part) or is_of(part, split):
             shard = _SHARD.match(part)
             return shard["name"] if shard else _PART.sub("", part)
     return None
 
 
 def _of_split(folder: Path, labels: dict[Path, str | None], split: str) -> list[Path]:
-    """The files of one split: those that name it; all of them when no file names any split and train is asked for."""
+    """The files of one split: those that name it; for train, where none does, those that name no split."""
     exact = [path for path, label in labels.items() if label == split]
-    named = {label for label in labels.values() if label is not None and has_word(label, split)}
+    named = {label for label in labels.values() if label is not None and is_of(label, split)}
     if exact:
         return exact
     if len(named) > 1:
@@ -97,8 +104,9 @@ def _of_split(folder: Path, labels: dict[Path, str | None], split: str) -> list[
         )
     if named:
         return [path for path, label in labels.items() if label in named]
-    if labels and split == "train" and not any(labels.values()):
-        return list(labels)
+    unnamed = [path for path, label in labels.items() if label is None]
+    if unnamed and split == "train":
+        return unnamed
     found = _names(folder, labels) or "no data file"
     raise DataError(f"{folder}: no file of split {split!r}; found {found}. Name the split as it is in the file name")
 
@@ -136,6 +144,19 @@ def _check_twice(folder: Path, paths: list[Path]) -> None:
             raise DataError(
                 f"{folder}: {_names(folder, (other, path))} seem to hold the same rows in two forms: "
                 "remove one of them, or give the other by its own path"
+            )
+
+
+def _check_parts(folder: Path, paths: list[Path]) -> None:
+    """Raise a DataError where a file lies beside others that are parts of it by their names."""
+    stems = {(path.parent, split_suffix(path.name)[0].lower()): path for path in paths}
+    for (parent, stem), part in stems.items():
+        piece = None if _SHARD.match(stem) else _PIECE.match(stem)
+        whole = stems.get((parent, piece["name"])) if piece else None
+        if whole is not None:
+            raise DataError(
+                f"{folder}: {_names(folder, (whole, part))}: the one may hold the rows of the other, by their names: "
+                "remove one of them, give the other by its own path, or rename them if each has rows of its own"
             )
 
 

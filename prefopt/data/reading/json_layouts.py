@@ -6,7 +6,7 @@ from typing import Any
 
 from ..records import DataError, kind_of
 from ..report import LoadReport
-from .rows import Located, names_split, objects
+from .rows import Located, named_split, names_split, objects
 
 WRAPPERS = ("data", "instances", "rows")
 """Where an array of rows may stand in an object: in many files, in LMFlow's, and in what the hub's datasets-server
@@ -34,9 +34,10 @@ def rows_of(content: Any, place: str, origin: str, split: str, report: LoadRepor
     elif not isinstance(content, dict):
         raise DataError(f"{origin}: the file holds {kind_of(content)}: give an array of objects, or an object a line")
     elif _is_splits(content):
-        if split not in content:
+        name = named_split(content, split)
+        if name is None:
             raise DataError(f"{place}: no split {split!r} in this file; it has {', '.join(content)}: name one of them")
-        yield from rows_of(content[split], f"{place}[{split}]", origin, split, report)
+        yield from rows_of(content[name], f"{place}[{name}]", origin, split, report)
     elif items := _wrapped(content):
         yield from _served(content, place, report) if _is_served(items) else objects(items, f"{place}:item", report)
     elif (columns := _columns(content, place)) is not None:

@@ -12,19 +12,20 @@ from ..records import DataError, kind_of
 from ..report import LoadReport
 from .files import read_file, split_suffix
 from .folders import files_of
-from .rows import Located
+from .plain import plain_row, rows_of_table
+from .rows import Located, named_split
 from .tables import BATCH, convert, converters_of, is_plain
 
 if TYPE_CHECKING:
     import datasets
 
 Source: TypeAlias = (
-    "str | Path | datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | list[dict[str, Any]]"
+    "str | Path | datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | list[dict[str, Any]] | Any"
 )
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 MODELSCOPE = "modelscope://"
-FRAMES = ("DataFrame", "LazyFrame", "Table")
+FRAMES = ("DataFrame", "Table")
 """Types of tables of pandas, polars and pyarrow, which iterate over columns."""
 
 
@@ -63,19 +64,24 @@ def _is_there(path: Path) -> bool:
 
 
 def _in_memory(source: Any, split: str, report: LoadReport, place: str = "row") -> Iterator[Located]:
-    """Rows of a Dataset, a dict of splits, or any iterable of dicts."""
+    """Rows of a Dataset, a dict of splits, a table, or any iterable of dicts."""
     if isinstance(source, Mapping):
-        if split not in source:
+        name = named_split(source, split)
+        if name is None:
             raise DataError(f"no split {split!r} in this dataset; it has {', '.join(map(str, source))}")
-        source = source[split]
-    if not isinstance(source, Iterable) or type(source).__name__ in FRAMES:
+        report.other_splits |= {str(other): None for other in source if other != name}
+        source = source[name]
+    if type(source).__name__ in FRAMES:
+        source = rows_of_table(source)
+    if not isinstance(source, Iterable) or type(source).__name__ == "LazyFrame":
         raise DataError(
-            f"cannot read rows from {type(source).__name__}: give a path, a hub id, a Dataset or a list of dicts"
+            f"cannot read rows from {type(source).__name__}: give a path, a hub id, a Dataset, a list of dicts, or a "
+            "table of pandas, polars (collected) or pyarrow"
         )
     for number, row in enumerate(_rows_of(source)):
         origin = f"{place} {number}"
         if isinstance(row, Mapping):
-            yield origin, row if type(row) is dict else dict(row)
+            yield origin, plain_row(row)
         else:
             report.drop(f"row is {kind_of(row)}, expected an object", origin)
 
@@ -110,7 +116,7 @@ def _folder(folder: Path, split: str, report: LoadReport) -> Iterator[Located]:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # of many kinds, none of which names the folder
         raise DataError(f"{folder}: a saved dataset that cannot be opened: {error}: save or copy it again") from error
-    if isinstance(saved, Mapping) and split not in saved:
+    if isinstance(saved, Mapping) and named_split(saved, split) is None:
         raise DataError(f"{folder}: no split {split!r} in this saved dataset; it has {', '.join(map(str, saved))}")
     yield from _in_memory(saved, split, report)
 

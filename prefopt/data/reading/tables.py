@@ -1,11 +1,12 @@
 """Reads the rows of Arrow tables: parquet files, and Arrow files and streams (feather, the cache of `datasets`).
 
 Cells are given as JSON would hold them, where Arrow has other kinds for them: text that is marked as JSON is parsed, a
-decimal is a number, and a conversation that is stored turn field by turn field is a list of turns again.
+decimal is a number, the number of a class is its name, and a conversation that is stored turn field by turn field is a
+list of turns again.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -131,6 +132,8 @@ def _converter(kind: "pyarrow.DataType", feature: Any, parsed: bool) -> Convert 
     feature = feature if isinstance(feature, dict) else {}
     if isinstance(kind, pyarrow.JsonType) or (_is_text(kind) and feature.get("_type") == "Json"):
         return None if parsed else _known(json.loads)
+    if types.is_integer(kind) and feature.get("_type") == "ClassLabel":
+        return _known(_named(feature.get("names") or []))
     if types.is_decimal(kind):
         return _known(float)
     if types.is_dictionary(kind):
@@ -166,6 +169,17 @@ def _turns(cell: Mapping[str, Any]) -> list[Row] | Mapping[str, Any]:
     if len({len(values) for values in fields.values()}) != 1:
         return cell
     return [dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True)]
+
+
+def _named(names: Sequence[str]) -> Convert:
+    """The names of classes in the place of their numbers; what numbers none of them is kept, and -1 is unknown."""
+
+    def name_of(number: Any) -> Any:
+        if isinstance(number, int) and 0 <= number < len(names):
+            return names[number]
+        return None if number == -1 else number
+
+    return name_of
 
 
 def _known(converter: Convert) -> Convert:

@@ -4,6 +4,7 @@ import codecs
 import io
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,10 @@ MARKS = {  # UTF-32's begins like UTF-16's
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+LONGEST = 1 << 26
+"""Bytes of the longest line of a compressed file, whose size does not say how much memory its lines take."""
+LONGEST_PLAIN = 1 << 30
+"""The same of a file that is not compressed, which may be an array of all rows on one line."""
 COMMON = 0.9
 """Of Chinese text in GB18030, at least this share of the Chinese characters is among the 3,755 of GB 2312's level 1."""
 
@@ -33,8 +38,11 @@ def lines(path: Path, report: LoadReport) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as raw:
             compression = compression_of(raw.read(8))
+        longest = LONGEST_PLAIN if compression is None else LONGEST
         with opened(path, compression) as file:
-            for number, line in enumerate(_utf8(file, path), 1):
+            for number, line in enumerate(_utf8(file, path, longest), 1):
+                if len(line) > longest:
+                    raise DataError(f"{path}:{number}: {_too_long(compression, longest)}")
                 yield number, line
     except UnicodeError as error:
         raise DataError(f"{path}:{number + 1}: {_described(error)}: convert the file to UTF-8") from error
@@ -47,26 +55,33 @@ def lines(path: Path, report: LoadReport) -> Iterator[tuple[int, bytes]]:
         report.drop(reason, f"{path}:{number + 1}", str(error))
 
 
+def _too_long(compression: str | None, longest: int) -> str:
+    size = f"this line has more than {longest >> 20:,} MiB"
+    if compression is None:
+        return f"{size}: write a row a line, as jsonl has them"
+    return f"{size} once decompressed: write a row a line, as jsonl has them, or decompress the file yourself"
+
+
 def _described(error: UnicodeError) -> str:
     """What could not be decoded: no more than a reason is known of a file that ends within a character."""
     return f"bytes are not {error.encoding}: {error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
-def _utf8(file: io.BufferedReader, path: Path) -> Iterable[bytes]:
-    """The lines in UTF-8, without a byte order mark."""
+def _utf8(file: io.BufferedReader, path: Path, longest: int) -> Iterable[bytes]:
+    """The lines in UTF-8, without a byte order mark; of one that is longer than `longest` a part that is, too."""
     head = file.peek(BUFFER)
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
             if encoding != "utf-8":
                 text = io.TextIOWrapper(file, encoding, newline="\n")
-                return (line.encode() for line in text)
+                return (line.encode() for line in iter(partial(text.readline, longest + 1), ""))
             file.read(len(mark))
-            return file
+            return iter(partial(file.readline, longest + 1), b"")
     if found := _other_encoding(head):
         raise DataError(
             f"{path}: text in {found}, not UTF-8: convert it with `iconv -f {found} -t UTF-8 {path.name} > NEW_FILE`"
         )
-    return file
+    return iter(partial(file.readline, longest + 1), b"")
 
 
 def _other_encoding(head: bytes) -> str | None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from ...candidates.dataset_answers import DatasetAnswers
 from ...candidates.generate import Origin, generate_into
 from ...candidates.pool import Pool
 from ...candidates.report import Report, best_iteration, report_of, summary_of
-from ...candidates.selection import by_prompt, rows_for
+from ...candidates.selection import by_prompt, left_out, rows_for
 from ...candidates.temperature_search import search_temperatures
 from ...data.records import DataError, Messages
 from ...generation.prompts import EncodedPrompts, encode_prompts
@@ -40,17 +40,19 @@ from ...objectives.sampling_arguments import IterationArguments
 from ...scoring.scorer import Scorer
 from ...utils.distributed import on_first
 from ...utils.fingerprint import fingerprint_of_values
+from ...utils.signals import listener
 from .. import checkpoint
 from ..config import PreferenceConfig
-from ..identity import FORMAT, plain
+from ..content import settings_of
+from ..identity import FORMAT
 from .run_folder import Row, RunFolder
 
 logger = logging.getLogger(__name__)
 
 FREE = ("iterations", "sampling_batch_size")
 """Settings that may change when a run goes on: how far it goes, and what memory there is."""
-RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim", "max_length")
-"""Arguments of training that may not: all iterations train alike."""
+FEWEST = 0.1
+"""Of the prompts, those with a response to select: less is the few questions that have short answers."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,9 @@ class IterationLoop:
         began = time.monotonic()
         for number in range(self._begin(resume), self.settings.iterations):
             version = policy_fingerprint(self.policy, self.tokenizer)
-            self.sample(number, version)
-            self.score()
+            with listener().at_once():
+                self.sample(number, version)
+                self.score()
             rows, report = self.select(number)
             trained = self.train(number, rows)
             self.evaluate({"policy": version, **report, "steps": trained.global_step})
@@ -140,10 +143,11 @@ class IterationLoop:
         """The rows to train on, which are on disk, and what they were selected from."""
         groups = by_prompt(self.pool.scored(self.scorer), prior_top_n=self.settings.prior_top_n)
         rows = rows_for(self.objective.offline.responses, groups, self.settings.score_threshold)
-        if not rows:
-            raise DataError(self._nothing(number))
+        left = left_out(self.pool.candidates())
+        if len(groups) < FEWEST * left["prompts"] or not rows:
+            raise DataError(self._too_few(number, len(rows), left))
         on_first(partial(self.folder.keep_rows, number, rows))
-        return rows, {**report_of(self.pool, self.scorer, number, groups), "rows": len(rows)}
+        return rows, {**report_of(self.pool, self.scorer, number, groups), "rows": len(rows), "left_out": left}
 
     def train(self, number: int, rows: list[Row]) -> TrainOutput:
         """A run on these rows from the base model, or from the last policy; or what a kill left of it."""
@@ -174,7 +178,8 @@ class IterationLoop:
         self._warn_of_cuts([length + new for length in self.prompts.lengths])
         if self.settings.temperatures:
             self._held_out_prompts()
-        on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume))
+        changes = self.args.resume_with_changes or ()
+        on_first(partial(checkpoint.begin, self.folder.folder, self._description(), resume, changes))
         done = on_first(partial(self.folder.done, self.settings.iterations))
         if done:
             logger.info("going on after iteration %d of %d", done, self.settings.iterations)
@@ -199,8 +204,15 @@ class IterationLoop:
         policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
         rows = {"distinct prompts": len(self.dataset.prompts), "prompts": fingerprint_of_values(answers)}
-        recipe = {name: plain(getattr(self.args, name)) for name in RECIPE}
-        return {"format": FORMAT, "objective": type(self.settings).__name__, **sampled, **policy, **rows, **recipe}
+        return {
+            **settings_of(self.args),
+            "format": FORMAT,
+            "objective": type(self.settings).__name__,
+            **sampled,
+            **policy,
+            **rows,
+            "scorer": self.scorer.fingerprint,
+        }
 
     def _load(self, number: int) -> None:
         self.training.load(str(self.folder.policy(number)))
@@ -235,16 +247,17 @@ class IterationLoop:
         parts = self.held_out.values() if isinstance(self.held_out, dict) else [self.held_out]
         return DatasetAnswers(row for part in parts for row in part).prompts
 
-    def _nothing(self, number: int) -> str:
-        candidates = list(self.pool.candidates())
-        cut = sum(not candidate.finished for candidate in candidates)
-        blank = sum(not candidate.response.strip() for candidate in candidates)
+    def _too_few(self, number: int, rows: int, left: Mapping[str, int]) -> str:
         wanted = "two that differ" if self.objective.offline.responses != 1 else "one"
         least = self.settings.score_threshold
+        found = "no row" if not rows else f"only {rows} row{'s' * (rows > 1)}"
         return (
-            f"iteration {number}: no row to train on from {len(candidates)} candidates, of which {cut} were cut off at "
-            f"max_new_tokens={self.settings.max_new_tokens} and {blank} say nothing: a prompt needs {wanted}"
+            f"iteration {number}: {found} to train on from {left['candidates']} candidates, to {left['prompts']} "
+            f"prompts, of which {left['cut']} were cut off at max_new_tokens={self.settings.max_new_tokens} and "
+            f"{left['blank']} say nothing: a prompt needs {wanted}"
             + ("" if least is None else f", the best with a score of at least score_threshold={least}")
+            + f", and a policy is not trained on less than {FEWEST:.0%} of the prompts: raise max_new_tokens, or start "
+            "from a policy that ends its responses"
         )
 
     def _result(self, seconds: float) -> TrainOutput:

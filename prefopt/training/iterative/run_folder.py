@@ -10,9 +10,11 @@ from ...candidates.report import Report, write_rewards
 from ...candidates.selection import write_rows
 from ...data.records import DataError
 from ...utils import jsonl
+from ...utils.hashing import hash_of_file
 from .. import checkpoint
 
 Row = dict[str, Any]
+ROWS, REPORT = "selection.jsonl", "report.json"
 
 
 class RunFolder:
@@ -28,9 +30,22 @@ class RunFolder:
         return self.place(number) / "policy"
 
     def done(self, iterations: int) -> int:
-        """How many iterations are done, of so many."""
-        whole = (number for number in range(iterations) if checkpoint.problem_with(self.policy(number)) is not None)
-        return next(whole, iterations)
+        """How many iterations are done, of so many.
+
+        Raises:
+            DataError: the rows or the report of one that is done are not what was written.
+        """
+        for number in range(iterations):
+            if checkpoint.problem_with(self.policy(number), thorough=True) is not None:
+                return number
+            self._check_beside(number)
+        return iterations
+
+    def _check_beside(self, number: int) -> None:
+        for name, known in checkpoint.described(self.policy(number)).get("beside", {}).items():
+            path = self.place(number) / name
+            if not path.is_file() or hash_of_file(path) != known:
+                raise DataError(f"{path} is damaged, it is not what was written: restore it, or begin anew elsewhere")
 
     def newest_checkpoint(self, number: int) -> str | None:
         """What a kill left of an iteration's training."""
@@ -45,7 +60,7 @@ class RunFolder:
         Raises:
             ValueError: others are there.
         """
-        path = self.place(number) / "selection.jsonl"
+        path = self.place(number) / ROWS
         there = [_less_no_ids(row) for row in jsonl.read(path)]
         if there not in ([], [_less_no_ids(row) for row in rows]):
             raise DataError(
@@ -55,17 +70,18 @@ class RunFolder:
         write_rows(path, rows)
 
     def reports(self, count: int) -> list[Report]:
-        return [report for i in range(count) for report in jsonl.read(self.place(i) / "report.json")]
+        return [report for i in range(count) for report in jsonl.read(self.place(i) / REPORT)]
 
     def keep_report(self, report: Report) -> None:
         """Write an iteration's report, and plot the rewards of all until then."""
         number = report["iteration"]
-        jsonl.replace(self.place(number) / "report.json", [report])
+        jsonl.replace(self.place(number) / REPORT, [report])
         write_rewards(self.folder / "rewards.png", self.reports(number + 1))
 
     def publish(self, number: int, staged: Path) -> None:
         """A saved policy as the iteration's, which is done with it."""
-        checkpoint.publish(staged, self.policy(number), {"iteration": number})
+        beside = {name: hash_of_file(self.place(number) / name) for name in (ROWS, REPORT)}
+        checkpoint.publish(staged, self.policy(number), {"iteration": number, "beside": beside})
 
 
 def _less_no_ids(row: Row) -> Row:

@@ -6,12 +6,12 @@ import copy
 from pathlib import Path
 from typing import Any, cast
 
-from torch.distributed.fsdp import FSDPModule
 from transformers import DefaultFlowCallback, EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import TrainOutput
 
 from ..generating import GeneratingSource
+from ..interruption import iterations_done
 from ..source import Train
 from .loop import IterationLoop, Training
 
@@ -45,6 +45,9 @@ class IterationSource(GeneratingSource):
         host.state.global_step = result.global_step
         return result
 
+    def standing(self) -> str:
+        return iterations_done(str(self.host.args.output_dir), self.objective.iterations)
+
     def _check_run(self, resume_from: Any) -> None:
         """What can be known before anything is generated."""
         host = self.host
@@ -53,15 +56,13 @@ class IterationSource(GeneratingSource):
         if self.loop is not None:
             raise ValueError("this trainer's model has been trained: build a new trainer to go on, or for a new run")
         self.check_training()
-        if host.is_fsdp_enabled or any(isinstance(module, FSDPModule) for module in host.model.modules()):
-            raise ValueError("the policy's weights are sharded, and ranks generate on their own: load it without FSDP")
         if any(isinstance(callback, EarlyStoppingCallback) for callback in host.callback_handler.callbacks):
             raise ValueError("EarlyStoppingCallback watches evaluations between steps, and iterations have none")
 
     def _train_on(self, rows: Any, number: int, folder: Path, resume_from: str | None) -> TrainOutput:
         """A run on the rows of an iteration, with an optimizer and a schedule of its own."""
         args = copy.copy(self.host.args)
-        args.output_dir, args.seed = str(folder), args.seed + number
+        args.output_dir, args.seed, args.overwrite_output_dir = str(folder), args.seed + number, False
         # These are about iterations, not about the steps of one.
         args.eval_strategy, args.load_best_model_at_end, args.eval_on_start = "no", False, False
         if args.run_name:

@@ -10,12 +10,11 @@ to be kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.fsdp import FSDPModule
 from transformers.trainer_utils import TrainOutput
 
 from ...candidates.dataset_answers import DatasetAnswers
@@ -25,8 +24,11 @@ from ...objectives.ppo_losses import derived_metrics
 from ...objectives.sampling_arguments import PLAIN
 from ...scoring.scorer import Scorer
 from ...utils.distributed import of_first, on_first, rank, world_size
+from ...utils.signals import Interrupted, listener
 from .. import checkpoint
+from ..content import rows_hash
 from ..generating import GeneratingSource
+from ..interruption import asked_by_any
 from ..source import Host, Train
 from .collapse import Alarm, alarm_of
 from .collect import RolloutCollector
@@ -93,14 +95,7 @@ class RolloutSource(GeneratingSource):
 
     def check_training(self) -> None:
         super().check_training()
-        host = self.host
-        sharded = host.is_deepspeed_enabled or host.is_fsdp_enabled
-        if sharded or any(isinstance(module, FSDPModule) for module in host.model.modules()):
-            raise ValueError(
-                "the policy generates its responses between steps, for which every process needs all of it: train "
-                "without FSDP and DeepSpeed; an adapter on the policy and share_critic save memory"
-            )
-        if host.args.max_tokens_per_batch is not None:
+        if self.host.args.max_tokens_per_batch is not None:
             raise ValueError("max_tokens_per_batch is for rows that are there: set per_device_train_batch_size")
 
     def _new_loop(self) -> RolloutLoop:
@@ -132,7 +127,19 @@ class RolloutSource(GeneratingSource):
         def collect(number: int) -> Rollout:
             return collector.collect(number, host.model_wrapped, host.state.global_step, host.state.max_steps)
 
-        return RolloutLoop(minibatches, collect, self._log)
+        return RolloutLoop(minibatches, lambda number: self._unless_interrupted(partial(collect, number)), self._log)
+
+    def _unless_interrupted(self, collect: Callable[[], Rollout]) -> Rollout:
+        """A rollout; on a signal none, and a checkpoint of the step before it, to which nothing is lost."""
+        try:
+            with listener().at_once(world_size() == 1):  # ranks would wait for one that is gone
+                rollout = collect()
+            listener().check(asked_by_any(self.host.accelerator))
+        except Interrupted:
+            if self.host.state.global_step not in (0, *self._saved):
+                self.host.save_checkpoint()
+            raise
+        return rollout
 
     def _encoded(self, prompts: Any) -> EncodedPrompts:
         """The prompts with their ids; a warning if one with its response is longer than rows may be."""
@@ -159,10 +166,12 @@ class RolloutSource(GeneratingSource):
                 f"{name}={getattr(args, name)} ends within a rollout, from which {per_rollout} steps are learnt: take "
                 f"max_steps={near or per_rollout} or {near + per_rollout}"
             )
-        alone = self.objective.critic_pretrain_steps
-        if alone > steps / 2:
+        wanted, alone = self.objective.critic_pretrain_steps, self.objective.critic_alone(steps)
+        if alone < wanted:
             logger.warning(
-                "critic_pretrain_steps=%d of %d steps: the policy learns from half of them at least", alone, steps
+                "critic_pretrain_steps=%d is more than half of %d steps: the critic learns alone in %d of them "
+                "at most, whole rollouts of %d steps, and the policy in %d at least",
+                *(wanted, steps, alone, per_rollout, steps - alone),
             )
 
     def train_loader(self) -> Any:
@@ -278,8 +287,8 @@ class RolloutSource(GeneratingSource):
                 logs.pop(name, None)
 
     def description(self) -> dict[str, Any]:
-        """What scores the responses, of which a checkpoint's data is made."""
-        return {"scorer": self._scored_by}
+        """What scores the responses, of which a checkpoint's data is made, and what is mixed in."""
+        return {"scorer": self._scored_by, "demonstrations": rows_hash(self.demonstrations)}
 
     def metrics_of(self, evaluated: Evaluated) -> dict[str, float]:
         """With how far the policy has gone from the reference, and the reward less what that and cut responses cost.

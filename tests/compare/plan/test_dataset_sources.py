@@ -110,3 +110,21 @@ def test_a_plan_says_what_columns_and_plain_text_are(tmp_path: Path, caplog: pyt
     turns = make_dataset_source(replace(data, text_prompts="user"), SMALL).rows(0).train
     assert {turn["role"] for prompt in turns["prompt"] for turn in prompt} == {"user"}
     assert all(answer == answer.strip() for answer in turns["chosen"])
+
+
+def test_a_plan_refuses_a_mode_that_needs_a_model() -> None:
+    with pytest.raises(PlanError, match="text_prompts is 'auto'; give `user` .* or `verbatim`"):
+        Data(train="a", test="b", text_prompts="auto")
+
+
+def test_demonstrations_are_read_as_the_plan_says(tmp_path: Path) -> None:
+    """They have one answer, so that not all columns of the mapping are there."""
+    pairs, good = tmp_path / "pairs.jsonl", tmp_path / "good.jsonl"
+    shapes = {pairs: {"good": "好", "bad": "坏", "says": "好"}, good: {"says": " 好"}}
+    for path, row in shapes.items():
+        rows = [{"ask": f"{path.stem} {i}？", **row} for i in range(12)]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    columns = {"prompt": "ask", "chosen": "good", "rejected": "bad", "response": "says"}
+    data = Data(train=str(pairs), test=str(pairs), columns=columns, demonstrations=str(good), text_prompts="user")
+    read = make_dataset_source(data, SMALL).rows(0).demonstrations
+    assert read is not None and read[0] == {"prompt": [{"role": "user", "content": "good 0？"}], "response": "好"}

@@ -1,26 +1,19 @@
-"""Whole comparisons, small ones: what fails leaves the rest standing, and a killed run ends as an undisturbed one."""
+"""Whole comparisons, small ones: what fails leaves the rest standing, and whatever is there is not done again."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-import yaml
 
 from prefopt import testbed
 from prefopt.compare.plan.plan import PlanError
 from prefopt.compare.report.findings import Findings
 from prefopt.compare.run.comparison import compare
 from prefopt.testbed.model import build_policy, build_tokenizer
-from tests.helpers.processes import TIMEOUT_S
 
 TINY: dict[str, Any] = {
     "title": "tiny",
@@ -197,68 +190,3 @@ def test_without_a_reward_model_there_is_still_a_report(tmp_path: Path) -> None:
     findings = compare({**plan, "methods": {"dpo": {"max_steps": 1}}, "judges": []}, tmp_path / "out")
     assert findings.pairings == [] and findings.method("dpo").metrics["accuracy"].mean > 0
     assert "no_reward_model" in {warning.key for warning in findings.warnings}
-
-
-# ---- killed ---------------------------------------------------------------------------------------------------------
-
-
-def _begin(plan: Path, out: Path) -> subprocess.Popen[bytes]:
-    code = "import sys; from prefopt.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, "compare", str(plan), "--output_dir", str(out), "--jobs", "1"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def _finish(plan: Path, out: Path) -> str:
-    said, _ = (process := _begin(plan, out)).communicate()
-    assert process.returncode == 0, said.decode()
-    return said.decode()
-
-
-def _kill_when(plan: Path, out: Path, pattern: str) -> None:
-    """Begin, and kill the run once there is such a file."""
-    process = _begin(plan, out)
-    deadline = time.monotonic() + TIMEOUT_S
-    while not any(out.glob(pattern)):
-        assert process.poll() is None, f"it ended before {pattern}: {process.communicate()[0].decode()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
-def _numbers(out: Path) -> dict[str, Any]:
-    """What a report says, but for time, memory and where it was made."""
-    findings = json.loads((out / "report/report.json").read_text("utf-8"))
-    del findings["provenance"]
-    for method in findings["methods"]:
-        for name in ("seconds", "cpu_seconds", "peak_memory"):
-            del method["cost"][name]
-    return findings
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_ends_as_an_undisturbed_run(tmp_path: Path) -> None:
-    methods = {
-        "rejection-sampling": {"max_steps": 2, "iterations": 2, "responses_per_prompt": 2, "prompts_per_iteration": 8},
-        "ppo-max": {"max_steps": 12, "num_mini_batches": 2, "save_strategy": "steps", "save_steps": 2},
-        "dpo": {"max_steps": 20, "save_strategy": "steps", "save_steps": 2},
-    }
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(yaml.safe_dump({**TINY, "methods": methods, "seeds": [0]}, sort_keys=False))
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    _finish(plan, undisturbed)
-    for pattern in (
-        "rows/*/train/*.arrow",
-        "sft/*/run",
-        "train/rejection-sampling-*/run/iteration-000/policy",
-        "train/ppo-max-*/run/checkpoint-2",
-        "train/dpo-*/run/checkpoint-2",
-        "evaluate/*/responses.parquet",
-    ):
-        _kill_when(plan, killed, pattern)
-    _finish(plan, killed)
-    tables = sorted(path.relative_to(undisturbed) for path in undisturbed.glob("*/*/*.parquet"))
-    assert len(tables) == 4 * 2 + 1  # responses and pairs of each method and SFT, pairs of the reward model
-    for path in tables:
-        pd.testing.assert_frame_equal(pd.read_parquet(killed / path), pd.read_parquet(undisturbed / path))
-    assert _numbers(killed) == _numbers(undisturbed)

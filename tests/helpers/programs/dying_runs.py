@@ -1,4 +1,4 @@
-"""Run by itself on a folder: runs that are killed at a moment of their second save, at any time, or out of disk.
+"""Run by itself on a folder: runs that are killed at a moment of their second save, or run out of disk.
 
 Each run has a folder of its own, with its exit code in `status`.
 """
@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +44,11 @@ def at_the_parent(path: Path) -> None:
         die()
 
 
+def at_the_manifest(path: Path) -> None:
+    if path.name == checkpoint.MANIFEST:
+        die()
+
+
 def moment(trainer: PreferenceTrainer, name: str) -> Any:
     """The patch that kills the run at this moment of its second save."""
     where: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -52,7 +56,8 @@ def moment(trainer: PreferenceTrainer, name: str) -> Any:
         "after the model": ("transformers.Trainer._save_optimizer_and_scheduler", die),
         "after the optimizer": ("transformers.Trainer._save_rng_state", die),
         "before the manifest": ("prefopt.training.checkpoint.publish", die),
-        "after the manifest": ("prefopt.training.checkpoint.flush", die),
+        "while files are flushed": ("prefopt.training.checkpoint.flush", die),
+        "after the manifest": ("prefopt.training.checkpoint.flush", at_the_manifest),
         "before the rename": ("prefopt.training.checkpoint.os.replace", die),
         "after the rename": ("prefopt.training.checkpoint.flush", at_the_parent),
         "before rotation": ("prefopt.training.checkpoint.rotate", die),
@@ -78,6 +83,7 @@ MOMENTS = {
     "after the model": 2,
     "after the optimizer": 2,
     "before the manifest": 2,
+    "while files are flushed": 2,
     "after the manifest": 2,
     "before the rename": 2,
     "after the rename": 4,
@@ -85,13 +91,6 @@ MOMENTS = {
     "while rotating": 4,
 }
 """A moment of saving checkpoint-4, and the newest complete checkpoint that a run killed then leaves."""
-
-RANDOM = [0.05, 0.15, 0.3]
-"""Seconds after training begins, with a save at every step."""
-
-
-def many_saves(folder: Path, **args: Any) -> PreferenceTrainer:
-    return build(folder, **{"max_steps": 16, "save_steps": 1, "save_total_limit": 2} | args)
 
 
 def with_little_disk(folder: Path) -> None:
@@ -125,29 +124,10 @@ def dying_runs(root: Path) -> None:
             os._exit(0)
         _, status = os.wait()
         (root / name / "status").write_text(str(os.waitstatus_to_exitcode(status)))
-    for delay in RANDOM:
-        kill_after(root / str(delay), delay)
     if os.fork() == 0:
         with_little_disk(root / "disk")
         os._exit(0)
     os.wait()
-
-
-def kill_after(folder: Path, delay: float) -> None:
-    """A run of many saves that is killed so many seconds after it is built."""
-    ready, say = os.pipe()
-    child = os.fork()
-    if child == 0:
-        trainer = many_saves(folder)
-        os.write(say, b".")
-        trainer.train()
-        signal.pause()  # one that is done before it is killed waits for it
-    os.read(ready, 1)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    (folder / "run").mkdir(parents=True, exist_ok=True)
-    (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
 
 
 if __name__ == "__main__":

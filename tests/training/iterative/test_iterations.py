@@ -344,8 +344,30 @@ def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path, policy, tokeniz
     with pytest.raises(ValueError, match="holds a run already: pass resume_from_checkpoint=True"):
         trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs).train()
     other = trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs, temperature=0.5)
-    with pytest.raises(ValueError, match=r"belongs to another run: .*temperature was 1\.0, is 0\.5"):
+    with pytest.raises(ValueError, match=r"belongs to another run: .*temperature: 1\.0 -> 0\.5"):
         other.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("name", ["selection.jsonl", "report.json", "policy/model.safetensors", "../pool"])
+def test_damage_of_what_an_iteration_left_is_found(name: str, tmp_path, tokenizer, pairs) -> None:
+    """A policy that is damaged is trained again, to the same bytes; of what it was trained on, the file is named."""
+
+    def run(**changes: Any) -> None:
+        trainer_of(tmp_path, untrained(tokenizer), tokenizer, pairs, **changes).train(resume_from_checkpoint="auto")
+
+    run(iterations=1)
+    before = files_of(tmp_path / "run")
+    path = tmp_path / "run" / "iteration-000" / name
+    path = next(path.resolve().glob("candidates-*")) if name == "../pool" else path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    if name.startswith("policy"):
+        run(iterations=1)
+        assert files_of(tmp_path / "run") == before
+        return
+    with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+        run(iterations=2)
 
 
 def test_more_iterations_can_be_asked_for_later(tmp_path, tokenizer, pairs) -> None:
@@ -422,7 +444,9 @@ def test_a_scorer_that_fails_loses_nothing(tmp_path, tokenizer, pairs) -> None:
 
 def test_nothing_to_select_is_an_error_that_says_why(tmp_path, tokenizer, pairs) -> None:
     args = config(tmp_path, iterations=1, max_new_tokens=1)
-    with pytest.raises(ValueError, match=r"no row to train on from \d+ candidates, of which \d+ were cut off"):
+    with pytest.raises(
+        ValueError, match=r"no row to train on from \d+ candidates, to \d+ prompts, of which \d+ were cut off"
+    ):
         RejectionSamplingTrainer(
             untrained(tokenizer), args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels
         ).train()

@@ -501,7 +501,7 @@ def test_an_other_scorer_or_setting_is_another_run(tmp_path, tokenizer, pairs) -
     trainer_of(tmp_path, tokenizer, pairs, **saving).train()
     with pytest.raises(ValueError, match="belongs to another run: objective."):
         trainer_of(tmp_path, tokenizer, pairs, kl_coef=0.1, **saving).train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="belongs to another run: scorer was"):
+    with pytest.raises(ValueError, match="belongs to another run: scorer: "):
         trainer_of(tmp_path, tokenizer, pairs, scorer=vowels, **saving).train(resume_from_checkpoint=True)
     again = trainer_of(tmp_path, tokenizer, pairs, collapse_action="stop", sampling_batch_size=3, max_steps=6, **saving)
     again.train(resume_from_checkpoint=True)

@@ -7,6 +7,8 @@ from statistics import median
 
 import numpy as np
 
+from ....doctor.of_reward_model import CHANCE
+from ....doctor.of_sampling import DEGENERATE, UNFINISHED
 from ...statistics import FEWEST_SEEDS, Claim, detectable, sign_test
 from ..findings import Findings, Warning
 from .curves import over_optimised
@@ -23,9 +25,6 @@ LEANING = 0.01
 FAILED = 0.1
 """Of what a judge was asked: more of it missing can turn a result."""
 COSTS = 2.0
-CHANCE = 0.5
-UNFINISHED = 0.2
-DEGENERATE = 0.05
 
 
 def warnings_of(

@@ -1,0 +1,84 @@
+"""Is this run what was asked for? Said before anything is trained: processes, sharding, and what could not be saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""How many processes MPI started, as accelerate reads it."""
+UNSHARDED = (DistributedType.NO, DistributedType.MULTI_CPU)
+"""Where accelerate applies no FSDP plugin (`AcceleratorState.__init__`)."""
+
+
+def check_launch(args: Any) -> None:
+    """Refuse a run that would not be the one that its launcher was asked for.
+
+    Raises:
+        ValueError: each process would train alone, or with all weights; the message says how to launch it.
+    """
+    check_world(args.world_size, "add --use_cpu true (use_cpu=True) to train together on CPUs")
+    asked = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if asked and args.distributed_state.distributed_type in UNSHARDED:
+        raise ValueError(
+            "FSDP was asked for, and accelerate applies it only to several processes with accelerators: every process "
+            "would hold and train all weights; launch this without an FSDP config"
+        )
+
+
+def check_world(world: int, remedy: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse processes that were started together and know nothing of one another.
+
+    Args:
+        world: how many processes this one knows of.
+        remedy: what to do about it.
+
+    Raises:
+        ValueError: there are others, which would all do the same in one folder.
+    """
+    sizes = [int(environment[name]) for name in ("WORLD_SIZE", *MPI) if environment.get(name, "").isdecimal()]
+    asked = max(sizes, default=1)
+    if world == 1 < asked:
+        raise ValueError(
+            f"{asked} processes were started, and each of them would run alone, all into one folder: torch finds no "
+            f"accelerator here; {remedy}, or start one process"
+        )
+    # accelerate's launcher sets this address for several processes, and then starts one, which gets no rank.
+    simple = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
+    if simple and not sizes and not {"LOCAL_RANK", "RANK"} & environment.keys():
+        raise ValueError(
+            "accelerate launch was asked for several processes and has started one, as it does with --cpu: use "
+            "torchrun --nproc_per_node N with --use_cpu true, or --num_processes 1 (and unset MASTER_ADDR)"
+        )
+
+
+def check_saving(accelerator: Accelerator) -> None:
+    """Refuse a run of which no model would be saved: transformers writes weights under FULL_STATE_DICT alone.
+
+    Raises:
+        ValueError: it is one; the message says which setting to change.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    kind = str(getattr(plugin, "state_dict_type", "FULL_STATE_DICT"))
+    if "FULL_STATE_DICT" not in kind:
+        raise ValueError(
+            f"FSDP with {kind.rpartition('.')[2]} ends without a model: transformers saves weights under "
+            "FULL_STATE_DICT alone; set fsdp_state_dict_type: FULL_STATE_DICT in accelerate's config"
+        )
+
+
+def check_whole(sharded: bool) -> None:
+    """Refuse a policy in parts where it generates: rejection sampling would end after all was sampled and scored.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed holds its weights.
+    """
+    if sharded:
+        raise ValueError(
+            "the policy generates its responses itself, for which every process needs all of its weights: train "
+            "without FSDP and DeepSpeed; an adapter on the policy saves memory, with PPO share_critic too"
+        )

@@ -1,0 +1,206 @@
+"""Runs that are killed, and run again by the same call until they are done: do they end as one that nobody disturbs?
+
+    whole = undisturbed(run, folder)                     # how long it takes, what it does with files, what it ends in
+    for kill in kills(whole, 3, signal.SIGKILL, rng):    # at random moments, of which a share is within saves
+        killed(run, other, kill)
+    finish(run, other)
+    assert run.results(other) == whole.results
+
+The process that calls this has paid for all imports, and has computed nothing: every attempt is a fork of it, in a
+group of its own, whose file operations in its folder are counted while they happen. So a kill is at the n-th of them,
+which is where half a file may be left, or after a time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefopt.utils.signals import listening
+from tests.helpers.processes import TIMEOUT_S
+
+EVENTS = frozenset(("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"))
+"""What Python tells an audit hook of files (https://docs.python.org/3/library/audit_events.html)."""
+ENDED = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in a folder.
+
+    Args:
+        call: does it from where it stands in the folder; the same call begins it and goes on with it.
+        results: the bytes that have to be the same, by name.
+        ranks: processes of a run, each of which calls.
+    """
+
+    call: Callable[[Path], Any]
+    results: Callable[[Path], dict[str, bytes]]
+    ranks: int = 1
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody disturbed: seconds, file operations, results."""
+
+    seconds: float
+    operations: int
+    results: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A signal at a moment: before the n-th file operation, or after so many seconds.
+
+    Args:
+        rank: to whom; SIGKILL takes the others with it, as a launcher sees to.
+    """
+
+    signum: int
+    operation: int | None = None
+    seconds: float | None = None
+    rank: int = 0
+
+
+class Attempt:
+    """The processes of one attempt at a run."""
+
+    def __init__(self, run: Run, folder: Path, kill: Kill | None = None):
+        self.folder, self.kill = folder, kill
+        folder.mkdir(parents=True, exist_ok=True)
+        self.counter = multiprocessing.get_context("fork").Value("q", 0)
+        port = _free_port()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.began = time.monotonic()
+        self.pids = [self._fork(run, rank, port) for rank in range(run.ranks)]
+
+    def _fork(self, run: Run, rank: int, port: int) -> int:
+        if pid := os.fork():
+            return pid
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            self._into_log(rank)
+            if run.ranks > 1:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": run.ranks, "MASTER_PORT": port}
+                os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+            self._count(rank)
+            with listening():  # as a command does
+                run.call(self.folder)
+            status = ENDED
+        except SystemExit as ending:
+            status = int(ending.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _into_log(self, rank: int) -> None:
+        with (self.folder / f"log-{rank}.txt").open("ab") as log:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w") for stream in (1, 2))
+
+    def _count(self, rank: int) -> None:
+        """Count file operations in the folder, of the processes that this one starts too, and kill at the wanted."""
+        group, root, kill = os.getpid(), str(self.folder), self.kill
+
+        def hook(event: str, details: tuple[Any, ...]) -> None:
+            if event not in EVENTS or not str(details[0]).startswith(root) or (kill and kill.rank != rank):
+                return
+            with self.counter.get_lock():
+                self.counter.value += 1
+                reached = kill is not None and kill.operation == self.counter.value
+            if reached and kill is not None:
+                (os.killpg if kill.signum == signal.SIGKILL else os.kill)(group, kill.signum)
+
+        sys.addaudithook(hook)
+
+    def end(self) -> list[int]:
+        """The status of each process, once all have ended; what signals end has a negative one."""
+        if self.kill is not None and self.kill.seconds is not None:
+            threading.Timer(max(0.0, self.began + self.kill.seconds - time.monotonic()), self._strike).start()
+        statuses: dict[int, int] = {}
+        while len(statuses) < len(self.pids):
+            for pid in self.pids:
+                if pid not in statuses and (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                    statuses[pid] = os.waitstatus_to_exitcode(ended[1])
+            if -signal.SIGKILL in statuses.values() or time.monotonic() > self.began + TIMEOUT_S:
+                self._send(signal.SIGKILL, [pid for pid in self.pids if pid not in statuses])
+            time.sleep(0.002)
+        self._send(signal.SIGKILL, self.pids)  # what they have started and not ended
+        return [statuses[pid] for pid in self.pids]
+
+    def _strike(self) -> None:
+        assert self.kill is not None
+        struck = [self.pids[self.kill.rank]]
+        if self.kill.signum == signal.SIGKILL:
+            return self._send(signal.SIGKILL, struck)
+        with suppress(ProcessLookupError):
+            os.kill(struck[0], self.kill.signum)
+
+    @staticmethod
+    def _send(signum: int, pids: Iterable[int]) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signum)
+
+
+def undisturbed(run: Run, folder: Path) -> Whole:
+    """A run that goes through; what it says is in `log-0.txt` there."""
+    attempt = Attempt(run, folder)
+    _ended(attempt.end(), folder)
+    return Whole(time.monotonic() - attempt.began, attempt.counter.value, run.results(folder))
+
+
+def killed(run: Run, folder: Path, kill: Kill) -> list[int]:
+    """The status of each process of a run that is killed, if it does not end before."""
+    return Attempt(run, folder, kill).end()
+
+
+def last_word(folder: Path) -> str:
+    """What the first process said of the last interruption, if it had time to."""
+    return (folder / "log-0.txt").read_text("utf-8", "replace").rpartition("Interrupted by")[2]
+
+
+def finish(run: Run, folder: Path) -> None:
+    """The same call once more, to its end."""
+    _ended(Attempt(run, folder).end(), folder)
+
+
+def kills(whole: Whole, count: int, signum: int, rng: random.Random, run: Run, share: float = 1 / 3) -> list[Kill]:
+    """So many moments of a run; a share of them at file operations, at least one where there are two."""
+    at_files = max(round(count * share), int(count > 1))
+    return [
+        Kill(signum, operation=rng.randint(1, whole.operations), rank=rng.randrange(run.ranks))
+        if number < at_files
+        else Kill(signum, seconds=rng.uniform(0.0, whole.seconds), rank=rng.randrange(run.ranks))
+        for number in range(count)
+    ]
+
+
+def _ended(statuses: list[int], folder: Path) -> None:
+    logs = "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in sorted(folder.glob("log-*.txt")))
+    assert set(statuses) == {ENDED}, f"{folder}: {statuses}\n{logs}"
+
+
+def _free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])

@@ -1,0 +1,205 @@
+"""Run by itself: runs of every method are killed at random moments and run again; a line of JSON for each attempt.
+
+python -m tests.helpers.programs.killed_runs '{"folder": "kills", "methods": {"dpo": 4}, "signal": "SIGTERM"}'
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+
+from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer, testbed
+from prefopt.compare.run import compare, schedule
+from prefopt.compare.run.task_functions import TASK_FUNCTIONS
+from prefopt.models.heads import scorer_from_policy
+from prefopt.objectives.base import Objective
+from prefopt.objectives.dpo import DPO
+from prefopt.objectives.reward import BradleyTerry
+from prefopt.objectives.rrhf import RRHF
+from prefopt.objectives.sft import SFT
+from prefopt.scoring import RewardModelScorer
+from prefopt.testbed.model import build_tokenizer
+from prefopt.training.checkpoint import problem_with
+from tests.helpers import iterations, ppo
+from tests.helpers.checkpoints import BASE, LORA
+from tests.helpers.kills import ENDED, Run, Whole, finish, killed, kills, last_word, undisturbed
+from tests.helpers.models import tiny_llama, untrained
+from tests.helpers.rows import ragged_pairs
+from tests.helpers.training import quiet
+
+assert TASK_FUNCTIONS  # paid for here, not by every process of a comparison
+IN_A_ROW = 3
+"""How often a run is killed before it may end."""
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+PLAN: dict[str, Any] = {
+    "title": "比较",
+    "policy": "testbed",
+    "data": {"train": "testbed", "train_rows": 24},
+    "sft": {"max_steps": 6, "learning_rate": 3e-3},
+    "reward": {"max_steps": 6, "learning_rate": 1e-3},
+    "training": {
+        **{"per_device_train_batch_size": 4, "max_length": 128, "max_new_tokens": 8, "learning_rate": 1e-3},
+        **{"bf16": False, "gradient_checkpointing": False, **SAVING},
+    },
+    "evaluation": {"prompts": 4, "pairs": 4, "responses_per_prompt": 1, "max_new_tokens": 8},
+    "judges": ["score"],
+    "methods": {
+        "dpo": {"max_steps": 6},
+        "rejection-sampling": {"max_steps": 2, "iterations": 2, "responses_per_prompt": 2, "prompts_per_iteration": 8},
+    },
+    "seeds": [0],
+}
+
+
+def trained(trainer: PreferenceTrainer, folder: Path, resume: bool | None = None) -> None:
+    """Train from where the run stands, and save."""
+    begun = any(problem_with(each) is None for each in (folder / "run").glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=(begun if resume is None else resume) or None)
+    trainer.save_model(str(folder / "model"))
+    if trainer.is_world_process_zero():
+        losses = [{name: log[name] for name in ("step", "loss")} for log in trainer.state.log_history if "loss" in log]
+        (folder / "model/losses.json").write_text(json.dumps(losses))
+
+
+def offline(objective: Callable[[], Objective], k: int = 2, **changes: Any) -> Callable[[Path], None]:
+    """A run over rows that are there."""
+
+    def call(folder: Path) -> None:
+        os.environ["PREFOPT_CACHE"] = str(folder / "cache")
+        given = dict(changes)
+        adapter, columns = given.pop("adapter", None), given.pop("columns", {})
+        # Two ranks have half a step's rows each.
+        each = 2 // int(os.environ.get("WORLD_SIZE", "1"))
+        args = {**BASE, "max_steps": 8, "per_device_train_batch_size": each, **given}
+        learnt, model = objective(), tiny_llama()
+        rows = ragged_pairs(12, k=k, **columns)
+        model = scorer_from_policy(model) if learnt.trains == "scorer" else model
+        config = PreferenceConfig(**quiet(folder, **args))
+        trained(PreferenceTrainer(model, learnt, config, rows, None, build_tokenizer(), peft_config=adapter), folder)
+
+    return call
+
+
+def in_iterations(folder: Path) -> None:
+    rows, tokenizer = Dataset.from_list(testbed.preference_rows(16, seed=3)), build_tokenizer()
+    args = iterations.config(folder, iterations=2, max_steps=4, **SAVING)
+    judge = RewardModelScorer(ppo.reward_model(tokenizer), tokenizer)
+    more: dict[str, Any] = {"train_dataset": rows, "processing_class": tokenizer, "scorer": judge}
+    trained(RejectionSamplingTrainer(untrained(tokenizer), args, **more), folder, (folder / "run/run.json").is_file())
+
+
+def on_policy(folder: Path) -> None:
+    rows, tokenizer = Dataset.from_list(testbed.preference_rows(16, seed=3)), build_tokenizer()
+    changes = {"max_steps": 8, "num_ppo_epochs": 2, "critic_pretrain_steps": 2, "ptx_coef": 0.1, **SAVING}
+    trained(ppo.trainer_of(folder, tokenizer, rows, **changes), folder)
+
+
+def comparison(folder: Path) -> None:
+    schedule.get_context = lambda _: get_context("fork")  # type: ignore[assignment]
+    torch.set_num_threads(1)
+    findings = compare(PLAN, folder / "out", jobs=1)
+    assert not findings.failures, findings.failures
+
+
+def saved(*patterns: str) -> Callable[[Path], dict[str, bytes]]:
+    """The files of a folder that these patterns match."""
+    return lambda folder: {
+        str(path.relative_to(folder)): path.read_bytes() for each in patterns for path in sorted(folder.glob(each))
+    }
+
+
+def compared(folder: Path) -> dict[str, bytes]:
+    """Every table and model of a comparison, and its report but for times, memory and where it was made."""
+    report = json.loads((folder / "out/report/report.json").read_text("utf-8"))
+    del report["provenance"]
+    for method in report["methods"]:
+        for name in ("seconds", "cpu_seconds", "peak_memory"):
+            del method["cost"][name]
+    files = saved("out/*/*/*.parquet", "out/*/*/model/**/*.safetensors", "out/train/*/run/**/selection.jsonl")(folder)
+    return {**files, "report": json.dumps(report, sort_keys=True).encode()}
+
+
+MODEL = saved("model/**/*.safetensors", "model/losses.json")
+RUNS = {
+    "sft": Run(offline(SFT, k=1), MODEL),
+    "dpo": Run(offline(DPO), MODEL),
+    "dpo-lora": Run(offline(DPO, adapter=LORA), MODEL),
+    "dpo-precomputed": Run(offline(DPO, precompute_ref_log_probs=True), MODEL),
+    "dpo-two-ranks": Run(offline(lambda: DPO(loss_type=["bco_pair"])), MODEL, ranks=2),
+    "reward": Run(offline(BradleyTerry), MODEL),
+    "rrhf": Run(offline(RRHF, columns={"scores": lambda rng: [rng.random(), rng.random()]}), MODEL),
+    "rejection-sampling": Run(
+        in_iterations,
+        saved(
+            "model/*.safetensors",
+            "run/pool/**/*.jsonl",
+            "run/iter*/selection.jsonl",
+            "run/iter*/report.json",
+            "run/iter*/policy/*.safetensors",
+        ),
+    ),
+    "ppo-max": Run(on_policy, saved("model/**/*.safetensors", "model/losses.json", "run/rollouts.jsonl")),
+    "compare": Run(comparison, compared),
+}
+
+
+def attempts(name: str, folder: Path, count: int, signum: int, rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Kills of a method's run until there are so many, and how each of these runs has ended."""
+    run = RUNS[name]
+    whole = undisturbed(run, folder / "whole")
+    caught, number = 0, 0
+    while caught < count and number < 3 * count:
+        place, number = folder / str(number), number + 1
+        struck = []
+        for kill in kills(whole, min(IN_A_ROW, count - caught), signum, rng, run):
+            statuses = killed(run, place, kill)
+            if set(statuses) == {ENDED}:
+                break
+            struck.append({**vars(kill), "statuses": statuses, "steps": steps(place), "said": last_word(place)})
+        caught += len(struck)
+        finish(run, place)
+        yield {"method": name, "kills": struck, "differs": differing(run, place, whole), "folder": str(place)}
+        shutil.rmtree(place)
+
+
+def steps(folder: Path) -> list[str]:
+    """The checkpoints that a kill has left, whole ones alone."""
+    whole = (each for each in folder.glob("run/**/checkpoint-*") if problem_with(each) is None)
+    return sorted(str(each.relative_to(folder)) for each in whole)
+
+
+def differing(run: Run, folder: Path, whole: Whole) -> list[str]:
+    found = run.results(folder)
+    return sorted(name for name in found.keys() | whole.results.keys() if found.get(name) != whole.results.get(name))
+
+
+def main(folder: str, methods: dict[str, int], signal: str = "SIGKILL", seed: int = 0) -> None:
+    for name, count in methods.items():
+        rng = random.Random(f"{seed} {name} {signal}")
+        for attempt in attempts(name, Path(folder) / name, count, signum_of(signal), rng):
+            print("RESULT " + json.dumps(attempt), flush=True)
+
+
+def signum_of(name: str) -> int:
+    return int(signal.Signals[name])
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    build_tokenizer()  # once for all
+    gc.freeze()  # trainers collect garbage when they begin, of which all imports are none
+    main(**json.loads(sys.argv[1]))
