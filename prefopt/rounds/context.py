@@ -19,6 +19,7 @@ from ..compare.measure import ResponseEvaluator
 from ..compare.measure.responses import divergences
 from ..compare.plan import TESTBED, DatasetSource
 from ..compare.run.task_context import MODEL, TaskContext, source_from
+from ..scoring.http import is_service, service_from
 from ..scoring.load import scorer_from
 from ..scoring.reward_model import RewardModelScorer
 from ..tasks import Task
@@ -81,6 +82,8 @@ class StageContext(TaskContext):
     def scorer(self) -> Any:
         """The round's reward model, or what the plan names in its place."""
         place = self.policy_at("reward")
+        if is_service(place):
+            return service_from(place, name="score")
         return (
             scorer_from(load_named(place, "reward: scorer:"))
             if is_named(place)

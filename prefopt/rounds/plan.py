@@ -124,7 +124,7 @@ class Reward:
         init: "base", the policy that rounds start from with a new head; "previous", the reward model of the round
             before; or a path.
         scorer: what scores instead, and none is trained: the path of a reward model, "v1" for that of an earlier round,
-            or module:function, of (prompts, responses).
+            module:function, of (prompts, responses), or the URL of a service.
         settings: of `RewardConfig`.
     """
 

@@ -225,7 +225,7 @@ class Collected:
         earlier = frame.drop(columns=newest)
         lost = (earlier.max(axis=1) - frame[newest]).sort_values(ascending=False, kind="stable")
         prompts = {prompt_key(p): p for p in HeldOutData.read(self.tasks.held_out.folder(self.out)).prompts}
-        rows = []
+        rows: list[Forgotten] = []
         for key, loss in lost.items():
             if loss <= 0 or len(rows) == FORGOTTEN:
                 break

@@ -163,9 +163,8 @@ def _linked(source: str, target: str) -> str:
 
 def _lineage(tasks: RoundTasks, out: Path, number: int) -> dict[str, Any]:
     """What data, which reward model and which code made a version: every stage with its folder and what it came to."""
-    stages = in_order(
-        [tasks.policy_of(number), *([] if not number or tasks.reward(number) is None else [tasks.reward(number)])]
-    )
+    reward = tasks.reward(number) if number else None
+    stages = in_order([tasks.policy_of(number), *([] if reward is None else [reward])])
     kept = ("rows", "prompts", "labels", "init", "reference", "first loss", "temperature", "best", "packages", "wall")
     record = {}
     for task in stages:

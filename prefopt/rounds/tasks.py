@@ -18,6 +18,7 @@ from typing import Any
 
 from ..compare.plan import PlanError
 from ..compare.run.tasks import ENCODING, contents_of
+from ..scoring.http import is_service
 from ..tasks import Task
 from ..training.trainers import SFTConfig
 from ..utils.extensions import is_named, load_named
@@ -160,7 +161,10 @@ class RoundTasks:
             if matched := VERSION.fullmatch(reward.scorer):
                 return self.reward(int(matched[1]))
             named = is_named(reward.scorer)
-            source = [reward.scorer, judge_source(reward.scorer)] if named else contents_of(reward.scorer)
+            ready = named or is_service(reward.scorer)
+            source = (
+                [reward.scorer, judge_source(reward.scorer) if named else None] if ready else contents_of(reward.scorer)
+            )
             return RoundTask("reward", "", self.plan.seed, {**self._models, "scorer": source}, {}, 0)
         needs = {"rows": self.rows, "start": self.start, **self.labels(number)}
         inputs = {

@@ -94,7 +94,8 @@ def plot_versions(results: RoundsResults, lang: str, theme: Theme) -> bytes:
     colours = {"text.color": theme.ink, "axes.labelcolor": theme.ink, "axes.edgecolor": theme.quiet}
     colours |= {"xtick.color": theme.ink, "ytick.color": theme.ink, "grid.color": theme.grid}
     fonts = {"font.family": list(fonts_for("".join(label for label, _ in lines)).families)}
-    with rc_context({**SETTINGS, **colours, **fonts}):
+    settings: Any = {**SETTINGS, **colours, **fonts}
+    with rc_context(settings):
         canvas = Canvas(figsize=(WIDTH, 3.6), layout="constrained", facecolor=theme.ground)
         axes = canvas.add_subplot(facecolor=theme.ground)
         for place, (label, values) in enumerate(lines):
