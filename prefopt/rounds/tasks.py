@@ -11,10 +11,10 @@ Every task knows its round, and its random numbers are its own: its seed is made
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, TypeVar
 
 from ..compare.plan import PlanError
 from ..compare.run.tasks import ENCODING, contents_of
@@ -26,6 +26,7 @@ from ..utils.fingerprint import fingerprint_of_code
 from .plan import BASE, GOLD, PEOPLE, PREVIOUS, VERSION, Round, RoundsPlan
 from .training_stage import TrainingStage
 
+T = TypeVar("T")
 FORMATS = dict.fromkeys(
     (
         *("rows", "held_out", "start", "prompts", "candidates", "ask", "label", "reward", "rank", "search"),
@@ -72,11 +73,25 @@ def stream_seed(seed: int, *names: Any) -> int:
     return int.from_bytes(digest) % 2**31
 
 
+def once(method: Callable[..., T]) -> Callable[..., T]:
+    """A method that makes the same of the same arguments, and does so once: tasks need one another many times over."""
+
+    @wraps(method)
+    def made(self: Any, *args: Any) -> T:
+        key = (method.__name__, *args)
+        if key not in self.made:
+            self.made[key] = method(self, *args)
+        return self.made[key]  # type: ignore[no-any-return]
+
+    return made
+
+
 class RoundTasks:
-    """Makes the tasks of a plan; the same call makes an equal task."""
+    """Makes the tasks of a plan, each once."""
 
     def __init__(self, plan: RoundsPlan):
         self.plan, self.rounds = plan, plan.each
+        self.made: dict[Any, Any] = {}
         self.policy = contents_of(plan.policy)
         data = {name: value for name, value in asdict(plan.data).items() if name != "choices"}
         self.data = {name: contents_of(value) if name in DATA and value else value for name, value in data.items()}
@@ -112,6 +127,7 @@ class RoundTasks:
 
     # ---- a round ---------------------------------------------------------------------------------------------------
 
+    @once
     def prompts(self, number: int) -> Task:
         """Chooses the prompts of a round, none of which an earlier one had as long as there are others."""
         round = self._round(number)
@@ -120,6 +136,7 @@ class RoundTasks:
         before = [asdict(each.prompts) for each in self.rounds[: number - 1] if each.prompts.source is None]
         return self._task("prompts", number, {**wanted, "source": source, "before": before}, {"rows": self.rows})
 
+    @once
     def candidates(self, number: int) -> Task:
         """Samples the two responses of each pair that is to be labelled."""
         label = self._label(number)
@@ -129,6 +146,7 @@ class RoundTasks:
         inputs = {**self._encoding, "temperatures": list(label.temperatures), "sampling": sampling}
         return self._task("candidates", number, inputs, needs)
 
+    @once
     def label(self, number: int) -> Task:
         """Has the pairs of a round labelled, or reads labels that there are."""
         label = self._label(number)
@@ -143,6 +161,7 @@ class RoundTasks:
             inputs["at_least"] = label.at_least
         return self._task("label", number, inputs, needs)
 
+    @once
     def ask(self, number: int) -> Task:
         """Writes what people are to label."""
         inputs = {"count": self._round(number).prompts.label, "lang": self._label(number).lang}
@@ -152,6 +171,7 @@ class RoundTasks:
         """The labels of all rounds so far, by the number of theirs."""
         return {f"labels {n}": self.label(n) for n in range(1, number + 1) if self._round(n).label is not None}
 
+    @once
     def reward(self, number: int) -> Task | None:
         """Trains the round's reward model on the labels of all rounds so far; None of a round without one."""
         reward = self._round(number).reward
@@ -179,6 +199,7 @@ class RoundTasks:
             needs["previous"] = before
         return self._task("reward", number, inputs, needs)
 
+    @once
     def rank(self, number: int) -> Task | None:
         """Ranks held-out pairs, and the held-out labels of every round, by the round's reward model."""
         if (reward := self.reward(number)) is None:
@@ -186,6 +207,7 @@ class RoundTasks:
         needs = {"reward": reward, "test": self.held_out, **self.labels(len(self.rounds))}
         return self._task("rank", number, {}, needs)
 
+    @once
     def search(self, number: int) -> Task | None:
         """Searches the temperature whose best of K scores highest, on validation prompts."""
         sample = self._round(number).sample
@@ -196,6 +218,7 @@ class RoundTasks:
         needs = {"rows": self.rows, "policy": self.version(PREVIOUS, number), "reward": self._scorer(number)}
         return self._task("search", number, inputs, needs)
 
+    @once
     def generate(self, number: int) -> Task | None:
         """Samples K responses to each prompt of a round from the newest policy."""
         sample = self._round(number).sample
@@ -206,6 +229,7 @@ class RoundTasks:
             needs["search"] = search
         return self._task("generate", number, {**self._encoding, "sampling": dict(sample.settings)}, needs)
 
+    @once
     def score(self, number: int) -> Task:
         """Scores the candidates of all rounds so far by the round's reward model."""
         pools = {f"pool {n}": task for n in range(1, number + 1) if (task := self.generate(n)) is not None}
@@ -213,12 +237,14 @@ class RoundTasks:
             pools = {name: task for name, task in pools.items() if name == f"pool {number}"}
         return self._task("score", number, {}, {"reward": self._scorer(number), **pools})
 
+    @once
     def select(self, number: int, responses: int | None) -> Task:
         """Selects the rows to train on: the best (1), best and worst (2), or a ranking (None)."""
         inputs = {**asdict(self._round(number).select), "responses": responses, **self._own(number, "select")}
         name = {1: "best", 2: "pairs", None: "ranked"}.get(responses, str(responses))
         return self._task("select", number, inputs, {"score": self.score(number)}, name)
 
+    @once
     def trainings(self, number: int) -> list[Task]:
         """The trainings of a round, in their order."""
         tasks: list[Task] = []
@@ -246,6 +272,7 @@ class RoundTasks:
             "train", number, inputs, needs, f"{place + 1}-{stage.method.partition(':')[2] or stage.method}"
         )
 
+    @once
     def version(self, name: str, number: int) -> Task:
         """The task that ends with a version of the policy, as round `number` calls it.
 
@@ -269,6 +296,7 @@ class RoundTasks:
 
     # ---- how good it is --------------------------------------------------------------------------------------------
 
+    @once
     def evaluate(self, version: int) -> Task:
         """Measures a version by its responses to held-out prompts."""
         needs = {"test": self.held_out, "start": self.start, "policy": self.policy_of(version)}
@@ -278,6 +306,7 @@ class RoundTasks:
         # The same random numbers for all versions: what differs is the policy.
         return RoundTask("evaluate", "", self.plan.seed, {**inputs, "version": version}, needs, version)
 
+    @once
     def rescore(self, version: int, number: int) -> Task | None:
         """Scores a version's held-out responses by the reward model of a round."""
         if (reward := self.reward(number)) is None:

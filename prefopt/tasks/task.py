@@ -8,7 +8,7 @@ that it touches. What is hashed are plain values and, for the code that makes th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -90,17 +90,21 @@ class Task:
         """Why the task failed, None if it did not."""
         return next(jsonl.read(self.folder(out) / FAILED), None)
 
-    def dependencies(self) -> Iterator[Task]:
-        """The tasks that it needs, each after those that it needs itself."""
-        for task in self.needs.values():
-            yield from task.dependencies()
-            yield task
+    def dependencies(self) -> list[Task]:
+        """The tasks that it needs, and those that they need, each once and after those that it needs itself."""
+        return in_order(self.needs.values())
 
 
 def in_order(tasks: Iterable[Task]) -> list[Task]:
     """Each task once, after those that it needs."""
     by_key: dict[str, Task] = {}
+
+    def put(task: Task) -> None:
+        if task.key not in by_key:
+            for needed in task.needs.values():
+                put(needed)
+            by_key[task.key] = task
+
     for task in tasks:
-        for needed in (*task.dependencies(), task):
-            by_key.setdefault(needed.key, needed)
+        put(task)
     return list(by_key.values())

@@ -32,6 +32,8 @@ TRAINER: dict[str, str] = {
     ),
     "_issue_warnings_after_load": "(self, load_result)",
     "_load_best_model": "(self)",
+    "_load_optimizer_and_scheduler": "(self, checkpoint)",
+    "_load_rng_state": "(self, checkpoint)",
     "_load_from_checkpoint": "(self, resume_from_checkpoint, model=None)",
     "_maybe_log_save_evaluate": (
         "(self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate=None)"

@@ -157,7 +157,9 @@ def test_dpo_trainer_takes_unpaired_rows(loss: str, unpaired: str, checkpoint: s
         (prefopt.DPOTrainer, prefopt.DPOConfig, loss),
         (prefopt.KTOTrainer, prefopt.KTOConfig, unpaired),
     ):
-        trainer: Any = trainer_type(checkpoint, args=config(str(tmp_path), **settings, loss_type=name), **given)
+        trainer: Any = trainer_type(
+            checkpoint, args=config(str(tmp_path / trainer_type.__name__), **settings, loss_type=name), **given
+        )
         trainer.train()
         steps = [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log]
         logs.append([{k: v for k, v in log.items() if "runtime" not in k and "per_second" not in k} for log in steps])
