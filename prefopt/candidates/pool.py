@@ -3,7 +3,7 @@
     candidates-<round>-<iteration>.jsonl                        one candidate a line, in the order they were appended
     scores/<fingerprint>/candidates-<round>-<iteration>.jsonl   a score for each of them, in the same order
     scores/<fingerprint>/scorer.json                            the scorer's name, for people
-    index.json                                                  what these held when last written (`ledger.py`)
+    index.json                                                  what these held when last written (`_ledger.py`)
 
 Files are only ever appended to. What is on disk is a function of what was appended and scored, never of when a run was
 killed: to go on, do it all again. Candidates and scores that the pool has are skipped. One process writes at a time.
@@ -21,8 +21,8 @@ from pathlib import Path
 from ..scoring.scorer import Scorer, checked
 from ..utils import jsonl
 from ..utils.distributed import made_by_all, of_first, on_first, rank, world_size
+from ._ledger import Ledger
 from .candidate import Candidate, Key, Scored
-from .ledger import Ledger
 
 logger = logging.getLogger(__name__)
 

@@ -121,13 +121,14 @@ class StageContext(TaskContext):
         assert result is not None
         return Pool(task.folder(self.out) / "pool").scored(result["scorer"])
 
-    def pairs_in(self, folder: Path) -> list[Pair]:
+    def pairs_in(self, folder: Path, *, include_truncated: bool) -> list[Pair]:
         """The two candidates of each prompt, in the order of the prompts; equal texts make no pair."""
         by_prompt: dict[str, list[Candidate]] = defaultdict(list)
         for candidate in Pool(folder).candidates():
             by_prompt[candidate.prompt_key].append(candidate)
         both = [(group[0], group[1]) for group in by_prompt.values() if len(group) == 2]
-        return [(a, b) for a, b in both if a.response.strip() != b.response.strip()]
+        kept = [(a, b) for a, b in both if include_truncated or (a.finished and b.finished)]
+        return [(a, b) for a, b in kept if a.response.strip() != b.response.strip()]
 
 
 def place_of(task: Task, out: Path) -> str:

@@ -87,9 +87,11 @@ def _responses(side: Sequence[Candidate]) -> pd.DataFrame:
     return table(rows, RESPONSES)
 
 
-def ask_people(folder: Path, candidates: Sequence[Candidate], count: int, seed: int, lang: str) -> dict[str, Any]:
+def ask_people(
+    folder: Path, candidates: Sequence[Candidate], *, count: int, seed: int, lang: str, include_truncated: bool
+) -> dict[str, Any]:
     """Write what people are to label, blind, and where what they send back is looked for."""
-    pairs = pairs_to_label(candidates, count=count, seed=seed)
+    pairs = pairs_to_label(candidates, count=count, seed=seed, include_truncated=include_truncated)
     page = export_labels(folder, pairs, lang=lang)
     (folder / ARRIVED).mkdir(exist_ok=True)
     return {"pairs": len(pairs), "page": str(page.relative_to(folder))}

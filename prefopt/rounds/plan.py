@@ -75,6 +75,7 @@ class Label:
         held_out: the share of the labelled prompts that only measures reward models.
         at_least: the share of the pairs that people have to have labelled before the round goes on.
         lang: the language in which their page begins, "en" or "zh".
+        include_truncated: compare also responses that the length limit cut off.
     """
 
     by: Any = PEOPLE
@@ -85,6 +86,7 @@ class Label:
     held_out: float = 0.1
     at_least: float = 1.0
     lang: str = "en"
+    include_truncated: bool = False
 
     def __post_init__(self) -> None:
         if len(self.policies) != 2 or len(self.temperatures) not in (1, 2):

@@ -150,7 +150,8 @@ def ask(context: StageContext) -> Result:
     folder = context.folder_of("candidates")
     assert folder is not None
     responses = list(Pool(folder / POOL).candidates())
-    return ask_people(context.folder, responses, context.inputs["count"], context.stream, context.inputs["lang"])
+    wanted = {name: context.inputs[name] for name in ("count", "lang", "include_truncated")}
+    return ask_people(context.folder, responses, seed=context.stream, **wanted)
 
 
 def label(context: StageContext) -> Result:
@@ -178,7 +179,7 @@ def _labelled(context: StageContext) -> Iterator[dict[str, Any]]:
     """Rows {prompt, chosen, rejected, grade, ...} of the pairs that have a label."""
     folder = context.folder_of("candidates")
     assert folder is not None
-    pairs = context.pairs_in(folder / POOL)
+    pairs = context.pairs_in(folder / POOL, include_truncated=context.inputs["include_truncated"])
     by, own = context.inputs["by"], context.inputs.get("stage")
     if own is not None:
         return iter(load_named(own, "label:")(context, pairs))

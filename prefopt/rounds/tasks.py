@@ -151,6 +151,7 @@ class RoundTasks:
         """Has the pairs of a round labelled, or reads labels that there are."""
         label = self._label(number)
         inputs: dict[str, Any] = {"held_out": label.held_out, **self._own(number, "label")}
+        inputs["include_truncated"] = label.include_truncated
         if label.files:
             files = {"files": [contents_of(path) for path in label.files]}
             return self._task("label", number, {**inputs, **files, "by": None}, {"rows": self.rows})
@@ -164,7 +165,9 @@ class RoundTasks:
     @once
     def ask(self, number: int) -> Task:
         """Writes what people are to label."""
-        inputs = {"count": self._round(number).prompts.label, "lang": self._label(number).lang}
+        label = self._label(number)
+        inputs = {"count": self._round(number).prompts.label, "lang": label.lang}
+        inputs["include_truncated"] = label.include_truncated
         return self._task("ask", number, inputs, {"candidates": self.candidates(number)})
 
     def labels(self, number: int) -> dict[str, Task]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefopt.candidates.ledger import INDEX, Ledger
+from prefopt.candidates._ledger import INDEX, Ledger
 from prefopt.utils.jsonl import DamagedFile
 
 RECORDS = [{"k": k, "response": f"巴黎 {k}"} for k in range(32)]

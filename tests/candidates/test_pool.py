@@ -31,9 +31,9 @@ from prefopt.candidates import (
     ranked,
     write_rows,
 )
+from prefopt.candidates._ledger import INDEX
 from prefopt.candidates.candidate import prompt_key
 from prefopt.candidates.dataset_answers import DatasetAnswers
-from prefopt.candidates.ledger import INDEX
 from prefopt.candidates.selection import self_rejected
 from prefopt.data.encode import encode_dataset
 from prefopt.generation import Sample

@@ -60,8 +60,8 @@ def logs(trainer: PreferenceTrainer, after: int = 0) -> list[dict[str, float]]:
 
 
 def saved(folder: Path) -> list[str]:
-    """What stands in the folder of the run of `build(folder)`."""
-    return sorted(p.name for p in (folder / "run").iterdir())
+    """What stands in the folder of the run of `build(folder)`, but for what the doctor reads."""
+    return sorted(p.name for p in (folder / "run").iterdir() if p.name != "doctor.json")
 
 
 def by_tokens(folder: Path, **args: Any) -> PreferenceTrainer:

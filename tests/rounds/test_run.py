@@ -45,7 +45,7 @@ TINY: dict[str, Any] = {
     },
     "round": {
         "prompts": {"label": 12, "sample": 6},
-        "label": {"by": "testbed", "held_out": 0.25, "temperatures": [0.8, 1.2]},
+        "label": {"by": "testbed", "held_out": 0.25, "temperatures": [0.8, 1.2], "include_truncated": True},
         "reward": {"max_steps": 1},
         "sample": {"responses_per_prompt": 3, "temperatures": [0.7, 1.0], "search_prompts": 2, "max_truncated": 1.0},
         "select": {"include_truncated": True},
@@ -245,7 +245,13 @@ def test_a_round_waits_for_people_and_goes_on_with_a_part_of_their_labels(tmp_pa
         **TINY,
         "round": {
             "prompts": {"label": 6, "sample": 0},
-            "label": {"by": "people", "temperatures": [0.8, 1.2], "at_least": 0.5, "held_out": 0.0},
+            "label": {
+                "by": "people",
+                "temperatures": [0.8, 1.2],
+                "at_least": 0.5,
+                "held_out": 0.0,
+                "include_truncated": True,
+            },
             "reward": None,
             "sample": None,
             "train": {"method": "dpo", "rows": "labels", "init": "previous", "max_steps": 1},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from tests.helpers.models import untrained
 from tests.helpers.ppo import trainer_of
 
 STATUS = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
+
+
+@pytest.fixture(autouse=True)
+def _not_under_nohup() -> Iterator[None]:
+    """A program that was started to outlive its terminal ignores SIGHUP, and so do all that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 class Sends(TrainerCallback):
@@ -79,6 +88,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_with_the_signals_status(
     trainer.add_callback(Sends("SIGTERM", 2))
     with monkeypatch.context() as patch, pytest.raises(prefopt.Interrupted) as caught:
         build(tmp_path, max_steps=2).train()
+        trainer.args.resume_with_changes = ["max_steps"]
         patch.setattr(checkpoint, "publish", full)
         trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))
     assert caught.value.code == 143

@@ -252,7 +252,7 @@ def test_a_model_that_gives_its_router_logits_trains_as_one_that_does_not(
     for gives in (False, True):
         torch.manual_seed(0)
         config = MixtralConfig(vocab_size=len(tokenizer), output_router_logits=gives, **size, **heads)
-        args = prefopt.SFTConfig(str(tmp_path), **OFF, max_steps=2, logging_steps=1)
+        args = prefopt.SFTConfig(str(tmp_path / str(gives)), **OFF, max_steps=2, logging_steps=1)
         with caplog.at_level(logging.WARNING, "prefopt"):
             trainer = prefopt.SFTTrainer(
                 MixtralForCausalLM(config), args, train_dataset=texts("text"), processing_class=tokenizer

@@ -53,7 +53,7 @@ def policy(tokenizer: Any) -> Any:
 
 
 def trainer_of(tmp_path: Path, policy: Any, tokenizer: Any, pairs: Any, **changes: Any) -> RejectionSamplingTrainer:
-    args = config(tmp_path, iterations=2, **changes)
+    args = config(tmp_path, **{"iterations": 2, **changes})
     return RejectionSamplingTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels)
 
 

@@ -132,6 +132,7 @@ def test_a_run_of_a_version_that_kept_text_alone_goes_on(
     run = tmp_path / "run"
     selection, pool = run / "iteration-000/selection.jsonl", run / "pool/candidates-000-00000.jsonl"
     texts, lines = without_ids(selection), without_ids(pool)
+    (run / "pool/index.json").unlink()  # which that version did not write
     if killed_in == "sampling":
         selection.unlink()
         jsonl.replace(pool, lines[: len(lines) // 2])
