@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, wraps
 from typing import Any, TypeVar
 
-from ..compare.plan import PlanError
-from ..compare.run.tasks import ENCODING, contents_of
+from ..compare.plan import TESTBED, PlanError
+from ..compare.run.tasks import ENCODING, READING, contents_of
 from ..scoring.http import is_service
 from ..tasks import Task
 from ..training.trainers import SFTConfig
@@ -95,6 +95,8 @@ class RoundTasks:
         self.policy = contents_of(plan.policy)
         data = {name: value for name, value in asdict(plan.data).items() if name != "choices"}
         self.data = {name: contents_of(value) if name in DATA and value else value for name, value in data.items()}
+        if plan.data.train != TESTBED:
+            self.data["reading"] = READING
         self.choices = [contents_of(path) for path in plan.data.choices]
 
     def _task(

@@ -129,5 +129,6 @@ def device() -> torch.device:
 
 def source_from(inputs: Mapping[str, Any]) -> DatasetSource:
     """The dataset source that a task of kind "rows" or "held_out" has by its inputs."""
-    data = {name: value[0] if isinstance(value, list) else value for name, value in inputs["data"].items()}
+    given = {name: value for name, value in inputs["data"].items() if name != "reading"}
+    data = {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
     return make_dataset_source(Data(**data), Evaluation(**inputs["evaluation"]))

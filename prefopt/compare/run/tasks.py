@@ -35,6 +35,11 @@ ENCODING = (
     *("max_length", "max_prompt_length", "truncation_mode"),
     *("chat_template_path", "chat_template_kwargs", "eos_token", "pad_token"),
 )
+READING = 2
+"""The number of what is made of a file's rows: raised when the same rows begin to be read as others, see `FORMATS`.
+
+2: turns, labels, verdicts and spaces that version 0.1.0 misread. The synthetic task's rows are not read.
+"""
 LATER = {"columns": None, "text_prompts": "verbatim"}
 """Settings of the data that came later -> their defaults, which are left out of what a task is known by."""
 FORMATS = {
@@ -78,6 +83,8 @@ class Tasks:
         self.policy = contents_of(plan.policy)
         data = {name: value for name, value in asdict(plan.data).items() if name != "choices"}
         self.data = {name: _contents(value) for name, value in data.items() if value != LATER.get(name, ...)}
+        if plan.data.train != TESTBED:
+            self.data["reading"] = READING
         self.choices = [contents_of(path) for path in plan.data.choices]
         for name, kind in (("sft", SFTConfig), ("reward", RewardConfig)):
             _check_stage(name, getattr(plan, name), kind)

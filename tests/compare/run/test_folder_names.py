@@ -98,12 +98,12 @@ reference_pairs/1-ec4f23cd58 reward/1-eca509610c rows/1-3deb42fe83 sft/1-0f2d4b8
 train/long-2-5a521913a8 train/no_scorer-1-a0612c2b96 train/no_scorer-2-190e328a6a
 """,
     "files": """
-encode/0-73a5eeec65 evaluate/dpo-0-e4a940dc57 evaluate/mine-0-4dc9c02e21 evaluate/ppo-max-0-e2f29065db
-evaluate/sft-0-3ab29d711a evaluate/simpo-0-276381d412 held_out/8680274e3c judge/dpo-0-4e4c38b542
-judge/dpo-0-980c32a4d6 judge/mine-0-671db5979d judge/mine-0-c7df12d2cd judge/ppo-max-0-0ab099a83d
-judge/ppo-max-0-4c02970884 judge/simpo-0-82595b216f judge/simpo-0-d3f0ba20bd rank/reward-model-39e14db338
-reference_pairs/0-b43ee33b99 rows/6fd19fe57e sft/0-994136b544 train/dpo-0-109e89aaed train/mine-0-69cf81a926
-train/ppo-max-0-052bfc1f97 train/simpo-0-eb95cc092f
+encode/0-23d4d16894 evaluate/dpo-0-c9786d88be evaluate/mine-0-de71e58f06 evaluate/ppo-max-0-b7f1c4eb40
+evaluate/sft-0-a12eefc028 evaluate/simpo-0-7a950bb015 held_out/878e6b60b8 judge/dpo-0-104a13c134
+judge/dpo-0-9c62bfbf96 judge/mine-0-463ff6eee0 judge/mine-0-5676c8c652 judge/ppo-max-0-40895e191a
+judge/ppo-max-0-f3ae739a40 judge/simpo-0-ac71b8fe29 judge/simpo-0-fd84b38536 rank/reward-model-b6b65246d0
+reference_pairs/0-a867ba513d rows/cdd5b4bd3d sft/0-0ed9d1b152 train/dpo-0-5a5cdb21b0 train/mine-0-7037ad63ac
+train/ppo-max-0-3642b5b2e1 train/simpo-0-c5ef2d99ed
 """,
     "grid": """
 train/dpo-0-5b10786ec9 train/dpo-0-b8bcdbc051 train/dpo-0-eea0c22129 train/rrhf-0-5bf6b3d0a4
@@ -123,7 +123,7 @@ train/sigmoid_norm-0-b6eb224940 train/simpo-0-f22001699f train/slic-0-f8910d3e60
 train/wpo-0-c64c16d3c2
 """,
 }
-"""Plan -> names that prefopt 0.1.0 gave to folders of it."""
+"""Plan -> names that prefopt 0.1.0 gave to folders of it; those of "files" are of a later reading (`READING` 2)."""
 FILES = {
     "model/config.json": "{}\n",
     "train.jsonl": '{"a": "train"}\n',
