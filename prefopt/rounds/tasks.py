@@ -47,7 +47,7 @@ class RoundTask(Task):
     """
 
     formats = FORMATS
-    functions = f"{__package__}.stages"
+    functions = f"{__package__}.stages.run_stage"
     trainings = frozenset({"start", "reward", "train"})
     resumable = frozenset({"ask", "label", "candidates", "search", "generate", "score"})
 

@@ -1,0 +1,1 @@
+"""The stages of a round, each in its room; `run_stage` knows them all."""
