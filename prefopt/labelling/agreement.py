@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import comb
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -95,6 +96,6 @@ def _alpha(ratings: np.ndarray, categories: tuple[int, ...], ordered: bool) -> f
         return None
     import krippendorff
 
-    level = "ordinal" if ordered else "nominal"
+    level: Literal["ordinal", "nominal"] = "ordinal" if ordered else "nominal"
     alpha = krippendorff.alpha(several.T, value_domain=list(categories), level_of_measurement=level)
     return float(alpha)
