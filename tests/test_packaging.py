@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MAY_NEED = {
     "compare": {"compare"},
+    "rounds": {"compare"},
     "candidates/plot.py": {"report"},
     "labelling": {"labels"},
     "training/ppo/plot.py": {"report"},
@@ -77,10 +78,10 @@ def test_a_room_of_compare_checks_what_it_imports_from_the_extra(room: str) -> N
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
-    code = "import sys; sys.modules['filelock'] = None; from prefopt.compare import compare"
+    code = "import sys; sys.modules['pandas'] = None; from prefopt.compare import compare"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "MissingExtra: prefopt.compare needs filelock: pip install 'prefopt[compare]'" in done.stderr
+    assert "MissingExtra: prefopt.compare needs pandas: pip install 'prefopt[compare]'" in done.stderr
 
 
 def test_statistics_need_no_extra() -> None:

@@ -4,6 +4,6 @@ import lazy_loader
 
 from ..utils.extras import require
 
-require("compare", ("filelock", "pandas"), "prefopt.rounds")
+require("compare", ("pandas",), "prefopt.rounds")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

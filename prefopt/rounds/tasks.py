@@ -224,7 +224,7 @@ class RoundTasks:
         return self._task("search", number, inputs, needs)
 
     @once
-    def generate(self, number: int) -> Task | None:
+    def pool(self, number: int) -> Task | None:
         """Samples K responses to each prompt of a round from the newest policy."""
         sample = self._round(number).sample
         if sample is None:
@@ -237,7 +237,7 @@ class RoundTasks:
     @once
     def score(self, number: int) -> Task:
         """Scores the candidates of all rounds so far by the round's reward model."""
-        pools = {f"pool {n}": task for n in range(1, number + 1) if (task := self.generate(n)) is not None}
+        pools = {f"pool {n}": task for n in range(1, number + 1) if (task := self.pool(n)) is not None}
         if self._round(number).select.of == "last":
             pools = {name: task for name, task in pools.items() if name == f"pool {number}"}
         return self._task("score", number, {}, {"reward": self._scorer(number), **pools})

@@ -2,8 +2,4 @@
 
 import lazy_loader
 
-from ..utils.extras import require
-
-require("compare", ("filelock",), "prefopt.tasks")
-
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

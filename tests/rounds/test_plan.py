@@ -132,7 +132,7 @@ def test_a_training_begins_where_the_plan_says() -> None:
     assert dpo.needs["policy"].key == best.key and dpo.needs["ref_model"] is tasks.start
     assert ipo.needs["policy"].key == first.key and "ref_model" not in ipo.needs
     assert last.needs["policy"].key == ipo.key == tasks.policy_of(2).key
-    assert tasks.generate(3).needs["policy"].key == ipo.key  # type: ignore[union-attr]
+    assert tasks.pool(3).needs["policy"].key == ipo.key  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)

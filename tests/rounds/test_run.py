@@ -165,11 +165,11 @@ def test_the_newest_reward_model_scores_all_rounds_and_the_best_and_worst_are_se
 def test_the_temperature_that_was_searched_is_the_one_that_is_sampled_at(two_rounds: Run) -> None:
     out, tasks, _ = two_rounds
     best = result(tasks.search(1), out)["best"]
-    generate = tasks.generate(1)
+    generate = tasks.pool(1)
     assert best in (0.7, 1.0) and result(generate, out)["temperature"] == best
     assert generate is not None
     assert {each.temperature for each in Pool(generate.folder(out) / "pool").candidates()} == {best}
-    assert tasks.search(2) is None and result(tasks.generate(2), out)["temperature"] == 1.0
+    assert tasks.search(2) is None and result(tasks.pool(2), out)["temperature"] == 1.0
 
 
 def test_the_report_says_what_the_files_say(two_rounds: Run) -> None:
