@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from prefopt.compare import compare_methods, read_plan
-from prefopt.compare.run import Progress, Schedule, Tasks
+from prefopt.compare.run import Tasks
 from prefopt.grades import GRADES
+from prefopt.tasks import Progress, Schedule
 
 PLAN = Path(__file__).with_name("findings.yaml")
 MARGINS = ("none", "small", "large")

@@ -15,10 +15,9 @@ import pandas as pd
 from ..candidates.candidate import Candidate, Scored
 from ..candidates.evaluate import standard_error
 from ..candidates.pool import Pool
-from ..compare.measure import ResponseEvaluator
-from ..compare.measure.responses import divergences
+from ..compare.measure import ResponseEvaluator, divergences
 from ..compare.plan import TESTBED, DatasetSource
-from ..compare.run.task_context import MODEL, TaskContext, source_from
+from ..compare.run import MODEL, TaskContext, source_from
 from ..scoring.http import is_service, service_from
 from ..scoring.load import scorer_from
 from ..scoring.reward_model import RewardModelScorer

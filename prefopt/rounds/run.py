@@ -15,7 +15,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from ..compare.run.comparison import interruptible, locked
+from ..compare.run import interruptible, locked
 from ..tasks import Progress, Schedule, Task, in_order
 from ..utils import files, jsonl, secrets
 from ..utils.extensions import file_of

@@ -17,7 +17,7 @@ from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 from ..compare.plan import TESTBED, PlanError
-from ..compare.run.tasks import ENCODING, READING, contents_of
+from ..compare.run import ENCODING, READING, contents_of
 from ..scoring.http import is_service
 from ..tasks import Task
 from ..training.trainers import SFTConfig

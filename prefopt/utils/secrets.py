@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import quote
 
@@ -48,7 +49,7 @@ def remember(given: Any) -> None:
 
 def remember_words(words: Sequence[str]) -> None:
     """As `remember`, of the words of a command line: `--hub_token VALUE`, `--hub_token=VALUE`, JSON in a value."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         flag, _, value = word.partition("=")
         value = value or following
         if word.startswith("--"):

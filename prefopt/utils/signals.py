@@ -16,11 +16,13 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
+STREAMS = (1, 2)
+"""Standard output and standard error."""
 GRACE = 30.0
 """Seconds between a signal and the end, where nothing else is said."""
 ECHO = 1.0
@@ -72,6 +74,7 @@ class Listener:
     """
 
     def __init__(self, grace: float | None = None):
+        self.terminals = [stream for stream in STREAMS if os.isatty(stream)]
         self.grace = grace
         self.signum: int | None = None
         """The first signal that came."""
@@ -114,6 +117,7 @@ class Listener:
 
     def _handle(self, signum: int, frame: Any) -> None:
         self.note(signum)
+        _leave_terminal(self.terminals)
         if not self._deferred[-1] and not self.closed:
             self.check()
 
@@ -229,10 +233,20 @@ def say(text: str) -> None:
     """Write a line to standard error, from the first of several processes; where no one is left to read it, for all."""
     try:
         os.write(2, f"{text}\n".encode() if os.environ.get("RANK", "0") == "0" else b"")
-    except OSError:  # the terminal has hung up, or the pipe is closed: what is written from here on must not fail
-        with suppress(OSError), open(os.devnull, "wb") as nothing:
-            for stream in (1, 2):
-                os.dup2(nothing.fileno(), stream)
+    except OSError:  # the terminal has hung up, or the pipe is closed
+        _silence(STREAMS)
+
+
+def _leave_terminal(terminals: Sequence[int]) -> None:
+    """Write no more to terminals that have hung up, as before a SIGHUP."""
+    _silence([stream for stream in terminals if not os.isatty(stream)])
+
+
+def _silence(streams: Iterable[int]) -> None:
+    """What is written to these streams from here on goes nowhere, and must not fail."""
+    with suppress(OSError), open(os.devnull, "wb") as nothing:
+        for stream in streams:
+            os.dup2(nothing.fileno(), stream)
 
 
 def _before_fork() -> None:

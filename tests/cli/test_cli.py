@@ -389,7 +389,7 @@ def test_bare_text_in_another_column(world: Path, tmp_path: Path, capsys: pytest
     file = testbed.write_jsonl(tmp_path / "text.jsonl", [{"content": "The sky is blue."}] * 4)
     command = ["sft", "--model_name_or_path", world / "model", "--dataset_name", file, "--max_steps", "1", *QUICK]
     assert run(*command, "--output_dir", tmp_path / "out", "--dataset_text_field", "content") == 0
-    error = error_of(capsys, *command, "--output_dir", tmp_path / "out", "--dataset_text_field", "body")
+    error = error_of(capsys, *command, "--output_dir", tmp_path / "other", "--dataset_text_field", "body")
     assert f"{file}:1: no field 'body'" in error
 
 

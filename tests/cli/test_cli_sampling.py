@@ -224,7 +224,7 @@ def test_self_rejected_makes_pairs_that_dpo_takes(
 @pytest.mark.parametrize(
     ("command", "flags", "said"),
     [
-        ("rejection-sampling", [], "--scorer is missing: give a reward model (a folder or a hub id), or a function"),
+        ("rejection-sampling", [], "--scorer is missing: give a reward model (a folder or a hub id), the URL of"),
         ("best-of-n", [], "--scorer is missing: give a reward model"),
         ("best-of-n", ["--scorer", "nowhere:vowels"], "--scorer nowhere:vowels: cannot import nowhere"),
         (

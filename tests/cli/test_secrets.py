@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from prefopt.compare.run.schedule import Schedule, in_order
-from prefopt.compare.run.worker import run_task, set_up_process
 
 from prefopt import cli
 from prefopt.compare.report import write
-from prefopt.compare.run.tasks import Task
+from prefopt.tasks import Schedule, Task, in_order
+from prefopt.tasks.worker import run_task, set_up_process
 from prefopt.training.trainers import DPOConfig
 from prefopt.utils import secrets
 from tests.helpers.commands import TRAINED
@@ -156,7 +155,7 @@ def one_by_one(out: Path, tasks: Iterable[Task]) -> None:
     """Each task whose needs are done, in this process: what it writes is the same, and it is imported already."""
     for task in in_order(tasks):
         if all(needed.result(out) for needed in task.dependencies()):
-            run_task(task, out)
+            run_task(task, out, 30)
 
 
 def test_the_processes_of_a_comparison_guard_what_they_print(

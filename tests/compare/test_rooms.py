@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.imports import MODULES, imports
 
 ROOMS = ("compare.plan", "compare.measure", "compare.run", "compare.statistics", "compare.report", "testbed")
-PUBLIC_MODULES = {"testbed.model", "testbed.measure"}
+PUBLIC_MODULES = {"testbed.model", "testbed.measure", "testbed.dialogues"}
 """Modules that are published themselves, as their package must not load what they need."""
 ROOT = Path(__file__).parent.parent.parent
 

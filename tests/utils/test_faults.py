@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prefopt.compare.run.worker import fail
 
 from prefopt.candidates.candidate import Candidate
 from prefopt.candidates.pool import Pool
@@ -19,7 +18,8 @@ from prefopt.compare.plan.imported import Imported
 from prefopt.compare.plan.plan import plan_from
 from prefopt.compare.report.markdown import write_markdown
 from prefopt.compare.run.comparison import _write_plan
-from prefopt.compare.run.tasks import Task
+from prefopt.compare.run.tasks import ComparisonTask as Task
+from prefopt.tasks.worker import fail
 from prefopt.utils import jsonl
 from tests.helpers.comparison_findings import example_findings
 from tests.helpers.faults import ERRORS, Disk, failing, files_of

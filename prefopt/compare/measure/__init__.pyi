@@ -13,3 +13,4 @@ from .pairwise_judges import ScorerJudge as ScorerJudge
 from .questions import read_questions as read_questions
 from .responses import STREAM as STREAM
 from .responses import ResponseEvaluator as ResponseEvaluator
+from .responses import divergences as divergences

@@ -1,5 +1,13 @@
+from .figures.style import SETTINGS as SETTINGS
+from .figures.style import THEMES as THEMES
+from .figures.style import WIDTH as WIDTH
+from .figures.style import Theme as Theme
 from .findings import Cost as Cost
 from .findings import Findings as Findings
+from .fonts import fonts_for as fonts_for
+from .markdown import escaped as escaped
+from .markdown import fenced as fenced
+from .number_format import number as number
 from .numbers import findings_of as findings_of
 from .terminal import print_summary as print_summary
 from .write import write_report as write_report

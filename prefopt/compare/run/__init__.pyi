@@ -1,3 +1,14 @@
 from .comparison import compare as compare
+from .comparison import interruptible as interruptible
+from .comparison import locked as locked
+from .task_context import MODEL as MODEL
+from .task_context import TaskContext as TaskContext
+from .task_context import source_from as source_from
+from .task_functions import adapter as adapter
+from .task_functions import arguments as arguments
+from .task_functions import trained as trained
+from .tasks import ENCODING as ENCODING
+from .tasks import READING as READING
 from .tasks import ComparisonTask as ComparisonTask
 from .tasks import Tasks as Tasks
+from .tasks import contents_of as contents_of

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...compare.report.number_format import number
+from ...compare.report import number
 from ..results import LEVEL, Figure, RoundsResults, Version
 from .texts import text
 

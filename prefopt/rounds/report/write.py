@@ -11,8 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ...compare.report.figures.style import LIGHT, SETTINGS, THEMES, WIDTH, Theme
-from ...compare.report.markdown import escaped, fenced
+from ...compare.report import SETTINGS, THEMES, WIDTH, Theme, escaped, fenced
 from ...utils import files
 from ...utils.html import policy, sound
 from ..results import Figure, RoundsResults
@@ -30,7 +29,7 @@ def write_rounds_report(results: RoundsResults, folder: Path, lang: str = "en") 
     made = sections(results, lang)
     pictures = {theme.suffix: plot_versions(results, lang, theme) for theme in THEMES}
     files.replace(folder / JSON, json.dumps(results.plain(), ensure_ascii=False, indent=1, allow_nan=False))
-    files.replace(folder / PICTURE, pictures[LIGHT.suffix])
+    files.replace(folder / PICTURE, pictures[""])
     files.replace(folder / MARKDOWN, sound(_markdown(results, made, lang)) + "\n")
     files.replace(folder / PAGE, sound(_page(results, made, pictures, lang)))
     return folder / PAGE
@@ -82,7 +81,7 @@ def plot_versions(results: RoundsResults, lang: str, theme: Theme) -> bytes:
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 
-    from ...compare.report.fonts import fonts_for
+    from ...compare.report import fonts_for
 
     lines: list[tuple[str, dict[int, Figure]]] = []
     gold = {version.number: version.gold for version in results.versions if version.gold is not None}

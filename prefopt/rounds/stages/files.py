@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...compare.run.task_context import MODEL
+from ...compare.run import MODEL
 from ...models import merge_adapter
 from ..context import StageContext
 

@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from ...candidates.evaluate import standard_error
 from ...compare import records
 from ...compare.measure import scored_pairs
-from ...compare.run.task_functions import adapter, arguments, trained
+from ...compare.run import adapter, arguments, trained
 from ...data.records import DataError
 from ...training.trainers import RewardConfig, RewardTrainer
 from ...utils import jsonl

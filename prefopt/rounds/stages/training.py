@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from ...compare.plan import TESTBED
-from ...compare.run.task_functions import adapter, arguments, trained
+from ...compare.run import adapter, arguments, trained
 from ...testbed.model import build_policy, build_tokenizer
 from ...training.trainers import SFTConfig, SFTTrainer
 from ...utils import jsonl

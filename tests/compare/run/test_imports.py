@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefopt.compare.run.schedule import Schedule, in_order
-from prefopt.compare.run.worker import run_task
 from rich.console import Console
 
 from prefopt.compare import compare
 from prefopt.compare.measure import judge_from
 from prefopt.compare.plan import PlanError, instead_of_imports, plan_from
 from prefopt.compare.report import write
-from prefopt.compare.run.tasks import Task
+from prefopt.tasks import Schedule, Task, in_order
+from prefopt.tasks.worker import run_task
 from prefopt.utils import extensions
 
 CODE = """\
@@ -58,7 +57,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def one_by_one(schedule: Schedule, tasks: Iterable[Task]) -> None:
     for task in in_order(tasks):
         if all(needed.result(schedule.out) for needed in task.dependencies()):
-            assert run_task(task, schedule.out), task.failure(schedule.out)
+            assert run_task(task, schedule.out, schedule.grace), task.failure(schedule.out)
 
 
 def test_a_report_imports_nothing_and_says_the_same(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

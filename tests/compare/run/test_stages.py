@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefopt.compare.run.schedule import in_order
-from prefopt.compare.run.worker import run_task
 
 from prefopt import PreferenceTrainer
 from prefopt.compare.plan import plan_from
-from prefopt.compare.run.tasks import Task, Tasks
+from prefopt.compare.run.tasks import Tasks
+from prefopt.tasks import Task, in_order
+from prefopt.tasks.worker import run_task
 
 PLAN: dict[str, Any] = {
     "policy": "testbed",

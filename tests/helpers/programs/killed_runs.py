@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 
 from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer, testbed
-from prefopt.compare.run import compare, schedule
+from prefopt.compare.run import compare
 from prefopt.compare.run.task_functions import TASK_FUNCTIONS
 from prefopt.models.heads import scorer_from_policy
 from prefopt.objectives.base import Objective
@@ -30,6 +30,7 @@ from prefopt.objectives.reward import BradleyTerry
 from prefopt.objectives.rrhf import RRHF
 from prefopt.objectives.sft import SFT
 from prefopt.scoring import RewardModelScorer
+from prefopt.tasks import schedule
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.checkpoint import problem_with
 from tests.helpers import iterations, ppo

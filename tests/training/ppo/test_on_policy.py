@@ -502,7 +502,8 @@ def test_an_other_scorer_or_setting_is_another_run(tmp_path, tokenizer, pairs) -
         trainer_of(tmp_path, tokenizer, pairs, kl_coef=0.1, **saving).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="belongs to another run: .*scorer: "):
         trainer_of(tmp_path, tokenizer, pairs, scorer=vowels, **saving).train(resume_from_checkpoint=True)
-    again = trainer_of(tmp_path, tokenizer, pairs, collapse_action="stop", sampling_batch_size=3, max_steps=6, **saving)
+    longer = {"max_steps": 6, "resume_with_changes": ["max_steps"], **saving}
+    again = trainer_of(tmp_path, tokenizer, pairs, collapse_action="stop", sampling_batch_size=3, **longer)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 6
 
