@@ -71,6 +71,6 @@ def test_two_ranks_that_are_killed_go_on(tmp_path: Path) -> None:
     check(attempts(tmp_path, RANKS, "SIGKILL", seed=1), RANKS, "SIGKILL")
 
 
-@pytest.mark.slow  # known fault: a signal to one rank before its first step may end the other with status 1
+@pytest.mark.slow  # known fault: a rank was seen to end with status 1; the cause is not known yet
 def test_a_signal_to_one_of_two_ranks_ends_both_with_its_status(tmp_path: Path) -> None:
     check(attempts(tmp_path, RANKS, "SIGTERM", seed=1), RANKS, "SIGTERM")
