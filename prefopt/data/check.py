@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from .adapters import Adapter
 from .check_encoding import encoding_findings
 from .findings import FileReport, Finding, LengthBias, Report, Sample
-from .loading import Reading, Record, parse, to_dataset
+from .loading import Reading, Record, parse
 from .records import Response
 from .report import LoadReport
 from .text_prompts import check_mode, users_turns, with_turns
+from .text_table import to_dataset
 from .truncation import Encoding
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from .adapters.rankings import UNORDERED
 from .loading import Source, load
 from .records import TURN_EXTRAS, DataError, Turn
 from .row_encoder import NOTES, Encoder
-from .template import stop_token_ids as stop_token_ids
+from .stop_tokens import stop_token_ids as stop_token_ids
 from .truncation import Encoding as Encoding
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .continuation import Continuation, continuations
 from .records import TURN_EXTRAS, DataError, is_answer, responses_of
+from .rendering import Message
 from .special_tokens import Piece, SpecialTokens
-from .template import Message, Renderer, Rendering, Segment, is_bare
+from .template import Renderer, Rendering, Segment, is_bare
 from .tokenizer_identity import tokenizer_fingerprint
 from .truncation import Encoding, truncate
 

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerState
 
 from ..data.records import DataError
-from ..data.template import stop_token_ids
+from ..data.stop_tokens import stop_token_ids
 from ..doctor.checks import AT_START, Sickness, diagnose
 from ..doctor.run import Run
 from ..models.critic import parameter_groups

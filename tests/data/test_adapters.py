@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefopt.data.adapters import REGISTRY, Drop, by_name, recognise
-from prefopt.data.loading import ANY
+from prefopt.data.recognising import ANY
 from prefopt.data.records import Candidates, DataError, Turn
 from tests.helpers.shapes import READ
 
