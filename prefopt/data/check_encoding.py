@@ -30,6 +30,7 @@ _NOTED = {
     "answers_dropped": "_answers_dropped",
     "sampled_ids_unused": "_foreign",
     "template_inputs_unread": "_inputs_unread",
+    "tool_keys_unread": "_keys_unread",
     "special_tokens_kept": "_special_tokens_kept",
     "special_tokens_split": "_special_tokens_split",
 }

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .adapters.rankings import UNORDERED
 from .loading import Source, load
-from .records import TURN_EXTRAS, DataError, Turn
-from .row_encoder import NOTES, Encoder
+from .records import ANSWER_EXTRAS, TURN_EXTRAS, DataError, Turn
+from .row_encoder import NOTES, REMARKS, Encoder
 from .stop_tokens import stop_token_ids as stop_token_ids
 from .truncation import Encoding as Encoding
 
@@ -27,7 +27,7 @@ KNOWN_COLUMNS = TEXT_COLUMNS | {
     "later_turns",
     "responses",
     "scores",
-    "tool_calls",
+    *ANSWER_EXTRAS,
     "finished",
     "sampled_ids",
     "sampled_by",
@@ -116,7 +116,7 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
         return False
     if "sampled_ids" in columns and not _are_ids(dataset.features["sampled_ids"]):
         return False
-    for name, kind in (("finished", "bool"), ("tool_calls", "string")):
+    for name, kind in (("finished", "bool"), *((name, "string") for name in ANSWER_EXTRAS)):
         if name in columns and getattr(getattr(dataset.features[name], "feature", None), "dtype", "") != kind:
             return False
     chat = getattr(dataset.features["prompt"], "feature", None)
@@ -161,9 +161,7 @@ def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
     log.log(level, "encoded %s rows, max_length %s (%s): %s", f"{len(encoded):,}", encoding.max_length, rule, cut)
     for name in list(NOTES)[3:]:
         if totals[name]:
-            log.log(
-                logging.INFO if name == "_resampled" else logging.WARNING, "%s %s", f"{totals[name]:,}", NOTES[name]
-            )
+            log.log(logging.INFO if name in REMARKS else logging.WARNING, "%s %s", f"{totals[name]:,}", NOTES[name])
 
 
 def encode_prompt(turns: Iterable[Turn | Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

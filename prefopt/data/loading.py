@@ -17,7 +17,7 @@ from .adapters.rankings import UNORDERED
 from .adapters.turn_keys import unread_keys
 from .adapters.verdicts import Tie
 from .mapping import check_columns, mapped
-from .raw_rows import with_calls, without_nulls
+from .raw_rows import with_extras, without_nulls
 from .reading import Located, Source, read_rows
 from .recognising import adapter_for
 from .records import Candidates, DataError
@@ -176,7 +176,7 @@ def _opened(source: Source, reading: Reading) -> tuple[list[Located], Iterator[L
     rows = read_rows(source, reading.split, report)
     if reading.columns:
         rows = mapped(rows, reading.columns, report)
-    rows = ((origin, with_calls(without_nulls(row))) for origin, row in rows)
+    rows = ((origin, with_extras(without_nulls(row))) for origin, row in rows)
     sample = list(islice(rows, SAMPLE))
     if not sample:
         raise DataError("\n".join([f"{report.source}: no row could be read", *report.lines()[1:]]))

@@ -11,7 +11,11 @@ from typing import Any
 Messages = Sequence[Mapping[str, str]]
 """A conversation, or a prompt: each turn has a `role` and a `content`, and some of `TURN_EXTRAS`."""
 
-_TEXTS = ("reasoning_content", "tool_call_id", "name")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What the thought before an answer is called in an assistant's turn."""
+TEXTS_BESIDE = {"assistant": THOUGHTS, "tool": ("tool_call_id", "name")}
+"""Role -> the texts that its turns may have beside their content; those of other roles are not read."""
+_TEXTS = (THOUGHTS[0], *TEXTS_BESIDE["tool"])
 TURN_EXTRAS = ("tool_calls", "tools", "chat_template_kwargs", "loss", *_TEXTS)
 """What turns may have beside a role and a content, as text.
 
@@ -120,6 +124,12 @@ def responses_of(row: Mapping[str, Any]) -> list[str]:
     if "responses" in row:
         return list(row["responses"])
     return [row[name] for name in ("chosen", "rejected", "response") if name in row]
+
+
+def are_texts(row: Mapping[str, Any]) -> list[bool]:
+    """Of the responses of a row of text, which are texts alone: without calls of tools, and without a thought."""
+    extras = [row.get(name) or [] for name in ANSWER_EXTRAS]
+    return [not any(found[k : k + 1] and found[k] for found in extras) for k in range(len(responses_of(row)))]
 
 
 def texts(candidates: Candidates) -> list[str]:

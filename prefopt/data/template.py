@@ -9,23 +9,24 @@ from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .records import TURN_EXTRAS, DataError, is_answer
-from .rendering import Message, render, render_all
+from .records import TEXTS_BESIDE, THOUGHTS, TURN_EXTRAS, DataError, is_answer
+from .rendering import Message, render, render_all, thought_key, tool_keys
 from .stop_tokens import after_answers, end_of_text, stop_token_ids
 from .template_variables import are_plain, names_of_calls, unread_inputs
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+THOUGHT = THOUGHTS[0]
 SPEAKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "tool": "\n\nTool: ", "system": ""}
 
 
 class Segment(NamedTuple):
     """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers.
 
-    An answer that was truncated is not `finished`: it is trained on without a stop token. One that calls tools is
-    `templated`: the template wrote it, and meant the special tokens in it. `space_after` is what the template writes
-    between an answer and its stop token, which the policy has to write, too.
+    An answer that was truncated is not `finished`: it is trained on without a stop token. One that calls tools, or has
+    a thought, is `templated`: the template wrote it, and meant the special tokens in it. `space_after` is what the
+    template writes between an answer and its stop token, which the policy has to write, too.
     """
 
     text: str
@@ -140,7 +141,21 @@ class Renderer:
         """Whether a prompt brings something for a template that is written nowhere."""
         if is_bare(prompt):
             return any(turn.get(name) for turn in prompt for name in TURN_EXTRAS)
+        if any(turn.get(THOUGHT) for turn in prompt) and not self._thinks:
+            return True
         return unread_inputs(self.tokenizer, prompt)
+
+    def leaves_keys_out(self, turns: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether tools' turns among these have keys that the template does not read."""
+        if are_plain(turns):
+            return False
+        found = {name for turn in turns for name in TEXTS_BESIDE["tool"] if turn.get(name)}
+        return bool(found) and not (self.tokenizer.chat_template and found <= tool_keys(self.tokenizer))
+
+    @cached_property
+    def _thinks(self) -> bool:
+        """Whether the template writes thoughts."""
+        return bool(self.tokenizer.chat_template) and thought_key(self.tokenizer) is not None
 
     def _plain(self, tail: list[Message]) -> list[Segment]:
         """The segments in the form that has no template."""
@@ -196,20 +211,28 @@ class Renderer:
         return answer._replace(text=before + answer.text, space_after=rest[: len(rest) - len(stopped)])
 
     def _answer(self, conversation: list[Message], opening: str) -> Segment | None:
-        """The answer that ends a conversation: its text, or what the template writes for it if it calls tools.
+        """The answer that ends a conversation: its text, or what the template writes for it if that is more.
 
-        None if the template does not write such an answer, with every call by name, after the opening, or ends it
-        otherwise than others.
+        None if the template does not write the calls of such an answer, each by its name, after the opening, or ends it
+        otherwise than others. A thought that it does not write there is left out, see `thoughts_left_out`.
         """
         turn = conversation[-1]
-        if not _calls(turn):
-            return Segment(turn["content"], True)
+        thought = turn.get(THOUGHT, "") if self._thinks else ""
+        alone = None if _calls(turn) else Segment(turn["content"], True)
+        if alone is not None and not thought:
+            return alone
         whole = self._render(conversation)
         written = whole.removeprefix(opening).rstrip()
         if not whole.startswith(opening) or not written.endswith(self.closing):
-            return None
+            return alone
         text = written.removesuffix(self.closing)
-        return Segment(text, True, templated=True) if all(name in text for name in names_of_calls(turn)) else None
+        if _calls(turn):
+            return Segment(text, True, templated=True) if all(name in text for name in names_of_calls(turn)) else None
+        return (
+            Segment(text, True, templated=True)
+            if thought.strip() in text and turn["content"].strip() in text
+            else alone
+        )
 
     def _within(self, answer: str, following: str, opening: str) -> tuple[str, str] | None:
         """An answer as the template writes it, verbatim or trimmed, and what follows its stop token; None if rewritten.
@@ -227,6 +250,12 @@ class Renderer:
         return answer, stopped.removeprefix(self.stop_text) if stopped.startswith(self.stop_text) else rest
 
 
+def thoughts_left_out(tail: Sequence[Mapping[str, str]], segments: Sequence[Segment]) -> bool:
+    """Whether some answer of a response is trained on without the thought that it has."""
+    answers = zip(filter(is_answer, tail), (segment for segment in segments if segment.trained), strict=False)
+    return any(turn.get(THOUGHT, "").strip() not in segment.text for turn, segment in answers)
+
+
 def _key(messages: Sequence[Message], prompt: bool) -> Any:
     """What tells a plain conversation from others, and whether it is a prompt."""
     return prompt, *((turn["role"], turn["content"]) for turn in messages)
@@ -240,7 +269,7 @@ def _spoken(turn: Message) -> str:
 
 
 def _as_kept(call: Segment, following: str, opening: str, closing: str) -> Segment:
-    """A call as it stands in what follows: Qwen3's template writes an empty thought before it only while it is last."""
+    """A call or a thoughtful answer as it stands in what follows: Qwen3's template writes the last one's thought."""
     kept = following.removeprefix(opening).partition(closing)[0] if closing else call.text
     return call._replace(text=kept) if following.startswith(opening) and kept and call.text.endswith(kept) else call
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .records import TURN_EXTRAS, Candidates, Response, Turn
+from .records import ANSWER_EXTRAS, TURN_EXTRAS, Candidates, Response, Turn
 
 if TYPE_CHECKING:
     import datasets
@@ -18,7 +18,7 @@ def to_dataset(records: list[Candidates], kind: str) -> "datasets.Dataset":
     types |= {name: datasets.Value("string") for name in ("chosen", "rejected", "response", "grade")}
     types |= {"label": datasets.Value("bool"), "sampled_by": datasets.Value("string")}
     types["sampled_ids"] = datasets.List(datasets.List(datasets.Value("int32")))
-    lists = {"responses": "string", "scores": "float64", "finished": "bool", "tool_calls": "string"}
+    lists = {"responses": "string", "scores": "float64", "finished": "bool", **dict.fromkeys(ANSWER_EXTRAS, "string")}
     types |= {name: datasets.List(datasets.Value(kind)) for name, kind in lists.items()}
     columns = {"prompt": [_plain(record.prompt) for record in records], **_COLUMNS[kind](records)}
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
@@ -45,17 +45,25 @@ def _text(response: Response) -> str:
     return response if isinstance(response, str) else response[0].content
 
 
-def _calls(responses: Iterable[Response]) -> list[str | None] | None:
-    """The tools that each response calls, None where none does."""
-    calls = [None if isinstance(response, str) else response[0].tool_calls or None for response in responses]
-    return calls if any(calls) else None
+def _extras(records: list[Candidates], count: int | None = None) -> dict[str, list[Any]]:
+    """What the first `count` answers of each record have beside their text, such as the tools that they call."""
+    kept = [record.responses[:count] for record in records]
+    if all(isinstance(response, str) for responses in kept for response in responses):
+        return {}
+    return {name: [_extra(responses, name) for responses in kept] for name in ANSWER_EXTRAS}
+
+
+def _extra(responses: Iterable[Response], name: str) -> list[str | None] | None:
+    """What each response has under a name, None where none has anything."""
+    found = [None if isinstance(response, str) else response[0].extra(name) or None for response in responses]
+    return found if any(found) else None
 
 
 def _pair_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     return {
         "chosen": [_text(record.responses[0]) for record in records],
         "rejected": [_text(record.responses[1]) for record in records],
-        "tool_calls": [_calls(record.responses) for record in records],
+        **_extras(records),
         "margin": [record.margin for record in records],
         "grade": [record.grade for record in records],
         "score_chosen": [record.scores and record.scores[0] for record in records],
@@ -76,7 +84,7 @@ def _sampled(records: list[Candidates], count: int | None = None) -> dict[str, l
 def _list_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     return {
         "responses": [list(map(_text, record.responses)) for record in records],
-        "tool_calls": [_calls(record.responses) for record in records],
+        **_extras(records),
         "scores": [record.scores and list(record.scores) for record in records],
         "finished": [record.finished and list(record.finished) for record in records],
         **_sampled(records),
@@ -88,7 +96,7 @@ def _sft_columns(records: list[Candidates]) -> dict[str, list[Any]]:
     later = [[] if isinstance(response, str) else _plain(response[1:]) for response in whole]
     return {
         "response": list(map(_text, whole)),
-        "tool_calls": [_calls(record.responses[:1]) for record in records],
+        **_extras(records, 1),
         "later_turns": later if any(later) else [None] * len(later),
         "finished": [record.finished and list(record.finished[:1]) for record in records],
         **_sampled(records, 1),

@@ -57,7 +57,7 @@ def _alone(side: Answer) -> str | None:
     """The text of an answer that is nothing but what an assistant turn says."""
     if isinstance(side, str):
         return side
-    return side[0].content if len(side) == 1 and side[0].role == "assistant" and not side[0].tool_calls else None
+    return side[0].content if len(side) == 1 and side[0].role == "assistant" and side[0].is_text else None
 
 
 def _repeats(question: Sequence[Turn], sides: Sequence[Sequence[Turn]]) -> bool:

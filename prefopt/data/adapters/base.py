@@ -278,7 +278,7 @@ def check(candidates: Candidates, kind: str) -> Candidates:
     if next((role for role in roles if role != "system"), None) == "assistant":
         raise Drop("prompt starts on an assistant turn")
     for place, response in enumerate(responses):
-        if isinstance(response, str) and not response.strip():
+        if _is_empty(response):
             raise Drop(f"empty {('chosen', 'rejected')[place] if kind == 'pair' else 'response'}")
         if not isinstance(response, str) and kind in ("pair", "list") and len(response) != 1:
             raise Drop(f"an answer is {len(response)} turns, expected one")
@@ -296,6 +296,13 @@ def holds(kind: str, count: int) -> bool:
 
 def _a_turn(role: str) -> str:
     return f"a{'n' if role == 'assistant' else ''} {role} turn"
+
+
+def _is_empty(response: Response) -> bool:
+    """Whether a response says nothing: no text, nor calls of tools; a thought alone is no answer."""
+    if isinstance(response, str):
+        return not response.strip()
+    return len(response) == 1 and not (response[0].content.strip() or response[0].tool_calls)
 
 
 def _same(chosen: object, rejected: object) -> bool:

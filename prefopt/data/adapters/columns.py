@@ -158,7 +158,7 @@ def _spoken(value: Any) -> Iterator[str]:
     """Every text in a value that may hold turns, less what only names a speaker; a value that is no text as text."""
     value = decoded(value)
     if isinstance(value, Mapping):
-        for name in value.keys() - {"role", "from", "type", "name"}:
+        for name in value.keys() - {"role", "from", "type", "name", "tool_call_id"}:
             yield from _spoken(value[name])
     elif isinstance(value, list | tuple):
         for part in value:
