@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefopt.data.adapters import REGISTRY, Drop, by_name, recognise
+from prefopt.data.adapters.implicit import WITHIN
 from prefopt.data.recognising import ANY
 from prefopt.data.records import Candidates, DataError, Turn
 from tests.helpers.shapes import READ
@@ -99,7 +100,7 @@ FORMATS: list[tuple[str, dict[str, Any], Candidates]] = [
     (
         "trl",
         {"chosen": "天空是蓝色的", "rejected": "天空是绿色的"},
-        Candidates((Turn("text", "天空是"),), ("蓝色的", "绿色的")),
+        Candidates((Turn("text", "天空是"),), ("蓝色的", "绿色的"), repairs=(WITHIN,)),
     ),
     (
         "trl",

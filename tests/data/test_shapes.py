@@ -111,6 +111,58 @@ def test_a_verdict_that_only_ends_on_a_letter_names_nothing(verdict: str) -> Non
         load_preferences([{**PAIR_OF_TWO, "winner": verdict}], strict=True)
 
 
+@pytest.mark.parametrize(
+    ("columns", "good"),
+    [
+        ({"chosen": True}, True),
+        ({"chosen": 0}, False),
+        ({"chosen": "false"}, False),
+        ({"rejected": True}, False),
+        ({"chosen": True, "rejected": False}, True),
+        ({"preferred": False}, False),
+        ({"is_preferred": 1}, True),
+        ({"correct": False}, False),
+        ({"is_correct": True}, True),
+        ({"thumbs_up": False}, False),
+        ({"label": 1, "weight": 1.0}, True),
+        ({"label": False, "is_safe": "no"}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("row", [{"prompt": Q, "response": BETTER}, {"messages": [user(Q), bot(BETTER)]}], ids=str)
+def test_true_or_false_beside_a_single_answer_is_its_label(
+    row: dict[str, Any], columns: dict[str, Any], good: bool
+) -> None:
+    rows, report = load([{**row, **columns}], "unpaired")
+    assert rows["label"] == [good] and not report.unread
+    if good:
+        assert len(load([{**row, **columns}], "sft")[0]) == 1
+    else:
+        with pytest.raises(DataError, match="labelled as a bad one"):
+            load([{**row, **columns}], "sft")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"chosen": 0.5}, "column 'chosen' tells what the row means"),
+        ({"chosen": "cooking"}, "column 'chosen' tells what the row means"),
+        ({"chosen": True, "rejected": True}, "fields 'chosen' and 'rejected' contradict each other"),
+        ({"label": True, "weight": 0}, "fields 'label' and 'weight' contradict each other"),
+    ],
+    ids=str,
+)
+def test_what_is_no_label_is_refused_by_its_name(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load([{"prompt": Q, "response": BETTER, **columns}], "sft")
+
+
+@pytest.mark.parametrize("value", ["Paris", 3, "A"])
+def test_such_columns_may_say_something_else(value: Any) -> None:
+    rows, report = load([{"prompt": Q, "response": BETTER, "correct": value}], "sft")
+    assert rows["response"] == [BETTER] and report.unread == {"correct": 1} and report.telling == {"correct"}
+
+
 def test_a_preference_between_one_and_two_is_no_verdict() -> None:
     """AlpacaEval's weighted annotators give 1.81 where the second output is better."""
     row = {"instruction": "P?", "output_1": "x", "output_2": "y", "preference": 1.81}
