@@ -82,7 +82,7 @@ def encode_dataset(
 
 def _written(encoded: "datasets.Dataset") -> "datasets.Dataset":
     """Encoded rows without those whose tool calls the chat template does not write."""
-    unwritten = encoded.with_format("numpy")["_unwritten"][:]
+    unwritten = encoded.data.column("_unwritten").to_numpy()
     if not unwritten.any():
         return encoded
     if unwritten.all():
@@ -154,7 +154,9 @@ def _features(columns: list[str]) -> "datasets.Features":
 
 def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
     """One line about what truncation did, and one for each other note that has something to say."""
-    totals = {name: sum(encoded.with_format("numpy")[name][:].tolist()) for name in NOTES}
+    import pyarrow.compute
+
+    totals = {name: pyarrow.compute.sum(encoded.data.column(name)).as_py() or 0 for name in NOTES}
     cut = ", ".join(f"{totals[name]:,} {NOTES[name]}" for name in list(NOTES)[:3])
     rule = encoding.truncation_mode or "prompt first"
     level = logging.WARNING if any(totals[name] for name in list(NOTES)[:3]) else logging.INFO

@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from prefopt.data import DataError, load, load_preferences
+from tests.helpers.more_shapes import MORE, REFUSED_TOO
 from tests.helpers.shapes import BETTER, HUB, MULTI, READ, SYSTEM, WORSE, Q, bot, user
+
+SHAPES = [*READ, *MORE]
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "purpose", "row", "meaning"), READ, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(READ)]
+    ("name", "source", "purpose", "row", "meaning"), SHAPES, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(SHAPES)]
 )
 def test_a_published_shape_is_read(
     name: str, source: str, purpose: str, row: dict[str, Any], meaning: dict[str, Any]
@@ -77,7 +80,10 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [  # whose, purpose, a row
 ]
 
 
-@pytest.mark.parametrize(("what", "purpose", "row", "named"), REFUSED, ids=[what for what, *_ in REFUSED])
+REFUSALS = [*REFUSED, *REFUSED_TOO]
+
+
+@pytest.mark.parametrize(("what", "purpose", "row", "named"), REFUSALS, ids=[what for what, *_ in REFUSALS])
 def test_what_cannot_be_read_is_refused_and_named(what: str, purpose: str, row: dict[str, Any], named: str) -> None:
     with pytest.raises(DataError, match=named):
         load([row, row], purpose)

@@ -39,7 +39,8 @@ KINDS = ("pair", "list", "unpaired", "sft", "prompt")
 PAIR_SCORES = tuple(
     names
     for word in ("score", "rating", "reward", "upvotes")
-    for names in ((f"{word}_chosen", f"{word}_rejected"), (f"chosen_{word}", f"rejected_{word}"))
+    for gap in "_-"
+    for names in ((f"{word}{gap}chosen", f"{word}{gap}rejected"), (f"chosen{gap}{word}", f"rejected{gap}{word}"))
 )
 """What the scores of both sides of a pair are called; the first two that a row has count."""
 EXTRAS = frozenset(("margin", "grade", *(name for names in PAIR_SCORES for name in names)))

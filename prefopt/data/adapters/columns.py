@@ -35,8 +35,10 @@ LABELS = (
 """Columns that may say whether a single answer is a good one."""
 TEMPLATE_INPUTS = ("tools", "chat_template_kwargs")
 """Columns that are for the chat template, in any format."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Columns of what is no text: a row is not what it says without it."""
 TELLING = frozenset(
-    (*QUESTIONS, *SYSTEM, *HISTORY, *LABELS, *TEMPLATE_INPUTS, "tool_calls", "role", "rejected", "chosen")
+    (*QUESTIONS, *SYSTEM, *HISTORY, *LABELS, *TEMPLATE_INPUTS, *MEDIA, "tool_calls", "role", "rejected", "chosen")
 )
 """Columns that change what a row means, as does any that holds turns: no row is read without one of them."""
 

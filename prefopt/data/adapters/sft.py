@@ -93,7 +93,8 @@ def read_zhihu(row: Row) -> Candidates:
     source="https://github.com/tatsu-lab/stanford_alpaca",
 )
 def read_alpaca(row: Row) -> Candidates:
-    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output"),))
+    prompt = asked(row, "instruction")
+    return Candidates(prompt.turns, (prompt.answer(text(row, _answer_name(row) or "output")),), repairs=prompt.repairs)
 
 
 def _answer_name(row: Row) -> str | None:
