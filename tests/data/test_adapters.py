@@ -11,6 +11,7 @@ from prefopt.data.adapters import REGISTRY, Drop, by_name, recognise
 from prefopt.data.adapters.implicit import WITHIN
 from prefopt.data.recognising import ANY
 from prefopt.data.records import Candidates, DataError, Turn
+from tests.helpers.more_shapes import MORE
 from tests.helpers.shapes import READ
 
 USER, BOT = "user", "assistant"
@@ -204,7 +205,7 @@ def test_a_row_is_recognised_and_read(name: str, row: dict[str, Any], expected: 
 
 
 def test_every_adapter_has_a_row_above() -> None:
-    assert {name for name, _, _ in FORMATS} | {name for name, *_ in READ} == set(REGISTRY)
+    assert {name for name, _, _ in FORMATS} | {name for name, *_ in (*READ, *MORE)} == set(REGISTRY)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,23 @@ MORE: list[Shape] = [  # as `shapes.READ`
         PAIR,
     ),
     (
+        "summarize",
+        HUB + "openai/summarize_from_feedback",
+        "preferences",
+        {
+            "info": {"id": "1", "post": "A long post.", "title": "Fruit", "subreddit": "food", "article": None},
+            "summaries": [{"text": f" {WORSE}", "policy": "a"}, {"text": f" {BETTER}", "policy": "b"}],
+            "choice": 1,
+        },
+        {
+            "prompt": [
+                {"role": "text", "content": "SUBREDDIT: r/food\n\nTITLE: Fruit\n\nPOST: A long post.\n\nTL;DR:"}
+            ],
+            "chosen": f" {BETTER}",
+            "rejected": f" {WORSE}",
+        },
+    ),
+    (
         "helpsteer3",
         HUB + "nvidia/HelpSteer3",
         "preferences",
@@ -367,9 +384,15 @@ REFUSED_TOO: list[tuple[str, str, dict[str, Any], str]] = [  # as `test_shapes.R
     (HUB + "YeungNLP/firefly-train-1.1M", "sft", {"kind": "x", "input": ZH, "target": GOOD}, "target"),
     (HUB + "CohereForAI/aya_dataset", "sft", {"inputs": Q, "targets": BETTER, "language": "eng"}, "targets"),
     (
-        HUB + "openai/summarize_from_feedback",
+        HUB + "openai/summarize_from_feedback, of no text",
         "preferences",
-        {"info": {"post": "A long post."}, "summaries": [{"text": BETTER}, {"text": WORSE}], "choice": 0},
-        "summaries .list., choice",
+        {"info": {"id": "1"}, "summaries": [{"text": BETTER}, {"text": WORSE}], "choice": 0},
+        "'info': has neither a post nor an article",
+    ),
+    (
+        HUB + "openai/summarize_from_feedback, of no choice",
+        "preferences",
+        {"info": {"post": "A long post."}, "summaries": [{"text": BETTER}, {"text": WORSE}], "choice": 2},
+        "'summaries' and 'choice': expected two",
     ),
 ]
