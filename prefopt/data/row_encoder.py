@@ -47,6 +47,10 @@ REMARKS = frozenset({"_resampled", "_keys_unread"})
 """Those of them that are as they should be."""
 
 
+MAY_HAVE_EXTRAS = frozenset((*ANSWER_EXTRAS, "later_turns"))
+"""Columns without which all answers of a row are texts alone."""
+
+
 class RowTexts(NamedTuple):
     """The texts of a row as they are tokenised, and what the chat template did to its responses."""
 
@@ -118,7 +122,9 @@ class Encoder:
         mismatches = sum(not response.agrees for response in responses)
         unwritten = any(response.unwritten for response in responses)
         dropped = sum(response.dropped for response in responses)
-        unread = self.renderer.leaves_out(prompt) or any(map(thoughts_left_out, tails, segments))
+        unread = self.renderer.leaves_out(prompt)
+        if not unread and not MAY_HAVE_EXTRAS.isdisjoint(row):
+            unread = any(map(thoughts_left_out, tails, segments))
         keys_unread = self.renderer.leaves_keys_out([*prompt, *row.get("later_turns", ())])
         return RowTexts(opening, segments, mismatches, dropped, unwritten, unread, keys_unread)
 
@@ -231,7 +237,7 @@ class Encoder:
         segments = (segment for segments in texts.responses for segment in segments)
         both = zip(pieces[1:], segments, strict=True)
         said = [piece for piece, segment in both if segment.trained and not segment.templated]
-        if len(said) < sum(segment.trained for segments in texts.responses for segment in segments):
+        if not MAY_HAVE_EXTRAS.isdisjoint(row):
             said += _templated(row, texts)
         others = [turn for turn in row.get("later_turns", ()) if not is_answer(turn)]
         parses_special = pieces[0].parse_special

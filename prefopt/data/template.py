@@ -258,7 +258,7 @@ def thoughts_left_out(tail: Sequence[Mapping[str, str]], segments: Sequence[Segm
 
 def _key(messages: Sequence[Message], prompt: bool) -> Any:
     """What tells a plain conversation from others, and whether it is a prompt."""
-    return prompt, *((turn["role"], turn["content"]) for turn in messages)
+    return prompt, *[(turn["role"], turn["content"]) for turn in messages]
 
 
 def _spoken(turn: Message) -> str:
