@@ -35,10 +35,11 @@ ENCODING = (
     *("max_length", "max_prompt_length", "truncation_mode"),
     *("chat_template_path", "chat_template_kwargs", "eos_token", "pad_token"),
 )
-READING = 2
+READING = 3
 """The number of what is made of a file's rows: raised when the same rows begin to be read as others, see `FORMATS`.
 
 2: turns, labels, verdicts and spaces that version 0.1.0 misread. The synthetic task's rows are not read.
+3: labels that are true or false beside one answer, implicit prompts in scripts without spaces, thoughts before answers.
 """
 LATER = {"columns": None, "text_prompts": "verbatim"}
 """Settings of the data that came later -> their defaults, which are left out of what a task is known by."""
