@@ -38,6 +38,21 @@ NOTES = {
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
 }
 """Columns that say what encoding did to a row -> the words that follow their sum."""
+COUNTS = {
+    "prompts_cut": "_prompt_cut",
+    "answers_cut": "_responses_cut",
+    "eos_lost": "_stops_lost",
+    "boundary_merges": "_merges",
+    "template_mismatches": "_mismatches",
+    "answers_dropped": "_answers_dropped",
+    "tool_calls_unwritten": "_unwritten",
+    "sampled_ids_differ": "_resampled",
+    "sampled_ids_unused": "_foreign",
+    "template_inputs_unread": "_inputs_unread",
+    "special_tokens_kept": "_special_tokens_kept",
+    "special_tokens_split": "_special_tokens_split",
+}
+"""Names in reports, metrics and `prefopt data check` -> these columns."""
 
 
 class RowTexts(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...compare.report import number
@@ -144,14 +144,22 @@ def _bounds(values: Sequence[float | None]) -> str:
     return figure_text(Figure(mean, low, high))
 
 
+def _sampled_ids(encoding: Mapping[str, int] | None) -> str:
+    """How many responses were trained on by sampled ids that are not their text's, and how many by their text."""
+    if encoding is None:
+        return "–"
+    return f"{encoding.get('sampled_ids_differ', 0):,} / {encoding.get('sampled_ids_unused', 0):,}"
+
+
 def _trainings(results: RoundsResults, lang: str) -> Section:
-    names = ("method", "rows", "from", "reference", "first loss")
+    names = ("method", "rows", "sampled ids", "from", "reference", "first loss")
     columns = [text(lang, "version"), *(text(lang, name) for name in names)]
     rows = [
         [
             f"v{version.number}",
             str(each["method"]),
             str(each.get("rows", "–")),
+            _sampled_ids(each.get("encoding")),
             str(each.get("init", "–")).partition("/")[0],
             str(each.get("reference", "–")).partition("/")[0],
             "–" if each.get("first loss") is None else f"{each['first loss']:.4f}",
