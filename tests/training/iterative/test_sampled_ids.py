@@ -307,7 +307,7 @@ def test_how_many_are_encoded_otherwise_is_found_after_training(tmp_path: Path, 
     assert not [name for name in found if name.startswith("train_rows/") and name[11:] not in expected]
     facts = json.loads((tmp_path / "run/doctor.json").read_text())["facts"]["encoding"]
     assert facts.keys() == COUNTS.keys() and {name: facts[name] for name in expected} == expected
-    summary(trainer, Rows(load_sft(rows), None, LoadReport()), metrics)
+    summary(trainer, Rows(load_sft(rows), None, LoadReport("rows")), metrics)
     assert f"2 {NOTES['_resampled']}" in capsys.readouterr().out
 
 
