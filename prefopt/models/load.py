@@ -57,7 +57,7 @@ from .saved_adapter import (
     load_adapter,
 )
 from .saved_adapter import IncompleteCheckpoint as IncompleteCheckpoint
-from .wrappers import check_adapter
+from .wrappers import base_transformer, check_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -244,8 +244,23 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
     restore_frequencies(model)
     stop_rescaling(model)
     repair_generation_config(model)
+    _name_tie(base_transformer(model))
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
+
+
+def _name_tie(inner: Any) -> None:
+    """Let the config say so where head and embeddings are one weight: saved without it, the head would be missing."""
+    head, embeddings = inner.get_output_embeddings(), inner.get_input_embeddings()
+    shared = getattr(head, "weight", None) is not None and head.weight is getattr(embeddings, "weight", None)
+    config = inner.config.get_text_config()
+    if shared and not getattr(config, "tie_word_embeddings", True):
+        logger.warning(
+            "%s has one weight for head and embeddings, and a config with tie_word_embeddings=False, by which it would "
+            "be saved without a head: it says True now",
+            type(inner).__name__,
+        )
+        config.tie_word_embeddings = inner.config.tie_word_embeddings = True
 
 
 def _restore_head(model: PreTrainedModel, folder: Path) -> None:

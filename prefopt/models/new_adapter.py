@@ -5,17 +5,25 @@ from __future__ import annotations
 import copy
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from torch import nn
+import torch
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model, prepare_model_for_kbit_training
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from .heads import LM_HEAD, is_scorer, layers_below_head
-from .modes import is_quantized
-from .peft_adapters import name_base
+from .modes import evaluating, is_quantized, training, without_dropout
+from .peft_adapters import name_base, preserved_adapter_state, rewrites_base
 
 logger = logging.getLogger(__name__)
+
+TRIED = 8
+"""Tokens on which an adapter is tried."""
 
 
 def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_checkpointing: bool) -> PeftModel:
@@ -50,6 +58,111 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_che
     adapted = get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
     name_base(adapted)
     return adapted
+
+
+def check_trains(model: Any) -> None:
+    """Refuse to train an adapter that would train as another than it is, or under which a row is not itself.
+
+    Of LoRA that is known; every other kind is tried with weights as training would make them: a fresh one is as a rule
+    zero, and shows nothing.
+
+    Raises:
+        ValueError: it does something between steps, has a loss of its own, draws random numbers, or lets a token see
+            those that follow it, or another row.
+    """
+    if not isinstance(model, PeftModel):
+        return
+    config: Any = model.active_peft_config
+    kind = PeftType(config.peft_type).value
+    if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "update_and_allocate"):
+        reason = f"{kind} moves its ranks between layers from step to step, which is not done here"
+    elif getattr(config, "monteclora_config", None):
+        reason = "MonteCLoRA adds a loss of its own, which is not added here"
+    elif config.peft_type == PeftType.LORA or _is_spread(model) or not (found := _found_by_trial(model)):
+        return
+    else:
+        reason = f"{kind} {found}"
+    raise ValueError(
+        f"{reason}: what it trains would be another model than the one that log-probs are of. Take another adapter, "
+        "such as LoRA, or go on from prefopt.models.merge_adapter(model)"
+    )
+
+
+@torch.no_grad()
+def _found_by_trial(model: PeftModel) -> str:
+    """How the states of a few tokens depend on other things than the tokens before them, "" if they do not."""
+    inner: Any = model.get_base_model()
+    ids = (torch.arange(2 * TRIED, device=inner.device) % inner.config.get_text_config().vocab_size).view(2, TRIED)
+
+    def states(rows: Tensor) -> Tensor:
+        return inner.base_model(input_ids=rows)[0][0, : TRIED // 2].float()
+
+    with training(model), without_dropout(model), _disturbed(model), torch.random.fork_rng(_cuda(model)):
+        first, again, beside, shorter = (states(rows) for rows in (ids[:1], ids[:1], ids, ids[:1, : TRIED // 2]))
+    allowed = (1e-3 if inner.dtype == torch.float32 else 0.1) * float(first.std())
+    if float((first - again).abs().max()) > allowed:
+        return "draws random numbers in each forward pass"
+    if float((first - beside).abs().max()) > allowed:
+        return "lets one row change another"
+    if not is_scorer(inner) and float((first - shorter).abs().max()) > allowed:
+        return "lets a token see those that follow it"
+    return ""
+
+
+@contextmanager
+def _disturbed(model: nn.Module) -> Iterator[None]:
+    """Let the weights of an adapter be as after some training inside the block; copies of whole layers stay."""
+    own = {n: p for n, p in model.named_parameters() if p.requires_grad and ".modules_to_save." not in n}
+    before = {name: parameter.detach().clone() for name, parameter in own.items()}
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for parameter in own.values():
+            if parameter.is_floating_point():
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * 0.1)
+        yield
+    finally:
+        for name, parameter in own.items():
+            parameter.copy_(before[name])
+
+
+def _cuda(model: nn.Module) -> list[torch.device]:
+    return list({p.device for p in model.parameters() if p.device.type == "cuda"})
+
+
+@torch.no_grad()
+def warn_of_start(model: PeftModel) -> None:
+    """Say so where a fresh adapter makes another model of its base at once, as those do that begin at random.
+
+    The reference is the base then, and the policy does not start from it.
+
+    Args:
+        model: not yet wrapped.
+    """
+    config: Any = model.active_peft_config
+    if rewrites_base(config) or _is_spread(model):
+        return
+    row = torch.arange(TRIED, device=model.device)[None] % model.config.get_text_config().vocab_size
+    with evaluating(model), preserved_adapter_state(model):
+        adapted = model(input_ids=row, use_cache=False).logits
+        with model.disable_adapter():
+            base = model(input_ids=row, use_cache=False).logits
+    difference, size = float((adapted - base).abs().max()), float(base.float().std())
+    if difference > (1e-3 if base.dtype == torch.float32 else 0.1) * size:
+        logger.warning(
+            "a fresh %s adapter with these settings changes the model before it has learnt anything: logits of "
+            "standard deviation %.2g by up to %.2g. Log-ratios compare with the model that was handed in, from which "
+            "training does not start; LoRA begins as nothing with init_lora_weights=True, FourierFT and C3A with "
+            "init_weights=True",
+            PeftType(config.peft_type).value,
+            size,
+            difference,
+        )
+
+
+def _is_spread(model: nn.Module) -> bool:
+    """Whether processes share the weights, so that no one of them can run the model alone."""
+    spread = any(isinstance(module, FSDPModule) for module in model.modules())
+    return spread or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:

@@ -16,7 +16,7 @@ from ..models.layout_selection import request_layout
 from ..models.load import load_policy, load_scorer
 from ..models.load_tokenizer import load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable, stop_rescaling
-from ..models.new_adapter import add_adapter
+from ..models.new_adapter import add_adapter, check_trains, warn_of_start
 from ..models.precision import train_in_float32, warn_of_half_precision
 from ..models.reference import Reference, reference_for
 from ..models.rotary import restore_frequencies
@@ -92,6 +92,9 @@ def build(
         keep_differentiable(loaded)
     if peft_config is not None:
         loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
+        if objective.trains != "scorer":
+            warn_of_start(loaded)
+    check_trains(loaded)
     make_trainable(loaded)
     if args.float32_weights and not isinstance(model, str):
         train_in_float32(loaded)
