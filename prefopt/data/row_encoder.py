@@ -55,6 +55,10 @@ COUNTS = {
 """Names in reports, metrics and `prefopt data check` -> these columns."""
 
 
+UNKNOWN = "\ue000\U0010fffd"
+"""Characters for private use, which no vocabulary has."""
+
+
 class RowTexts(NamedTuple):
     """The texts of a row as they are tokenised, and what the chat template did to its responses."""
 
@@ -91,6 +95,16 @@ class Encoder:
         ends = (self.renderer.stop, self.renderer.eos)
         self.end_texts = {end: str(tokenizer.decode([end], skip_special_tokens=False)) for end in ends}
         self.bos = _added_bos(tokenizer)
+        self._check_unknown(ends)
+
+    def _check_unknown(self, ends: tuple[int, int]) -> None:
+        """Refuse a tokenizer by which text that it does not know ends a response."""
+        unknown: Any = self.tokenizer.unk_token_id
+        if unknown in ends and unknown in self.special_tokens.tokenise([Piece(UNKNOWN, False)])[0]:
+            raise DataError(
+                f"the tokenizer gives {self.tokenizer.unk_token!r}, which ends a response, to text that it does not "
+                "know: an answer with such text would be taught to end there. Give it another unk_token or eos_token"
+            )
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

@@ -215,3 +215,20 @@ def test_the_text_of_a_bare_response_keeps_its_leading_space(family: str) -> Non
     prompt, whole = (ids_of(text, tokenizer) for text in ("The capital", "The capital is Paris."))
     said = rules.text([*whole[len(prompt) :], tokenizer.eos_token_id], "stop", bare_prompt=True)
     assert said == tokenizer.decode(whole)[len(tokenizer.decode(prompt)) :] and said.startswith(" ")
+
+
+# ---- what ends a response --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2"])
+def test_unknown_text_that_would_end_a_response_is_refused(family: str) -> None:
+    """Where one token is both: by the tokenizer itself. One that knows all bytes gives it to no text."""
+    tokenizer = family_tokenizer(family, *TEMPLATES["zephyr"])
+    tokenizer.unk_token = tokenizer.eos_token = "<unk>"
+    if tokenizer.unk_token_id not in ids_of("\U0010fffd", tokenizer):
+        row = encoded(turns("It is \U0010fffd."), tokenizer)
+        assert row["response_ids"][0].count(tokenizer.eos_token_id) == 1
+        return
+    assert family != "gpt2"
+    with pytest.raises(DataError, match="gives '<unk>', which ends a response, to text that it does not know"):
+        Encoder(tokenizer, Encoding())
