@@ -79,7 +79,7 @@ def test_a_score_is_of_the_text_however_it_was_sampled(reward_model, tokenizer, 
     pool.score(scorer)
     first, second = (each.score for each in pool.scored(scorer))
     of_ids = scorer.score_ids([encode_prompt(prompt, tokenizer)] * 2, ways, tokenizer)
-    assert first == second == pytest.approx(of_ids[0], rel=1e-9) and abs(of_ids[0] - of_ids[1]) > 1e-3
+    assert [first, second] == pytest.approx([of_ids[0]] * 2, rel=1e-9) and abs(of_ids[0] - of_ids[1]) > 1e-3
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 100, 300, 100_000])
