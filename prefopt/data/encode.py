@@ -5,13 +5,14 @@ How a row is encoded, its boundary and its stop token, stands in `row_encoder.py
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .adapters.rankings import UNORDERED
 from .loading import Source, load
 from .records import ANSWER_EXTRAS, TURN_EXTRAS, DataError, Turn
-from .row_encoder import NOTES, REMARKS, Encoder
+from .row_encoder import COUNTS, NOTES, REMARKS, Encoder
 from .stop_tokens import stop_token_ids as stop_token_ids
 from .truncation import Encoding as Encoding
 
@@ -44,6 +45,7 @@ def encode_dataset(
     encoding: Encoding | None = None,
     num_proc: int | None = None,
     generation_config: "GenerationConfig | None" = None,
+    counts: Counter[str] | None = None,
 ) -> "datasets.Dataset":
     """A dataset as token ids, ready to train on: `prompt_ids` and `response_ids` (K lists) of each row.
 
@@ -57,11 +59,13 @@ def encode_dataset(
         encoding: how long a row may be; by default `Encoding()`.
         num_proc: processes that encode at the same time.
         generation_config: of the model; it may say which token ends a response.
+        counts: what encoding did to the rows is added to it, under the names of `row_encoder.COUNTS`.
 
     Raises:
         DataError: a row that cannot be encoded; the message names it.
     """
     import datasets
+    import pyarrow.compute
 
     if isinstance(dataset, datasets.Dataset) and {"prompt_ids", "response_ids"} <= set(dataset.column_names):
         return dataset
@@ -76,7 +80,10 @@ def encode_dataset(
         load_from_cache_file=False,
         desc="Encoding",
     )
-    _log_notes(encoded, encoding or Encoding())
+    totals = {name: pyarrow.compute.sum(encoded.data.column(name)).as_py() or 0 for name in NOTES}
+    _log_notes(totals, len(encoded), encoding or Encoding())
+    if counts is not None:
+        counts.update({name: totals[column] for name, column in COUNTS.items()})
     return _written(encoded).remove_columns(list(NOTES))
 
 
@@ -152,15 +159,12 @@ def _features(columns: list[str]) -> "datasets.Features":
     return datasets.Features(features | {name: datasets.Value("int32") for name in NOTES})
 
 
-def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
+def _log_notes(totals: Mapping[str, int], rows: int, encoding: Encoding) -> None:
     """One line about what truncation did, and one for each other note that has something to say."""
-    import pyarrow.compute
-
-    totals = {name: pyarrow.compute.sum(encoded.data.column(name)).as_py() or 0 for name in NOTES}
     cut = ", ".join(f"{totals[name]:,} {NOTES[name]}" for name in list(NOTES)[:3])
     rule = encoding.truncation_mode or "prompt first"
     level = logging.WARNING if any(totals[name] for name in list(NOTES)[:3]) else logging.INFO
-    log.log(level, "encoded %s rows, max_length %s (%s): %s", f"{len(encoded):,}", encoding.max_length, rule, cut)
+    log.log(level, "encoded %s rows, max_length %s (%s): %s", f"{rows:,}", encoding.max_length, rule, cut)
     for name in list(NOTES)[3:]:
         if totals[name]:
             log.log(logging.INFO if name in REMARKS else logging.WARNING, "%s %s", f"{totals[name]:,}", NOTES[name])

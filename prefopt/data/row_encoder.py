@@ -41,6 +41,26 @@ NOTES = {
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
 }
 """Columns that say what encoding did to a row -> the words that follow their sum."""
+COUNTS = {
+    "prompts_cut": "_prompt_cut",
+    "answers_cut": "_responses_cut",
+    "eos_lost": "_stops_lost",
+    "boundary_merges": "_merges",
+    "template_mismatches": "_mismatches",
+    "answers_dropped": "_answers_dropped",
+    "tool_calls_unwritten": "_unwritten",
+    "sampled_ids_differ": "_resampled",
+    "sampled_ids_unused": "_foreign",
+    "template_inputs_unread": "_inputs_unread",
+    "tool_keys_unread": "_keys_unread",
+    "special_tokens_kept": "_special_tokens_kept",
+    "special_tokens_split": "_special_tokens_split",
+}
+"""Names in reports, metrics and `prefopt data check` -> these columns."""
+
+
+UNKNOWN = "\ue000\U0010fffd"
+"""Characters for private use, which no vocabulary has."""
 
 
 REMARKS = frozenset({"_resampled", "_keys_unread"})
@@ -88,6 +108,16 @@ class Encoder:
         ends = (self.renderer.stop, self.renderer.eos)
         self.end_texts = {end: str(tokenizer.decode([end], skip_special_tokens=False)) for end in ends}
         self.bos = _added_bos(tokenizer)
+        self._check_unknown(ends)
+
+    def _check_unknown(self, ends: tuple[int, int]) -> None:
+        """Refuse a tokenizer by which text that it does not know ends a response."""
+        unknown: Any = self.tokenizer.unk_token_id
+        if unknown in ends and unknown in self.special_tokens.tokenise([Piece(UNKNOWN, False)])[0]:
+            raise DataError(
+                f"the tokenizer gives {self.tokenizer.unk_token!r}, which ends a response, to text that it does not "
+                "know: an answer with such text would be taught to end there. Give it another unk_token or eos_token"
+            )
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

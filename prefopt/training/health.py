@@ -53,10 +53,19 @@ class Health:
     Args:
         model: gives the model as the trainer has it now.
         tokenizer: says on which ids responses end.
+        encoding: what encoding did to the training rows, under the names of `prefopt.data.row_encoder.COUNTS`; of rows
+            that came encoded nothing.
     """
 
-    def __init__(self, args: PreferenceConfig, step: StepRunner, model: Callable[[], Any], tokenizer: Any):
-        self.args, self.step, self.tokenizer = args, step, tokenizer
+    def __init__(
+        self,
+        args: PreferenceConfig,
+        step: StepRunner,
+        model: Callable[[], Any],
+        tokenizer: Any,
+        encoding: Mapping[str, int],
+    ):
+        self.args, self.step, self.tokenizer, self.encoding = args, step, tokenizer, encoding
         self._model = model
         self.folder = Path(str(args.output_dir))
         self.facts: dict[str, Any] = {}
@@ -93,6 +102,7 @@ class Health:
             },
             "dtype": str(training_dtype(model)).removeprefix("torch."),
             "rows": row_figures(rows, objective, self.tokenizer, self._stops(model)),
+            "encoding": dict(self.encoding),
             "first": kept,
         }
         self._check_pairs(rows)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ from ..models.weights import spot_check
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
 from ..utils.signals import listener, listening
-from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
+from .build import build, note_precision
+from .built import Built, reward_models
 from .checkpointing import Checkpoints, ended
 from .config import PreferenceConfig
 from .dataloaders import Batching
@@ -43,11 +45,12 @@ from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
 from .launch import check_launch, check_lengths, check_saving
-from .metrics import MetricsAccumulator
+from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
 from .parts import source_for, trained_by
 from .places import check_places
+from .prepared_rows import as_rows, prepare_dataset
 from .reference_logps import ReferencePass
 from .result_files import write_metrics, write_state
 from .source import eval_loader
@@ -155,12 +158,14 @@ class PreferenceTrainer(Trainer):
         self.objective: Objective = built.objective
         self.scorer = built.scorer
         self.prepare_rows = partial(as_rows if built.scorer else prepare_dataset, built=built, args=args)
+        encoding: Counter[str] = Counter()
+        noting = self.prepare_rows if built.scorer else partial(self.prepare_rows, counts=encoding)
         self.batching = Batching(args, partial(collate, pad_to_multiple_of=cast(Any, args.pad_to_multiple_of)))
         super().__init__(
             model=built.model,
             args=args,
             data_collator=self.batching.collate,
-            train_dataset=self.prepare_rows(train_dataset),
+            train_dataset=noting(train_dataset),
             eval_dataset=self.prepare_rows(eval_dataset),
             processing_class=built.tokenizer,
             compute_metrics=compute_metrics,
@@ -187,7 +192,7 @@ class PreferenceTrainer(Trainer):
             args, self.trained, self.step, built.tokenizer, check, self._own_rows, lambda: self.source.description()
         )
         self._precompute_reference()
-        self.health = Health(args, self.step, lambda: self.model, built.tokenizer)
+        self.health = Health(args, self.step, lambda: self.model, built.tokenizer, encoding)
 
     @property
     def reference(self) -> Reference | None:
@@ -255,6 +260,7 @@ class PreferenceTrainer(Trainer):
         result = super().train(folder, *args, **kwargs)
         if math.isnan(result.training_loss):
             result.metrics.pop("train_loss", None)  # no step was left, or none was learnt from
+        result.metrics.update(encoding_metrics(self.health.encoding))
         return result
 
     def _own_rows(self) -> Any:

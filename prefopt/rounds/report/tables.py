@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...compare.report import Cell, Column, Table, number
@@ -160,13 +160,21 @@ def _bounds(values: Sequence[float | None]) -> Cell:
     return measured(Figure(mean, mean if low is None else low, mean if high is None else high))
 
 
+def _sampled_ids(encoding: Mapping[str, int] | None) -> Cell:
+    """How many responses were trained on by sampled ids that are not their text's, and how many by their text."""
+    if encoding is None:
+        return MISSING
+    return Cell(f"{encoding.get('sampled_ids_differ', 0):,} / {encoding.get('sampled_ids_unused', 0):,}")
+
+
 def _trainings(results: RoundsResults, lang: str) -> Table:
-    names = ("version", "method", "rows", "from", "reference", "first loss")
+    names = ("version", "method", "rows", "sampled ids", "from", "reference", "first loss")
     rows = [
         [
             _name(version),
             Cell(str(each["method"])),
             Cell(str(each.get("rows", "–")), order=each.get("rows")),
+            _sampled_ids(each.get("encoding")),
             Cell(str(each.get("init", "–")).partition("/")[0]),
             Cell(str(each.get("reference", "–")).partition("/")[0]),
             MISSING if each.get("first loss") is None else Cell(f"{each['first loss']:.4f}", order=each["first loss"]),
