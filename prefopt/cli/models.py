@@ -45,8 +45,8 @@ def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:
 def load_for_sampling(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:
     """The policy on its device, and its tokenizer."""
     from ..models.load import load_policy
-    from ..models.load_tokenizer import load_tokenizer
     from ..models.modes import freeze, is_quantized
+    from ..models.tokenizers import load_tokenizer
 
     name, kwargs = os.path.expanduser(str(arguments.model_name_or_path)), loading(arguments)
     tokenizer = load_tokenizer(name, **{key: kwargs[key] for key in ("revision",) if key in kwargs})

@@ -13,7 +13,6 @@ from .layout_selection import request_layout as request_layout
 from .load import IncompleteCheckpoint as IncompleteCheckpoint
 from .load import load_policy as load_policy
 from .load import load_scorer as load_scorer
-from .load_tokenizer import load_tokenizer as load_tokenizer
 from .merge import merge_adapter as merge_adapter
 from .new_adapter import add_adapter as add_adapter
 from .reference import FrozenModel as FrozenModel
@@ -22,4 +21,5 @@ from .reference import policy_fingerprint as policy_fingerprint
 from .reference import reference_for as reference_for
 from .shared_critic import SharedCritic as SharedCritic
 from .shared_critic import share_critic as share_critic
+from .tokenizers import load_tokenizer as load_tokenizer
 from .wrappers import unwrap as unwrap

@@ -22,11 +22,11 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from .auxiliary import CRITIC, AuxiliaryModule, auxiliary_module, is_critic_parameter
 from .heads import LM_HEAD, clear_normalization, is_scorer, reward_head_of, upcast_head
 from .load import load_scorer
-from .load_tokenizer import load_tokenizer
 from .modes import is_quantized, without_dropout
 from .peft_adapters import adapter_weights, always_save_policy_only, remove_adapter
 from .precision import training_dtype
 from .shared_critic import SharedCritic, copy_weights, shared_config, shared_weights
+from .tokenizers import load_tokenizer
 from .wrappers import base_transformer, unwrap_parallel
 
 logger = logging.getLogger(__name__)

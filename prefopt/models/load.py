@@ -42,7 +42,6 @@ from .heads import (
     several_labels,
     upcast_head,
 )
-from .load_tokenizer import load_tokenizer as load_tokenizer
 from .merge import merge_adapter
 from .modes import is_quantized, keep_differentiable, stop_rescaling
 from .new_adapter import add_adapter as add_adapter
@@ -57,6 +56,7 @@ from .saved_adapter import (
     load_adapter,
 )
 from .saved_adapter import IncompleteCheckpoint as IncompleteCheckpoint
+from .tokenizers import load_tokenizer as load_tokenizer
 from .wrappers import base_transformer, check_adapter
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from transformers.utils import cached_file, find_adapter_config_file
 
 from .heads import HEAD_NAMES
-from .load_tokenizer import load_tokenizer
 from .peft_adapters import adapter_weights, base_of, name_base
+from .tokenizers import load_tokenizer
 from .wrappers import check_adapter
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -24,10 +24,10 @@ from ..data.truncation import Encoding
 from ..models.forward import forward
 from ..models.heads import LM_HEAD, check_scorer, is_scorer, normalize
 from ..models.load import load_scorer
-from ..models.load_tokenizer import load_tokenizer
 from ..models.modes import evaluating, freeze, is_quantized
 from ..models.positions import check_lengths
 from ..models.reference import FrozenModel, fingerprint
+from ..models.tokenizers import load_tokenizer
 from ..utils.flop_counter import scope
 from .scorer import all_finished, checked
 

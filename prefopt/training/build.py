@@ -14,13 +14,13 @@ from ..data.template_variables import set_template_defaults
 from ..models.critic import attach_critic, detach_critic, new_critic, parameter_groups
 from ..models.layout_selection import request_layout
 from ..models.load import load_policy, load_scorer
-from ..models.load_tokenizer import load_tokenizer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable, stop_rescaling
 from ..models.new_adapter import add_adapter, check_trains, warn_of_start
 from ..models.precision import train_in_float32, warn_of_half_precision
 from ..models.reference import Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import share_critic
+from ..models.tokenizers import load_tokenizer
 from ..models.wrappers import check_adapter, unwrap
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective

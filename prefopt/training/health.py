@@ -29,7 +29,7 @@ from ..models.reference import FrozenModel
 from ..models.weights import broken_weights
 from ..utils import files
 from ..utils.distributed import rank
-from .build import reward_models
+from .built import reward_models
 from .config import PreferenceConfig
 from .identity import objective_description, plain
 from .row_figures import all_the_same, row_figures
