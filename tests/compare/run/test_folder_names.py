@@ -98,12 +98,12 @@ reference_pairs/1-ec4f23cd58 reward/1-eca509610c rows/1-3deb42fe83 sft/1-0f2d4b8
 train/long-2-5a521913a8 train/no_scorer-1-a0612c2b96 train/no_scorer-2-190e328a6a
 """,
     "files": """
-encode/0-23d4d16894 evaluate/dpo-0-c9786d88be evaluate/mine-0-de71e58f06 evaluate/ppo-max-0-b7f1c4eb40
-evaluate/sft-0-a12eefc028 evaluate/simpo-0-7a950bb015 held_out/878e6b60b8 judge/dpo-0-104a13c134
-judge/dpo-0-9c62bfbf96 judge/mine-0-463ff6eee0 judge/mine-0-5676c8c652 judge/ppo-max-0-40895e191a
-judge/ppo-max-0-f3ae739a40 judge/simpo-0-ac71b8fe29 judge/simpo-0-fd84b38536 rank/reward-model-b6b65246d0
-reference_pairs/0-a867ba513d rows/cdd5b4bd3d sft/0-0ed9d1b152 train/dpo-0-5a5cdb21b0 train/mine-0-7037ad63ac
-train/ppo-max-0-3642b5b2e1 train/simpo-0-c5ef2d99ed
+encode/0-280804038b evaluate/dpo-0-9adcdf6d5c evaluate/mine-0-620fae4c34 evaluate/ppo-max-0-e04bb79fbb
+evaluate/sft-0-cd9118967d evaluate/simpo-0-4ac2b82b60 held_out/59237b491b judge/dpo-0-9b1c4d6bc9 judge/dpo-0-c1dde7c064
+judge/mine-0-25ab042aac judge/mine-0-4bf68f905e judge/ppo-max-0-34c29195ab judge/ppo-max-0-e23a421cdd
+judge/simpo-0-97aa49229c judge/simpo-0-cec6e87f2a rank/reward-model-7c66611224 reference_pairs/0-8feb695eb1
+rows/48e17f8298 sft/0-bcc3fb7e39 train/dpo-0-da1bf70046 train/mine-0-f0a362d65b train/ppo-max-0-96d400a433
+train/simpo-0-9760687998
 """,
     "grid": """
 train/dpo-0-5b10786ec9 train/dpo-0-b8bcdbc051 train/dpo-0-eea0c22129 train/rrhf-0-5bf6b3d0a4
@@ -123,7 +123,7 @@ train/sigmoid_norm-0-b6eb224940 train/simpo-0-f22001699f train/slic-0-f8910d3e60
 train/wpo-0-c64c16d3c2
 """,
 }
-"""Plan -> names that prefopt 0.1.0 gave to folders of it; those of "files" are of a later reading (`READING` 2)."""
+"""Plan -> names that prefopt 0.1.0 gave to folders of it; those of "files" are of a later reading (`READING` 3)."""
 FILES = {
     "model/config.json": "{}\n",
     "train.jsonl": '{"a": "train"}\n',
