@@ -1,4 +1,8 @@
-"""Checks that hold for every method: whether anything is learnt, and whether it breaks on the way."""
+"""Checks that hold for every method: whether anything is learnt, and whether it breaks on the way.
+
+Figures beside a threshold are of seed 0 of `benchmarks/sick_runs.py`, on which it was fixed: the healthy run that came
+nearest to it, and the sick one.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,38 @@ import math
 from .run import Figures, Run, late
 
 FEWEST_LOGS = 5
+"""Of a series, before its extremes mean anything: a quarter of fewer is a single value."""
 FEWEST_STEPS = 10
+"""As schedules warm up in the first tenth of a run, in which nothing has been learnt yet."""
 TIMES = 3.0
-"""Times the loss of the first step. Every loss here falls, or keeps its place, where something is learnt."""
+"""Times the loss of the first step. Every loss here falls, or keeps its place, where something is learnt: 1.03 of a
+healthy run, 5,250 at a rate of 10."""
 MARGIN = 100.0
-"""Of rewards, in the units of the loss: the other answer is then e^100 times less likely."""
+"""Of rewards, in the units of the loss: the other answer is then e^100 times less likely. It was .45 of a healthy run,
+6.2 of one that learnt its rows by heart, 1,239 at a rate of 10."""
 FLAT = 1e-3
-"""Of the loss, from its highest to its lowest: batches alone differ by more where anything is learnt."""
+"""Of the loss, from its highest to its lowest: batches alone differ by more where anything is learnt, .0046 of IPO in
+12 steps; at a rate of 1e-9 the loss was the same to six digits."""
 NOTHING = 1e-4
-"""A loss that has nothing left to teach."""
+"""A loss that has nothing left to teach: -ln p of an answer that is right 9,999 times in 10,000. The least of those
+that learnt their rows by heart was .011."""
 NO_GRADIENT = 1e-8
+"""Of a norm over all weights. Below it Adam's own epsilon, 1e-8, weighs more than the gradient in every step. The least
+of a run that learnt was .04, and it was 0 where nothing could be."""
 SKIPPED = 0.05
-"""Of the steps."""
+"""Of the steps: one row in twenty that cannot be learnt from is a matter of the data. No healthy run skipped one."""
 STUCK = 0.5
-"""Of the weights of a model that trains in 16 bits, those that are where they were."""
+"""Of the weights of a model that trains in 16 bits, those that are where they were: 99.7 % at a rate of 1e-6."""
 NAMED = 3
 """Weights that a message names."""
 HALF = ("bfloat16", "float16")
 WORSE = 1.2
-"""Times the lowest loss on held-out rows."""
+"""Times the lowest loss on held-out rows: 1.0 of healthy runs of three epochs, 1.33 of rows learnt by heart."""
 FEWEST_EVALUATIONS = 3
+"""Of which one may be the lowest, with another on each side."""
 GAP = 0.25
-"""Accuracy on training rows less that on held-out ones."""
+"""Accuracy on training rows less that on held-out ones: .15 of a healthy run, on 48 held-out rows, whose standard error
+is .07; .33 of rows learnt by heart."""
 
 
 def rate_zero(run: Run) -> Figures | None:
