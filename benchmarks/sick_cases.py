@@ -127,7 +127,7 @@ FIXED = [
     Case("dpo-broken", only(REFUSED), dpo, {"change": broken}),
     Case("dpo-broken-row", only(REFUSED), dpo, {"change": broken_row}),
     Case("dpo-tiny-rate", only("loss_flat"), dpo, {"learning_rate": 1e-9}),
-    Case("dpo-one-step", only("nothing_moved"), dpo, {"max_steps": 1}),
+    Case("dpo-one-step", only("rate_zero"), dpo, {"max_steps": 1}),
     Case("dpo-by-heart", only("overfitting", "loss_zero"), dpo, {**BY_HEART, "rows": few, "learning_rate": 1e-3}),
     Case("sft-rate-10", LOST, sft, {"learning_rate": 10.0}),
     Case("sft-by-heart", only("overfitting"), sft, {**BY_HEART, "count": 32}),

@@ -46,7 +46,9 @@ is .07; .33 of rows learnt by heart."""
 
 
 def rate_zero(run: Run) -> Figures | None:
-    """Known at the start; of a folder that holds only logs, from these."""
+    """Known at the start, as is that few steps only begin to warm up; of a folder that holds only logs, from these."""
+    if run.number("settings", "idle") > 0:
+        return {"kind": "warm_up", "steps": run.fact("settings", "idle")}
     rate = run.number("settings", "learning_rate")
     if math.isnan(rate):
         rates = run.series("learning_rate")
@@ -107,7 +109,7 @@ def updates_lost(run: Run) -> Figures | None:
 
 def nothing_moved(run: Run) -> Figures | None:
     """Of each model that trains, so a policy beside its critic is seen too."""
-    if run.fact("dtype") in HALF or not run.number("settings", "learning_rate") > 0:
+    if run.fact("dtype") in HALF or not run.number("settings", "learning_rate") > 0 or rate_zero(run) is not None:
         return None
     still = [name for name, share in (run.fact("moved") or {}).items() if share == 0]
     return {"names": ", ".join(still), "kind": still[0]} if still else None

@@ -6,7 +6,7 @@ from benchmarks import sick_runs
 from benchmarks.sick_cases import FIXED, REAL, REFUSED, UNSEEN
 from prefopt.doctor.checks import CHECKS
 
-OF_OTHER_FOLDERS = {"few_prompts_left", "policy_never_learns", "steps_skipped", "training_stopped", "weights_broken"}
+OF_OTHER_FOLDERS = {"nothing_moved", "policy_never_learns", "steps_skipped", "training_stopped", "weights_broken"}
 """Sicknesses that no case is sure to have: they come with others, or trainers refuse what leads to them."""
 
 

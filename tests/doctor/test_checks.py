@@ -129,6 +129,7 @@ SICK = {
     "length_cue shorter": with_facts(DPO, rows={"longer": 5}),
     "format_cue": with_facts(DPO, rows={"told": 190}),
     "rate_zero": with_facts(DPO, settings={"learning_rate": 0.0}),
+    "rate_zero warm-up": with_facts(DPO, settings={"idle": 1}, moved={"policy": 0.0}),
     "loss_enormous": with_logs(DPO, loss=falling(900.0, 2400.0)),
     "loss_enormous without the first step": Run(
         logs(loss=[1400.0, 1000.0, 2400.0, 1300.0], **{"rewards/margins": [-9000.0] * 4})
