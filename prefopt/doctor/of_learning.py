@@ -36,8 +36,9 @@ STUCK = 0.5
 NAMED = 3
 """Weights that a message names."""
 HALF = ("bfloat16", "float16")
-WORSE = 1.2
-"""Times the lowest loss on held-out rows: 1.0 of healthy runs of three epochs, 1.33 of rows learnt by heart."""
+WORSE = 1.1
+"""Times the lowest loss on held-out rows: 1.0 of healthy runs of three epochs, 1.33 of rows learnt by heart. It was 1.2
+until 48 rows in 13 epochs came to 1.16 and 1.17 on seeds 11 and 12, unnoticed."""
 FEWEST_EVALUATIONS = 3
 """Of which one may be the lowest, with another on each side."""
 GAP = 0.25
