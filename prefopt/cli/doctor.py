@@ -23,6 +23,7 @@ EXIT = "exit code: 0 nothing is wrong, 1 something is, 2 there is no run to look
 WORDS = {
     "en": {
         "healthy": "nothing is wrong in what was logged{of}",
+        "unknown": "nothing was logged, and so nothing is known to be wrong",
         "of": " ({parts})",
         "steps": "steps: {count:,}",
         "rollouts": "rollouts: {count:,}",
@@ -32,6 +33,7 @@ WORDS = {
     },
     "zh": {
         "healthy": "从日志里没有发现问题{of}",
+        "unknown": "没有任何日志，无从判断",
         "of": "（{parts}）",
         "steps": "{count:,} 步",
         "rollouts": "{count:,} 轮采样",
@@ -55,7 +57,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
         for sickness in sicknesses:
             _show(name, sickness, args.lang)
         if not sicknesses:
-            print(one_line(f"{name}: {words['healthy'].format(of=_extent(run, args.lang))}"))
+            print(one_line(f"{name}: {_unsuspicious(run, args.lang)}"))
     sick = sum(bool(sicknesses) for *_, sicknesses in found)
     if len(found) > 1:
         print(words["count"].format(sick=sick, runs=len(found)))
@@ -80,15 +82,17 @@ def _show(name: str, sickness: Sickness, lang: str) -> None:
     console = Console(file=sys.stdout, highlight=False)
     console.print(Text(one_line(f"{name}: {sickness.name}")))
     for part in sickness.parts(lang):
-        console.print(Padding(Text(one_line(part)), (0, 0, 0, 2)))
+        console.print(Padding(Text(one_line(part)), (0, 0, 0, 2), expand=False))
 
 
-def _extent(run: Run, lang: str) -> str:
-    """How much of a run there was to look at."""
+def _unsuspicious(run: Run, lang: str) -> str:
+    """That nothing was found, and how much of the run there was to look at."""
     words = WORDS[lang]
     counts = {"steps": run.steps, "rollouts": len(run.rollouts), "iterations": len(run.iterations)}
     parts = [words[name].format(count=count) for name, count in counts.items() if count]
-    return words["of"].format(parts=words["comma"].join(parts)) if parts else ""
+    return (
+        words["healthy"].format(of=words["of"].format(parts=words["comma"].join(parts))) if parts else words["unknown"]
+    )
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -36,6 +36,8 @@ STUCK = 0.5
 NAMED = 3
 """Weights that a message names."""
 HALF = ("bfloat16", "float16")
+ALONE = "model"
+"""What a message calls the one that trains, a policy or a reward model."""
 WORSE = 1.1
 """Times the lowest loss on held-out rows: 1.0 of healthy runs of three epochs, 1.33 of rows learnt by heart. It was 1.2
 until 48 rows in 13 epochs came to 1.16 and 1.17 on seeds 11 and 12, unnoticed."""
@@ -112,8 +114,9 @@ def nothing_moved(run: Run) -> Figures | None:
     """Of each model that trains, so a policy beside its critic is seen too."""
     if run.fact("dtype") in HALF or not run.number("settings", "learning_rate") > 0 or rate_zero(run) is not None:
         return None
-    still = [name for name, share in (run.fact("moved") or {}).items() if share == 0]
-    return {"names": ", ".join(still), "kind": still[0]} if still else None
+    moved = run.fact("moved") or {}
+    still = [name if len(moved) > 1 else ALONE for name, share in moved.items() if share == 0]
+    return {"names": still} if still else None
 
 
 def overfitting(run: Run) -> Figures | None:

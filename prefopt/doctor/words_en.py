@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-KINDS = {"policy": "policy", "critic": "critic", "chosen": "chosen", "rejected": "rejected"}
+KINDS = {"model": "model", "policy": "policy", "critic": "critic", "chosen": "chosen", "rejected": "rejected"}
 
 TEXTS = {
     # of_rows

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 KINDS = {
+    "model": "模型",
     "policy": "策略",
     "critic": "评论家",
-    "policy, critic": "策略和评论家",
     "chosen": "优选",
     "rejected": "劣选",
     # the signs of training/ppo/collapse.py

@@ -63,6 +63,12 @@ def test_no_run_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "no such folder" in error_of(capsys, "doctor", tmp_path / "absent")
 
 
+def test_a_run_without_a_log_is_not_called_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "doctor.json").write_text(json.dumps({"facts": {"settings": {"learning_rate": 0.1}}, "logs": []}))
+    assert run("doctor", tmp_path) == 0
+    assert "nothing was logged, and so nothing is known" in capsys.readouterr().out
+
+
 def test_how_much_of_a_run_was_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run/iteration-000").mkdir(parents=True)
     (tmp_path / "run/iteration-000/report.json").write_text(json.dumps({"rows": 60, "prompts": 64}) + "\n")
