@@ -171,7 +171,7 @@ def _copied(source: Any, dtype: torch.dtype, load: dict[str, Any], tokenizer: An
     """A model that the critic alone uses, and whether its head is new."""
     if isinstance(source, str | Path):
         _check_tokenizer(str(source), tokenizer)
-        return load_scorer(str(source), **{"dtype": dtype} | load), not _has_head(str(source))
+        return load_scorer(str(source), **{"dtype": dtype} | load), not has_reward_head(str(source))
     if load:
         raise ValueError(f"{', '.join(load)} is for loading a critic by name, but {type(source).__name__} is a model")
     model = unwrap_parallel(source)
@@ -184,7 +184,8 @@ def _copied(source: Any, dtype: torch.dtype, load: dict[str, Any], tokenizer: An
     return load_scorer(model), True
 
 
-def _has_head(source: str) -> bool:
+def has_reward_head(source: str) -> bool:
+    """Whether a folder, hub id or adapter's folder has a reward head that was saved with it."""
     if (Path(source) / "adapter_config.json").is_file():
         weights = load_file(Path(source) / WEIGHTS)
         return any(f".{name}." in key for key in weights for name in ("score", "classifier"))

@@ -25,9 +25,11 @@ from ..doctor.checks import AT_START, Sickness, diagnose
 from ..doctor.run import Run
 from ..models.critic import parameter_groups
 from ..models.precision import training_dtype
+from ..models.reference import FrozenModel
 from ..models.weights import broken_weights
 from ..utils import files
 from ..utils.distributed import rank
+from .build import reward_models
 from .config import PreferenceConfig
 from .identity import objective_description, plain
 from .row_figures import all_the_same, row_figures
@@ -222,3 +224,17 @@ def check_weights(what: str, model: Any) -> None:
         "had diverged saved it. No learning rate mends that: load another copy or an earlier checkpoint. Even a row "
         "that no text reaches would be saved with what is trained"
     )
+
+
+def check_models(policy: Any, reference: Any, scorer: Any) -> None:
+    """Refuse a policy, a reference or a reward model that is broken as it was loaded.
+
+    Raises:
+        ValueError: some of its weights are not finite.
+    """
+    models = {"the model": policy}
+    if isinstance(reference, FrozenModel):
+        models["the reference"] = reference.model
+    models |= {f"the scorer {each.name!r}": each.model for each in reward_models(scorer)}
+    for what, model in models.items():
+        check_weights(what, model)
