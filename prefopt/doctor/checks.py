@@ -8,7 +8,7 @@ from typing import Any
 
 from . import of_learning, of_policy, of_reward_model, of_rows, of_sampling
 from .run import Figures, Run
-from .words import said
+from .words import JOINT, said
 
 Check = Callable[[Run], Figures | None]
 """A run -> the figures that make it sick; None where it is not, or where what must be known is not."""
@@ -39,6 +39,15 @@ class Sickness:
 
     def text(self, lang: str = "en") -> str:
         """What is wrong and what to do, in one line.
+
+        Raises:
+            ValueError: no such language.
+        """
+        wrong, advice = self.parts(lang)
+        return f"{wrong}{JOINT[lang]}{advice}"
+
+    def parts(self, lang: str = "en") -> tuple[str, str]:
+        """What is wrong, and what to do.
 
         Raises:
             ValueError: no such language.

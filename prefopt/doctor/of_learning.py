@@ -1,4 +1,8 @@
-"""Checks that hold for every method: whether anything is learnt, and whether it breaks on the way."""
+"""Checks that hold for every method: whether anything is learnt, and whether it breaks on the way.
+
+Figures beside a threshold are of seed 0 of `benchmarks/sick_runs.py`, on which it was fixed: the healthy run that came
+nearest to it, and the sick one.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,47 @@ import math
 from .run import Figures, Run, late
 
 FEWEST_LOGS = 5
+"""Of a series, before its extremes mean anything: a quarter of fewer is a single value."""
 FEWEST_STEPS = 10
+"""As schedules warm up in the first tenth of a run, in which nothing has been learnt yet."""
 TIMES = 3.0
-"""Times the loss of the first step. Every loss here falls, or keeps its place, where something is learnt."""
+"""Times the loss of the first step. Every loss here falls, or keeps its place, where something is learnt: 1.03 of a
+healthy run, 5,250 at a rate of 10."""
 MARGIN = 100.0
-"""Of rewards, in the units of the loss: the other answer is then e^100 times less likely."""
+"""Of rewards, in the units of the loss: the other answer is then e^100 times less likely. It was .45 of a healthy run,
+6.2 of one that learnt its rows by heart, 1,239 at a rate of 10."""
 FLAT = 1e-3
-"""Of the loss, from its highest to its lowest: batches alone differ by more where anything is learnt."""
+"""Of the loss, from its highest to its lowest: batches alone differ by more where anything is learnt, .0046 of IPO in
+12 steps; at a rate of 1e-9 the loss was the same to six digits."""
 NOTHING = 1e-4
-"""A loss that has nothing left to teach."""
+"""A loss that has nothing left to teach: -ln p of an answer that is right 9,999 times in 10,000. The least of those
+that learnt their rows by heart was .011."""
 NO_GRADIENT = 1e-8
+"""Of a norm over all weights. Below it Adam's own epsilon, 1e-8, weighs more than the gradient in every step. The least
+of a run that learnt was .04, and it was 0 where nothing could be."""
 SKIPPED = 0.05
-"""Of the steps."""
+"""Of the steps: one row in twenty that cannot be learnt from is a matter of the data. No healthy run skipped one."""
 STUCK = 0.5
-"""Of the weights of a model that trains in 16 bits, those that are where they were."""
+"""Of the weights of a model that trains in 16 bits, those that are where they were: 99.7 % at a rate of 1e-6."""
 NAMED = 3
 """Weights that a message names."""
 HALF = ("bfloat16", "float16")
-WORSE = 1.2
-"""Times the lowest loss on held-out rows."""
+ALONE = "model"
+"""What a message calls the one that trains, a policy or a reward model."""
+WORSE = 1.1
+"""Times the lowest loss on held-out rows: 1.0 of healthy runs of three epochs, 1.33 of rows learnt by heart. It was 1.2
+until 48 rows in 13 epochs came to 1.16 and 1.17 on seeds 11 and 12, unnoticed."""
 FEWEST_EVALUATIONS = 3
+"""Of which one may be the lowest, with another on each side."""
 GAP = 0.25
-"""Accuracy on training rows less that on held-out ones."""
+"""Accuracy on training rows less that on held-out ones: .15 of a healthy run, on 48 held-out rows, whose standard error
+is .07; .33 of rows learnt by heart."""
 
 
 def rate_zero(run: Run) -> Figures | None:
-    """Known at the start; of a folder that holds only logs, from these."""
+    """Known at the start, as is that few steps only begin to warm up; of a folder that holds only logs, from these."""
+    if run.number("settings", "idle") > 0:
+        return {"kind": "warm_up", "steps": run.fact("settings", "idle")}
     rate = run.number("settings", "learning_rate")
     if math.isnan(rate):
         rates = run.series("learning_rate")
@@ -93,10 +112,11 @@ def updates_lost(run: Run) -> Figures | None:
 
 def nothing_moved(run: Run) -> Figures | None:
     """Of each model that trains, so a policy beside its critic is seen too."""
-    if run.fact("dtype") in HALF or not run.number("settings", "learning_rate") > 0:
+    if run.fact("dtype") in HALF or not run.number("settings", "learning_rate") > 0 or rate_zero(run) is not None:
         return None
-    still = [name for name, share in (run.fact("moved") or {}).items() if share == 0]
-    return {"names": ", ".join(still), "kind": still[0]} if still else None
+    moved = run.fact("moved") or {}
+    still = [name if len(moved) > 1 else ALONE for name, share in moved.items() if share == 0]
+    return {"names": still} if still else None
 
 
 def overfitting(run: Run) -> Figures | None:

@@ -8,9 +8,11 @@ from .run import Figures, Run
 
 MISMATCH, ROUNDING = 0.1, 5e-4
 """Nats that a policy is away from its reference before anything is learnt, and of a response's log-prob what may be
-rounding. A model that is its own reference is exactly there; in bfloat16, where both run in other batches, about so."""
+rounding. A model that is its own reference is exactly there; in bfloat16, where both run in other batches, about so.
+With a tenth of noise on its weights the small world's policy was .19 away."""
 FALLEN = 0.25
-"""Of a response's log-prob, by which both sides have become less likely. Healthy DPO pushes both down, by less."""
+"""Of a response's log-prob, by which both sides have become less likely. Healthy DPO pushes both down, by less: .01 on
+the small world, where .65 and 2.96 were sick."""
 
 
 def reference_mismatch(run: Run) -> Figures | None:

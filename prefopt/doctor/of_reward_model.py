@@ -11,11 +11,13 @@ BETTER = 0.57
 """A reward model whose accuracy is for sure below this ranks next to nothing; people agree with each other on .6 to .8
 of such pairs (Llama 2, arXiv:2307.09288, section 3.2.1; InstructGPT, arXiv:2203.02155)."""
 SURE = 2.0
-"""Standard errors."""
+"""Standard errors, beyond which a run in forty would be called sick by chance if it ranked just so."""
 CONSTANT = 1e-3
-"""From the lowest score to the highest, in units of the largest or of 1."""
+"""From the lowest score to the highest, in units of the largest or of 1: 2.8 of a healthy run, 0 where nothing of a
+text reaches the head."""
 HUGE = 100.0
-"""Bradley-Terry: of two scores that are 20 apart, one wins but once in 5e8 times."""
+"""Bradley-Terry: of two scores that are 20 apart, one wins but once in 5e8 times. The largest of a healthy run was 2.4,
+of one that learnt a length cue 5.3, of a ruined one 2.6e6."""
 
 
 def at_chance(run: Run) -> Figures | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from .run import Figures, Run
 
 SAME = 0.05
-"""Of the pairs, those whose two responses are the same ids, of which nothing can be learnt."""
+"""Of the pairs, those whose two responses are the same ids, of which nothing can be learnt: one in twenty is no longer
+an oversight. Where answers were cut after a few tokens it was 18 %, and 1.6 % where they were cut later."""
 CUT = 0.2
 """Of the responses, those without their end: a fifth of the policy's lessons is then not to stop."""
 CUE = 0.9
-"""Of the pairs, those that a cue tells: people, and annotators of the small world, agree on less (.6 to .8)."""
+"""Of the pairs, those that a cue tells: people, and annotators of the small world, agree on less (.6 to .8). Length
+told 52 % of the small world's pairs and a token 9 %, where it was no cue."""
 FEWEST_PAIRS = 30
 """By chance alone 30 pairs show 27 on one side once in 120,000 times."""
 

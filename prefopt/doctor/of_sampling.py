@@ -7,19 +7,23 @@ import math
 from .run import Figures, Run, early, late, numbers
 
 FEWEST = 4
-"""Rollouts; a quarter of them is one."""
+"""Rollouts, of which a quarter is one."""
 VANISHED = 2.0
-"""Tokens of a response, its stop token among them."""
+"""Tokens of a response, its stop token among them: one word."""
 SHORTER = 0.35
-"""Times what it was. Of runs that went well none got to less than half (see `training/ppo/collapse.py`)."""
+"""Times what it was. Of runs that went well none got to less than half (see `training/ppo/collapse.py`); it was .54 at
+a scorer that likes short responses, under a KL penalty, and .29 without one."""
 ENDLESS, FEWER = 0.05, 0.25
-"""Of the responses, those that end by themselves; and times what it was at first."""
+"""Of the responses, those that end by themselves; and times what it was at first: .72 of .96 of a healthy run, .14 of
+.95 at a scorer that likes long responses, 0 at a rate of 1e-2."""
 KL_PER_TOKEN = 0.5
-"""Nats. On the small world a run without a KL penalty kept its gold reward up to .2."""
+"""Nats. On the small world a run without a KL penalty kept its gold reward up to .2; healthy runs came to .16, sick
+ones to .76 and more."""
 CONSTANT = 1e-6
-"""Of the scores, their standard deviation, in units of the largest or of 1."""
+"""Of the scores, their standard deviation, in units of the largest or of 1: what rounding leaves of a constant."""
 EXPLAINED = 0.05
-"""Of the variance of returns, what the critic's values explain at best in the second half of the rollouts."""
+"""Of the variance of returns, what the critic's values explain at best in the second half of the rollouts: .53 of a
+healthy run, -.07 of a critic at a rate of 1e-9."""
 FEWEST_CRITIC = 6
 """Rollouts in which a critic can show whether it learns."""
 UNFINISHED = 0.2
@@ -27,9 +31,10 @@ UNFINISHED = 0.2
 DEGENERATE = 0.05
 """Of the responses, those that are blank or repeat themselves, in the report of a comparison."""
 MOST_CUT = 0.5
-"""Of the responses of an iteration, those that are cut off: what is learnt is then what short ones share."""
+"""Of the responses of an iteration, those that are cut off: what is learnt is then what short ones share. It was .4 %
+of a healthy run, 79 % at 8 new tokens."""
 FEW_PROMPTS = 0.5
-"""Of the prompts of an iteration, those that have a row to train on."""
+"""Of the prompts of an iteration, those that have a row to train on; all of them where nothing is cut off."""
 
 
 def collapse(run: Run) -> Figures | None:

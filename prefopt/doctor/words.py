@@ -21,8 +21,8 @@ def languages() -> list[str]:
     return list(TEXTS)
 
 
-def said(name: str, figures: Mapping[str, Any], lang: str) -> str:
-    """What is wrong and what to do, in one line.
+def said(name: str, figures: Mapping[str, Any], lang: str) -> tuple[str, str]:
+    """What is wrong, and what to do.
 
     Raises:
         ValueError: no such language.
@@ -31,7 +31,7 @@ def said(name: str, figures: Mapping[str, Any], lang: str) -> str:
         raise ValueError(f"there are texts in {', '.join(TEXTS)}, not in {lang!r}")
     values = {key: _worded(value, lang) for key, value in figures.items()}
     wrong, advice = (part.format(**values) for part in TEXTS[lang][_key(name, figures)])
-    return f"{wrong}{JOINT[lang]}{advice}"
+    return wrong, advice
 
 
 def _worded(value: Any, lang: str) -> Any:

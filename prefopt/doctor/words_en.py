@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-KINDS = {"policy": "policy", "critic": "critic", "chosen": "chosen", "rejected": "rejected"}
+KINDS = {"model": "model", "policy": "policy", "critic": "critic", "chosen": "chosen", "rejected": "rejected"}
 
 TEXTS = {
     # of_rows
@@ -34,6 +34,10 @@ TEXTS = {
     ),
     # of_learning
     "rate_zero": ("the learning rate is 0", "nothing is learnt; set learning_rate"),
+    "rate_zero.warm_up": (
+        "the learning rate is 0 in each step, as there are only {steps:,}, with which a warm-up begins",
+        "nothing is learnt; set warmup_steps=0, or train for more steps",
+    ),
     "loss_enormous": (
         "the loss came to {loss:.4g}, {times:.3g} times what it was at the first step ({first:.4g})",
         "training has gone astray; lower learning_rate, ten times at first, and start anew from the model as it was",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 KINDS = {
+    "model": "模型",
     "policy": "策略",
     "critic": "评论家",
-    "policy, critic": "策略和评论家",
     "chosen": "优选",
     "rejected": "劣选",
     # the signs of training/ppo/collapse.py
@@ -42,6 +42,10 @@ TEXTS = {
     ),
     # of_learning
     "rate_zero": ("学习率为 0", "什么也学不到；请设置 learning_rate"),
+    "rate_zero.warm_up": (
+        "只有 {steps:,} 步，预热才刚开始，每一步的学习率都是 0",
+        "什么也学不到；请设置 warmup_steps=0，或增加训练步数",
+    ),
     "loss_enormous": (
         "损失达到 {loss:.4g}，是第一步（{first:.4g}）的 {times:.3g} 倍",
         "训练已经跑偏；请调低 learning_rate（先降到十分之一），并从原来的模型重新开始",

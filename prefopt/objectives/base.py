@@ -169,6 +169,17 @@ class Objective(ABC):
         """
         return None
 
+    def rows_differ(self, columns: frozenset[str], held_out: frozenset[str]) -> str | None:
+        """Say by which column losses on held-out rows would be others than on the rows that are trained on.
+
+        Args:
+            columns, held_out: as of `rows_lack`.
+
+        Returns:
+            A message that says what to do, or None where both are the same.
+        """
+        return None
+
     @property
     def outputs(self) -> frozenset[str]:
         """Names of all fields of `Outputs` that `loss` reads."""

@@ -99,6 +99,17 @@ class BradleyTerry(RewardArguments, Objective):
             f"{', '.join(sorted(columns))}: add it, or leave margin out, which takes what the rows have"
         )
 
+    def rows_differ(self, columns: frozenset[str], held_out: frozenset[str]) -> str | None:
+        """Say where `auto` finds margins in one of them, and none in the other or of another column."""
+        source, other = (_margin_column(given) for given in (columns, held_out))
+        if self.margin != "auto" or source == other:
+            return None
+        return (
+            f"margin='auto' takes {f'margins from the column `{other}`' if other else 'no margins'} here, and "
+            f"{f'from `{source}`' if source else 'none'} in the training rows: eval_loss is another measure than the "
+            "training loss; give both the same columns, or set margin to none"
+        )
+
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """The term "bradley_terry" and, where they have a weight, "centering" and "lm"; scores as rewards [G, 2]."""
         scores, pairs = upcast(out.required("scores")), batch.present.all(-1)
@@ -133,6 +144,11 @@ class BradleyTerry(RewardArguments, Objective):
         table = "small" if self.margin == "auto" else self.margin
         # The appended zero is what grade -1, unknown, picks.
         return scores.new_tensor((*MARGINS[table], 0.0))[batch.grade]
+
+
+def _margin_column(columns: frozenset[str]) -> str | None:
+    """From which column `auto` takes margins."""
+    return next((name for name in ("margin", "grade") if name in columns), None)
 
 
 def reward_metrics(scores: Tensor, batch: Batch) -> dict[str, Metric]:

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..data.records import Messages
-from ..utils import files, jsonl
+from ..utils import files, jsonl, secrets
 from ..utils.extras import require
 from ..utils.fingerprint import fingerprint_of_values
 from ..utils.http import SHOWN, Patience, Poster, Unanswered, check_key_env, check_url, key_from, posting
@@ -96,6 +96,7 @@ class HTTPScorer:
         require("http", ("filelock", "httpx2"), "a scorer over HTTP")
         check_url(self.url, "scorer: url", EXAMPLE)
         check_key_env(self.key_env)
+        secrets.remember(self.body)
         self._put("url", self.url.rstrip("/"))
         self._put("shape", self.shape or shape_of(self.url))
         self._put("name", self.name or self.url.partition("://")[2])

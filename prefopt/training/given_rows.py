@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ..data.encode import as_text
 from ..data.records import DataError
 from ..objectives.base import Objective
 from .config import PreferenceConfig
+
+logger = logging.getLogger(__name__)
 
 
 def purpose_of(objective: Objective) -> str:
@@ -45,7 +48,7 @@ def given_rows(train: Any, evaluation: Any, args: PreferenceConfig, purpose: str
 
 
 def check_rows(objective: Objective, train: Any, evaluation: Any) -> None:
-    """Refuse rows without the responses or the columns that an objective reads.
+    """Refuse rows without the responses or the columns that an objective reads; say where held-out ones lack some.
 
     Args:
         train, evaluation: what `given_rows` returned.
@@ -58,8 +61,11 @@ def check_rows(objective: Objective, train: Any, evaluation: Any) -> None:
             check_responses(objective, rows)
         except ValueError as error:
             raise DataError(f"{name}: {error}") from error
-        if lacking := objective.rows_lack(frozenset(c for c in rows.column_names if _has_values(rows, c))):
+        if lacking := objective.rows_lack(_filled(rows)):
             raise DataError(f"{name}: {lacking}")
+    for name, rows in _parts(evaluation, "eval_dataset") if train is not None else ():
+        if differing := objective.rows_differ(_filled(train), _filled(rows)):
+            logger.warning("%s: %s", name, differing)
 
 
 def check_responses(objective: Objective, rows: Dataset) -> None:
@@ -138,6 +144,6 @@ def _rows(dataset: Any, name: str, purpose: str) -> Dataset:
         raise DataError(f"{name}: {error}") from error
 
 
-def _has_values(rows: Dataset, column: str) -> bool:
-    """Whether some row has a value in this column."""
-    return rows.data.column(column).null_count < len(rows)
+def _filled(rows: Dataset) -> frozenset[str]:
+    """The columns in which some row has a value."""
+    return frozenset(name for name in rows.column_names if rows.data.column(name).null_count < len(rows))

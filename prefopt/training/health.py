@@ -34,6 +34,7 @@ from .config import PreferenceConfig
 from .identity import objective_description, plain
 from .row_figures import all_the_same, row_figures
 from .run_files import FILE, read_facts, read_run
+from .schedule import schedule_of
 from .step import StepRunner
 
 logger = logging.getLogger(__name__)
@@ -123,9 +124,18 @@ class Health:
 
     # ---- the steps -------------------------------------------------------------------------------------------------
 
-    def go_on_from(self, number: int) -> None:
-        """The weights are those after step `number`, and training begins."""
+    def go_on_from(self, number: int, steps: int, own_schedule: bool) -> None:
+        """The weights are those after step `number` of `steps`, and training begins.
+
+        Args:
+            own_schedule: a user's own, of which nothing is known.
+        """
         self._before, self._began = _spots(self._model()), number
+        skipped = own_schedule or self.step.objective.on_policy  # whose source knows when its policy begins
+        rate = None if skipped else schedule_of(self.args, steps, self.args.learning_rate)
+        if rate is not None and number < steps and not any(rate(step) > 0 for step in range(number, steps)):
+            self.facts["settings"]["idle"] = steps - number
+            self._tell(diagnose(Run(facts=self.facts), AT_START))
 
     def stepped(self, number: int) -> None:
         """Note the metrics of the very first step, before they are logged with others'."""

@@ -30,13 +30,15 @@ def runs_in(folder: str | Path) -> list[tuple[str, Run]]:
         ValueError: there is no such folder, or no run in it.
     """
     top = Path(folder).expanduser()
+    if top.is_file():
+        raise ValueError(f"{folder} is a file: give the folder that it is in, an output_dir")
     if not top.is_dir():
         raise ValueError(f"{folder}: no such folder")
     found = [(str(place.relative_to(top)), read_run(place)) for place in _places(top)]
     if not found:
         raise ValueError(
-            f"{folder} holds no run: give an output_dir of training, or of `prefopt compare`, in which there is one of "
-            f"{', '.join(KEPT)} or a checkpoint"
+            f"{folder} holds no run, which has one of {', '.join(KEPT)} or a checkpoint: give an output_dir of "
+            "training or of `prefopt compare`"
         )
     return found
 

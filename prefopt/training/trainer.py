@@ -291,7 +291,8 @@ class PreferenceTrainer(Trainer):
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         epochs, batches_to_skip = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)  # a checkpoint's state brings when its run was to log and save
-        self.health.go_on_from(self.state.global_step)
+        own = self.lr_scheduler is not None and not self._created_lr_scheduler
+        self.health.go_on_from(self.state.global_step, max_steps, own)
         begun = self.source.begun(batches_to_skip)
         if not ended(self.state):
             return epochs, begun

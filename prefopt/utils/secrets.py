@@ -1,8 +1,9 @@
 """Knows what a secret is, and takes it out of whatever is written, logged or shown.
 
 A secret is known by what it is called (a setting `token`, an environment variable `WANDB_API_KEY`), by its value once
-it was read under such a name in this process, and by its form: the user part of a URL, and tokens of the Hugging Face
-hub and of GitHub. Values of less than eight characters are known by their names alone, or text would lose words.
+it was read under such a name in this process, and by its form: the user part of a URL, what its query gives under such
+a name (`?api_key=VALUE`, the signature of a signed address), and tokens of the Hugging Face hub and of GitHub. Values
+of less than eight characters are known by their names alone, or text would lose words.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ _VARIABLE = re.compile(
     r"(\w+_)?(TOKEN|KEY|API_?KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|CONNECTION_STRING)(_?\d+)?"
 )
 _USER_OF_URL = re.compile(r"(?<=://)[^\s/@'\"\\<>?#]+(?=@)")
+_URL = re.compile(r"(?<=://)[!#$%&(-;=?-\[\]-~]+")
+_QUERY = re.compile(
+    r"((?:[?&]|&amp;|%26)(?:[\w.-]*(?:token|api-?_?key|access_?key(?:_?id)?|secret|passw(?:or)?d|signature|credential)"
+    r"|sig|key|auth|authorization)=)[^&#;]+",
+    re.I,
+)
 _FORMS = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})\b")
 _remembered: set[str] = set()
 
@@ -123,7 +130,11 @@ def _written() -> list[str]:
 def _without(text: str, written: Iterable[str]) -> str:
     for form in written:
         text = text.replace(form, MARK)
-    return _FORMS.sub(MARK, _USER_OF_URL.sub(MARK, text) if "://" in text else text)
+    return _FORMS.sub(MARK, _without_parts_of_urls(text) if "://" in text else text)
+
+
+def _without_parts_of_urls(text: str) -> str:
+    return _URL.sub(lambda url: _QUERY.sub(rf"\1{MARK}", url[0]), _USER_OF_URL.sub(MARK, text))
 
 
 def without_secrets(value: Any) -> Any:

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import pickle
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from prefopt import cli
 from prefopt.compare.report import write
+from prefopt.scoring import scorer_from
 from prefopt.tasks import Schedule, Task, in_order
 from prefopt.tasks.worker import run_task, set_up_process
 from prefopt.training.trainers import DPOConfig
 from prefopt.utils import secrets
 from tests.helpers.commands import TRAINED
-
-PLANTED = {
-    name: f"planted-{name.lower().replace('_', '-')}-{number}{number}"
-    for number, name in enumerate(
-        ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "COMET_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD"]
-    )
-}
-PROXY = "planted-proxy-password"
-HUB, INIT, NESTED = "planted-hub-token", "planted-init-token", "planted-nested-password"
+from tests.helpers.planted import BODY, HUB, INIT, NESTED, PROXY, UNTOLD, VARIABLES, holding, shown
+from tests.helpers.services import serving
 
 
-@pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Secrets in every variable of the environment that takes one; all that are searched for."""
+@pytest.fixture(autouse=True)
+def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Secrets in every variable of the environment that takes one."""
     monkeypatch.setattr(secrets, "_remembered", set())
-    for name, value in PLANTED.items():
+    for name, value in (VARIABLES | UNTOLD).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{PROXY}@localhost:9")
     handlers = list(logging.getLogger().handlers)
-    yield [*PLANTED.values(), PROXY, HUB, INIT, NESTED]
+    yield
     for handler in set(logging.getLogger().handlers) - set(handlers):
         logging.getLogger().removeHandler(handler)
 
@@ -56,40 +54,73 @@ def program(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
         return int(ending.code or 0)
 
 
-def holding(folder: Path, values: list[str]) -> list[tuple[str, str]]:
-    """Every file below a folder that holds one of the values, with the value."""
-    return [
-        (str(path.relative_to(folder)), value)
-        for path in folder.rglob("*")
-        if path.is_file()
-        for value in values
-        if value.encode() in path.read_bytes()
-    ]
+def lengths(body: dict[str, Any], _: int) -> Any:
+    return {"scores": [float(len(text)) for text in body["responses"]]}
+
+
+def refusing(body: dict[str, Any], _: int) -> Any:
+    return 401, {}, f"Incorrect API key: {UNTOLD['SCORER']}, in {json.dumps(body)}"
 
 
 @pytest.mark.usefixtures("in_sampling_folder")
-def test_train_writes_and_prints_none(
-    planted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["dpo", "reward", "ppo"])
+def test_train_and_doctor_write_and_print_none(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Tokens in every argument that takes one, given by flag, by JSON and by a file; checkpoints too."""
-    init = {"token": INIT, "storage": {"password": NESTED}}
-    config = tmp_path / "config.yaml"
+    config, out = tmp_path / "config.yaml", tmp_path / "out"
     config.write_text(yaml.safe_dump({"hub_token": HUB, "report_to": "none"}))
-    words = ["dpo", "--model_name_or_path", "model", "--dataset_name", "pairs.jsonl", "--output_dir", tmp_path / "out"]
+    words = [command, "--model_name_or_path", "model", "--dataset_name", "pairs.jsonl", "--output_dir", out]
     words += ["--config", config, "--model_init_kwargs", json.dumps({"token": INIT}), *TRAINED]
-    words += ["--max_steps", 2, "--save_steps", 1, "--log_level", "info"]
-    assert program(monkeypatch, *words) == 0
+    words += ["--max_steps", 1, "--save_steps", 1, "--gradient_checkpointing", "false", "--log_level", "info"]
+    with serving(lengths) as service:
+        if command == "ppo":
+            scorer = {"url": f"{service.place}/mine", "key_env": "SCORER", "body": {"api_key": BODY}}
+            words += [
+                "--scorer",
+                json.dumps(scorer),
+                "--max_new_tokens",
+                4,
+                "--num_mini_batches",
+                1,
+                "--warmup_steps",
+                0,
+            ]
+        assert program(monkeypatch, *words) == 0
     said = "".join(capfd.readouterr())
-    assert "training is done" in said and (tmp_path / "out/checkpoint-1/training_args.bin").is_file()
-    assert holding(tmp_path / "out", planted) == [] and not [value for value in planted if value in said]
+    assert "training is done" in said and len(arguments := list(out.rglob("training_args.bin"))) == 2
+    assert holding(out) == [] and shown(said) == []
+    if command == "ppo":  # which the service got
+        assert service.headers[0]["Authorization"] == f"Bearer {UNTOLD['SCORER']}"
+        assert service.bodies[0]["api_key"] == BODY
     # What a search of bytes could miss: the arguments as they are read again.
-    args = torch.load(tmp_path / "out/training_args.bin", weights_only=False)
-    assert args.hub_token is None and "token" not in args.model_init_kwargs and args.max_steps == 2
+    for path in arguments:
+        args = torch.load(path, weights_only=False)
+        assert args.hub_token is None and "token" not in args.model_init_kwargs and args.max_steps == 1
+    (out / "doctor.json").write_text(
+        json.dumps({"facts": {"stopped": f"at {VARIABLES['WANDB_API_KEY']}", "settings": {}}, "logs": [{"step": 1}]})
+    )
+    assert program(monkeypatch, "doctor", out) == 1
+    assert f"training stopped (at {secrets.MARK})" in capfd.readouterr().out
 
+
+def test_arguments_show_none_in_any_form(tmp_path: Path) -> None:
+    init = {"token": INIT, "storage": {"password": NESTED}}
     args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, hub_token=HUB, model_init_kwargs=init, report_to="none")
     forms = [str(args), repr(args), args.to_json_string(), str(args.to_sanitized_dict()), repr(pickle.dumps(args))]
-    assert not [(value, form) for form in forms for value in planted if value in form]
+    assert [shown(form) for form in forms] == [[]] * len(forms)
     assert args.hub_token == HUB and args.init_kwargs["token"] == INIT  # which they are there for
+
+
+def test_what_a_service_repeats_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its key by a name that tells nothing, and what stands in the body that it is sent."""
+    with serving(refusing) as service:
+        scorer = scorer_from(f"{service.place}/mine", key_env="SCORER", body={"api_key": BODY})
+        with pytest.raises(ValueError, match="Incorrect API key") as caught:
+            scorer.score([[{"role": "user", "content": "a"}]], ["b"])
+    secrets.guard_streams()
+    print(caught.value, scorer, file=sys.stderr)
+    assert shown(capfd.readouterr().err) == []
 
 
 @pytest.mark.usefixtures("in_sampling_folder")
@@ -99,12 +130,12 @@ def test_train_writes_and_prints_none(
         ["--hub_token", HUB, "--beta", HUB],
         ["--model_init_kwargs", json.dumps({"token": INIT}), "--beta", INIT],
         ["--eval_dataset", f"http://me:{PROXY}@host/rows.jsonl"],
-        ["--eval_dataset", f"./{PLANTED['MY_PASSWORD']}.jsonl"],
+        ["--eval_dataset", f"http://host/rows.jsonl?api_key={NESTED}"],
+        ["--eval_dataset", f"./{VARIABLES['MY_PASSWORD']}.jsonl"],
     ],
 )
 def test_no_error_shows_one(
     words: list[str],
-    planted: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -112,21 +143,19 @@ def test_no_error_shows_one(
     base = ["dpo", "--model_name_or_path", "model", "--dataset_name", "pairs.jsonl", "--output_dir", tmp_path / "out"]
     assert program(monkeypatch, *base, *TRAINED, *words) == 2
     said = "".join(capfd.readouterr())
-    assert "error:" in said and secrets.MARK in said and not [value for value in planted if value in said]
+    assert "error:" in said and secrets.MARK in said and shown(said) == []
 
 
-def test_a_traceback_shows_none(
-    planted: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_traceback_shows_none(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """One of a fault that no command expects, as Python prints it."""
     assert program(monkeypatch, "--version") == 0
     try:
-        raise RuntimeError(f"sent {PLANTED['WANDB_API_KEY']} to http://me:{PROXY}@host")
+        raise RuntimeError(f"sent {VARIABLES['WANDB_API_KEY']} to http://me:{PROXY}@host")
     except RuntimeError as error:
         sys.excepthook(type(error), error, error.__traceback__)
     said = capfd.readouterr().err
     assert "RuntimeError: sent [secret] to http://[secret]@host" in said
-    assert not [value for value in planted if value in said]
+    assert shown(said) == []
 
 
 COMPARED = {
@@ -158,9 +187,7 @@ def one_by_one(out: Path, tasks: Iterable[Task]) -> None:
             run_task(task, out, 30)
 
 
-def test_the_processes_of_a_comparison_guard_what_they_print(
-    planted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_processes_of_a_comparison_guard_what_they_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
     monkeypatch.setattr("datasets.disable_progress_bars", lambda: None)
@@ -173,7 +200,7 @@ def test_the_processes_of_a_comparison_guard_what_they_print(
 
 
 def test_a_comparison_and_its_report_hold_none(
-    planted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A method of a user's prints, logs and raises secrets: they reach neither the log nor the report."""
     monkeypatch.setattr(write, "write_figures", lambda *arguments: {})  # pictures, which take longest
@@ -188,7 +215,7 @@ def test_a_comparison_and_its_report_hold_none(
     report = (out / "report/report.md").read_text()
     assert "sent [secret] to http://[secret]@localhost:9" in report.replace("\\", "")
     assert (out / "train").is_dir() and (out / "report/report.html").is_file()
-    assert holding(out, planted) == [] and not [value for value in planted if value in said]
+    assert holding(out) == [] and shown(said) == []
     copy = yaml.safe_load((out / "plan.yaml").read_text())
     assert copy["sft"]["hub_token"] == copy["training"]["hub_token"] == secrets.MARK
     # The copy is not carried out without them.
@@ -198,4 +225,9 @@ def test_a_comparison_and_its_report_hold_none(
 
 def test_the_search_finds_what_there_is(tmp_path: Path) -> None:
     torch.save({"a": ["planted"]}, tmp_path / "x.bin")
-    assert holding(tmp_path, ["planted", "absent"]) == [("x.bin", "planted")]
+    (tmp_path / "y.gz").write_bytes(gzip.compress(b"planted"))
+    pq.write_table(pa.table({"text": ["planted"] * 3}), tmp_path / "z.parquet", compression="zstd")
+    found = holding(tmp_path, ["planted", "absent"])
+    assert {name for name, _ in found} == {"x.bin", "y.gz", "z.parquet"} and {value for _, value in found} == {
+        "planted"
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from typing import Any
 
@@ -129,6 +130,7 @@ SICK = {
     "length_cue shorter": with_facts(DPO, rows={"longer": 5}),
     "format_cue": with_facts(DPO, rows={"told": 190}),
     "rate_zero": with_facts(DPO, settings={"learning_rate": 0.0}),
+    "rate_zero warm-up": with_facts(DPO, settings={"idle": 1}, moved={"policy": 0.0}),
     "loss_enormous": with_logs(DPO, loss=falling(900.0, 2400.0)),
     "loss_enormous without the first step": Run(
         logs(loss=[1400.0, 1000.0, 2400.0, 1300.0], **{"rewards/margins": [-9000.0] * 4})
@@ -208,6 +210,31 @@ def test_both_languages_have_the_same_texts_of_the_same_figures() -> None:
     for key, texts in words_en.TEXTS.items():
         other = figures(words_zh.TEXTS[key])
         assert other == figures(texts) or key == "collapse", key  # whose signs are words in English alone
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_both_languages_say_the_same_numbers(name: str) -> None:
+    """Whatever stands in the texts: figures, and what the advice names."""
+    run = SICK[name]
+    if name == "policy_never_learns":
+        run = Run(run.logs, run.facts, [each | {"critic_alone": 1.0} for each in run.rollouts])
+    figures = CHECKS[name.split()[0]](run)
+    assert figures is not None
+    said = [Sickness(name.split()[0], figures).text(lang).replace("16 bits", "") for lang in ("en", "zh")]
+    numbers = [sorted(re.findall(r"\d[\d,.]*", text)) for text in said]
+    assert [each.rstrip(".,") for each in numbers[0]] == [each.rstrip(".,") for each in numbers[1]]
+
+
+@pytest.mark.parametrize(
+    ("moved", "en", "zh"),
+    [
+        ({"policy": 0.0}, "of the model has", "模型没有"),
+        ({"policy": 0.0, "critic": 0.0}, "of the policy, critic has", "策略、评论家没有"),
+    ],
+)
+def test_models_that_have_not_moved_are_named(moved: dict[str, float], en: str, zh: str) -> None:
+    (sickness,) = diagnose(with_facts(DPO, moved=moved))
+    assert en in sickness.text() and zh in sickness.text("zh")
 
 
 def test_a_language_that_there_is_not_is_an_error() -> None:

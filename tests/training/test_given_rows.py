@@ -110,6 +110,25 @@ def test_a_margin_by_a_column_that_is_not_there(tmp_path: Path) -> None:
         prefopt.RewardTrainer("m", args, train_dataset=GRADED)
 
 
+@pytest.mark.parametrize(
+    ("train", "held_out", "said"),
+    [
+        (GRADED, UNGRADED, "margin='auto' takes no margins here, and from `grade` in the training rows"),
+        (UNGRADED, GRADED, "margin='auto' takes margins from the column `grade` here, and none in the training rows"),
+        (GRADED, GRADED, ""),
+        (UNGRADED, UNGRADED, ""),
+    ],
+)
+def test_held_out_rows_whose_loss_is_another_are_told_before_anything(
+    train: Dataset, held_out: Dataset, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = prefopt.RewardConfig(str(tmp_path), **OFF)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        prefopt.RewardTrainer("m", args, train_dataset=train, eval_dataset={"part": held_out})
+    told = [text for text in caplog.messages if "margin=" in text]
+    assert [text.startswith(f"eval_dataset['part']: {said}") for text in told] == [True] * bool(said)
+
+
 @pytest.mark.parametrize("graded", ["train", "test"])
 def test_the_command_line_finds_a_margin_without_grades(
     graded: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]

@@ -95,6 +95,23 @@ def test_a_rate_of_zero_is_said_once_and_at_the_start(
     assert [text.partition(":")[0] for text in said(caplog)] == ["the learning rate is 0"]
 
 
+def test_a_single_step_of_a_warm_up_is_said_before_it(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rate is 0, whatever was asked for; with two steps the second one moves the weights."""
+    rows = Dataset.from_list(preference_rows(12, seed=0))
+    warmed = {"warmup_steps": 0.1, "lr_scheduler_type": "linear"}
+    trainer = trainer_of(tmp_path / "one", tokenizer, rows, max_steps=1, **warmed)
+    heard: list[list[str]] = []
+    step = trainer.training_step
+    trainer.training_step = lambda *args, **kwargs: heard.append(said(caplog)) or step(*args, **kwargs)
+    trainer.train()
+    assert heard == [said(caplog)] and said(caplog)[0].startswith("the learning rate is 0 in each step, as there are")
+    caplog.clear()
+    trainer_of(tmp_path / "two", tokenizer, rows, max_steps=2, learning_rate=1e-4, **warmed).train()
+    assert said(caplog) == []
+
+
 def test_another_reference_is_said(tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     trainer_of(tmp_path, tokenizer, ref=tiny_llama(seed=1)).train()
     assert any("away from its reference" in text for text in said(caplog))
@@ -184,6 +201,23 @@ def test_one_rollout_is_the_policys(tmp_path: Path, tokenizer: Any, caplog: pyte
     assert noted(tmp_path)["facts"]["moved"]["policy"] > 0.5
 
 
+def test_a_policy_that_would_only_begin_to_warm_up_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    """Of two rollouts of one step the critic may have the first, and the first of a warm-up has a rate of 0."""
+    sizes = {"max_steps": 2, "num_mini_batches": 1, "per_device_train_batch_size": 2}
+    args = PPOConfig(**quiet(tmp_path, **sizes, lr_scheduler_type="inverse_sqrt"))
+    rows = Dataset.from_list(preference_rows(4, seed=3))
+    trainer = PPOTrainer(
+        untrained(tokenizer),
+        args,
+        None,
+        rows,
+        processing_class=tokenizer,
+        scorer=lambda prompts, said: [0.0] * len(said),
+    )
+    with pytest.raises(ValueError, match=r"learn in only 1 of 2 steps, in which warmup_steps=0.1 leaves its learning"):
+        trainer.train()
+
+
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +259,7 @@ def test_every_run_of_a_folder_is_found(tmp_path: Path) -> None:
     assert [name for name, _ in runs_in(tmp_path / "reward" / "0" / "run" / "checkpoint-20")] == ["."]
 
 
-@pytest.mark.parametrize(("made", "message"), [(False, "no such folder"), (True, "holds no run: give an output_dir")])
+@pytest.mark.parametrize(("made", "message"), [(False, "no such folder"), (True, "holds no run, which has one of")])
 def test_a_folder_without_a_run_is_an_error(made: bool, message: str, tmp_path: Path) -> None:
     if made:
         (tmp_path / "x").mkdir()

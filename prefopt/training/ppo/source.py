@@ -29,6 +29,7 @@ from .. import checkpoint
 from ..content import rows_hash
 from ..generating import GeneratingSource
 from ..interruption import asked_by_any
+from ..schedule import schedule_of
 from ..source import Host, Train
 from .collapse import Alarm, alarm_of
 from .collect import RolloutCollector
@@ -167,11 +168,23 @@ class RolloutSource(GeneratingSource):
                 f"max_steps={near or per_rollout} or {near + per_rollout}"
             )
         wanted, alone = self.objective.critic_pretrain_steps, self.objective.critic_alone(steps)
+        self._check_rate(int(steps), int(steps) - alone)
         if alone < wanted:
             logger.warning(
                 "critic_pretrain_steps=%d is more than half of %d steps: the critic learns alone in %d of them "
                 "at most, whole rollouts of %d steps, and the policy in %d at least",
                 *(wanted, steps, alone, per_rollout, steps - alone),
+            )
+
+    def _check_rate(self, steps: int, learning: int) -> None:
+        """Refuse a run whose policy would be what it was, as the few steps that it learns in only begin to warm up."""
+        args = self.host.args
+        rate = schedule_of(args, learning, args.learning_rate)
+        if args.learning_rate and rate is not None and not any(rate(step) > 0 for step in range(learning)):
+            raise ValueError(
+                f"the policy may learn in only {learning} of {steps} steps, in which warmup_steps="
+                f"{args.warmup_steps:g} leaves its learning rate at 0: set warmup_steps=0, critic_pretrain_steps=0, or "
+                "train for more steps"
             )
 
     def train_loader(self) -> Any:

@@ -6,20 +6,21 @@ import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainingArguments, get_scheduler
+from transformers import TrainingArguments
 
 from ...models.critic import critic_of, load_critic, parameter_groups, save_critic
 from ...models.shared_critic import SharedCritic
 from ...objectives.base import Metric
 from ..config import PreferenceConfig
 from ..one_model import OneModel
+from ..schedule import Schedule, schedule_of
 from ..step import StepRunner
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ ONE = torch.tensor(1)
 
 Groups = Mapping[str, list[nn.Parameter]]
 """The weights of "policy" and "critic"."""
-Schedule = Callable[[int], float]
-"""A number of steps -> what the learning rate is multiplied with."""
 
 
 def split(optimizer: Optimizer, groups: Groups, rates: Mapping[str, float]) -> None:
@@ -73,17 +72,13 @@ def schedules(
 
 
 def _shape(args: TrainingArguments, steps: int, rate: float) -> Schedule:
-    """transformers' schedule of this many steps, as a function; `rate` is what its least rate is a share of."""
-    kind: Any = args.lr_scheduler_type
-    stand_in = torch.optim.SGD([torch.zeros(1)], lr=rate)
-    warmup, more = args.get_warmup_steps(steps), cast(Any, args.lr_scheduler_kwargs)
-    schedule = get_scheduler(kind, stand_in, warmup, steps, scheduler_specific_kwargs=more)
-    if not isinstance(schedule, LambdaLR):
+    schedule = schedule_of(args, steps, rate)
+    if schedule is None:
         raise ValueError(
-            f"lr_scheduler_type={kind}: policy and critic have schedules of their own, which must be functions of the "
-            "step, such as linear, cosine or inverse_sqrt"
+            f"lr_scheduler_type={args.lr_scheduler_type}: policy and critic have schedules of their own, which must be "
+            "functions of the step, such as linear, cosine or inverse_sqrt"
         )
-    return schedule.lr_lambdas[0]
+    return schedule
 
 
 def clip(groups: Groups, limit: float) -> dict[str, Tensor]:
