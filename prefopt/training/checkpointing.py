@@ -54,7 +54,7 @@ class Checkpoints:
         trained: what is saved, under which names.
         step: whose state is saved with it.
         tokenizer: saved beside each model.
-        reference_check: of the reference's weights, None where it moves or there is none.
+        reference: what the reference's weights are known by.
         rows: gives the rows that are trained on, without what is computed from them.
         describe: what must be the same for a checkpoint to go on, beside what is so for every run.
     """
@@ -65,12 +65,12 @@ class Checkpoints:
         trained: OneModel,
         step: StepRunner,
         tokenizer: Any,
-        reference_check: str | None,
+        reference: Mapping[str, str | None],
         rows: Callable[[], Any],
         describe: Callable[[], Mapping[str, Any]],
     ):
         self.args, self.trained, self.step, self.tokenizer = args, trained, step, tokenizer
-        self.reference_check, self.rows, self.describe = reference_check, rows, describe
+        self.reference, self.rows, self.describe = reference, rows, describe
         self.accelerator: Accelerator = step.accelerator
         self.kept: str | None = None
         """A checkpoint that must stay beside the best and the newest."""
@@ -131,7 +131,7 @@ class Checkpoints:
             "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
             **config_of(model),
             "initial weights": self._initial_weights,
-            "reference": self.reference_check,
+            **self.reference,
             "tokenizer": tokenizer_description(self.tokenizer),
             "rows": None if rows is None else len(rows),
             "data": rows_hash(rows),
@@ -332,7 +332,8 @@ def _not_written(error: Exception, folder: Path, staged: Path, needed: int) -> s
     files = [path for path in staged.rglob("*") if path.is_file()]
     written = sum(path.stat().st_size for path in files)
     last = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
-    name = folder if last is None else folder / last.relative_to(staged)
+    told = Path(str(getattr(error, "filename", None) or last or staged))
+    name = folder / told.relative_to(staged) if told.is_relative_to(staged) else told
     room = free(folder) + written
     return f"could not write {name} ({error}): at least {max(needed, written):,} bytes are needed, {room:,} are free"
 

@@ -43,7 +43,7 @@ from ...utils.fingerprint import fingerprint_of_values
 from ...utils.signals import listener
 from .. import checkpoint
 from ..config import PreferenceConfig
-from ..content import settings_of
+from ..content import deciding_rows, settings_of
 from ..identity import FORMAT
 from .run_folder import Row, RunFolder
 
@@ -204,8 +204,12 @@ class IterationLoop:
         policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
         rows = {"distinct prompts": len(self.dataset.prompts), "prompts": fingerprint_of_values(answers)}
+        held_out = deciding_rows(self.args, self.held_out, lambda rows: rows)
+        if self.settings.temperatures:
+            held_out["held-out prompts"] = fingerprint_of_values(self._held_out_prompts())
         return {
             **settings_of(self.args),
+            **held_out,
             "format": FORMAT,
             "objective": type(self.settings).__name__,
             **sampled,
