@@ -136,7 +136,8 @@ def model(*more: str) -> Callable[[Path], dict[str, bytes]]:
     def results(folder: Path) -> dict[str, bytes]:
         history = json.loads((folder / "run/trainer_state.json").read_text())["log_history"]
         losses = [{name: log[name] for name in ("step", "loss")} for log in history if "loss" in log]
-        files = saved("run/*.safetensors", "run/critic/*.safetensors", *more)(folder)
+        files = saved("run/*.safetensors", "run/policy/*.safetensors", "run/critic/*.safetensors", *more)(folder)
+        assert files, "there is no model"
         return {**files, "losses": json.dumps(losses).encode()}
 
     return results

@@ -21,7 +21,7 @@ from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTraine
 from prefopt.cli.train import train_and_save
 from prefopt.objectives.dpo import DPO
 from prefopt.testbed.model import build_tokenizer
-from prefopt.training import checkpoint, final_model
+from prefopt.training import checkpoint, final_model, output_folder
 from prefopt.training import trainer as room
 from prefopt.training.output_folder import AUTO
 from tests.helpers import iterations, ppo
@@ -79,32 +79,39 @@ def patched(owner: Any, name: str) -> Callable[[Path], None]:
     return call
 
 
-class Judge:
-    """Scores by vowels; the first time it gets a signal, if it is to."""
+STRUCK: list[bool] = []
+"""Not empty in the rank that the scorer gives a signal to; a scorer is known by its code, which has to be the same."""
 
-    def __init__(self, struck: bool):
-        self.struck = struck
 
-    def __call__(self, prompts: Any, responses: Any) -> list[float]:
-        if self.struck:
-            strike()
-        return iterations.vowels(prompts, responses)
+def judge(prompts: Any, responses: Any) -> list[float]:
+    """Scores by vowels."""
+    if STRUCK:
+        strike()
+    return iterations.vowels(prompts, responses)
 
 
 def pairs() -> Dataset:
     return Dataset.from_list(testbed.preference_rows(16, seed=3))
 
 
-def sampled(folder: Path, struck: bool) -> None:
+def struck_by_the_scorer(call: Callable[[Path], None]) -> Callable[[Path], None]:
+    def struck(folder: Path) -> None:
+        STRUCK.append(True)
+        call(folder)
+
+    return struck
+
+
+def sampled(folder: Path) -> None:
     tokenizer = build_tokenizer()
     args = iterations.config(folder, iterations=1, max_steps=2, save_strategy="steps", save_steps=1)
-    more: dict[str, Any] = {"train_dataset": pairs(), "processing_class": tokenizer, "scorer": Judge(struck)}
+    more: dict[str, Any] = {"train_dataset": pairs(), "processing_class": tokenizer, "scorer": judge}
     train_and_save(RejectionSamplingTrainer(untrained(tokenizer), args, **more), AUTO)
 
 
-def on_policy(folder: Path, struck: bool) -> None:
+def on_policy(folder: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2}
-    trainer = ppo.trainer_of(folder, build_tokenizer(), pairs(), scorer=Judge(struck), **saving)
+    trainer = ppo.trainer_of(folder, build_tokenizer(), pairs(), scorer=judge, **saving)
     train_and_save(trainer, AUTO)
 
 
@@ -118,8 +125,8 @@ STAGES: dict[str, tuple[int, Call, Call]] = {
     "while saving": (0, patched(checkpoint, "publish"), offline),
     "while saving the end": (0, patched(final_model, "write_whole"), offline),
     "at the end": (1, lambda folder: offline(folder, Strikes("on_train_end", 4)), offline),
-    "while scoring": (1, lambda folder: sampled(folder, True), lambda folder: sampled(folder, False)),
-    "in a rollout": (0, lambda folder: on_policy(folder, True), lambda folder: on_policy(folder, False)),
+    "while scoring": (0, struck_by_the_scorer(sampled), sampled),
+    "in a rollout": (0, struck_by_the_scorer(on_policy), on_policy),
 }
 """Stage -> the rank that gets the signal, what it does then, and what all others do."""
 
@@ -133,7 +140,8 @@ def ended(folder: Path, stage: str) -> dict[str, Any]:
     statuses = Attempt(Run(call, dict, ranks=2), folder).end()
     words = said(folder)
     again = Attempt(Run(others, dict, ranks=2), folder).end()
-    return {"statuses": statuses, **words, "again": again, "whole": (folder / "run/model.safetensors").is_file()}
+    left = output_folder.contents(folder / "run")
+    return {"statuses": statuses, **words, "again": again, "whole": "a final model" in left or "run.json" in left}
 
 
 def main(folder: str, stages: list[str] | None = None) -> None:
