@@ -2,7 +2,7 @@
 
 A launcher sends a signal to all. Where it reaches one alone, the others would fail in their next exchange with it, and
 end with a status that says nothing of a signal. So processes that were started together tell one another who they are
-(`meet`), and one that leaves says so (`tell`).
+(`meet`), and one that leaves says so (`tell`): by a signal of its own, which nobody dies of who does not listen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from functools import partial
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """How many processes torchrun or MPI started, as accelerate reads it."""
+
+TOLD = getattr(signal, "SIGURG", None)
+"""Says that another process was asked to end, by SIGTERM in most cases. It is ignored by default (signal(7))."""
 
 _others: list[Callable[[int], object]] | None = None
 """Each sends a signal to a process; None until these are known."""
@@ -52,11 +55,11 @@ def meet(signum: int | None = None) -> int | None:
     return max((number for _, _, number in places if number), default=None)
 
 
-def tell(signum: int) -> None:
-    """Send a signal to the others on this computer."""
+def tell() -> None:
+    """Tell the others on this computer that this one was asked to end."""
     for send in _others or ():
         with suppress(OSError):  # it has ended
-            send(signum)
+            send(TOLD)
 
 
 def _place() -> tuple[str, str]:

@@ -69,6 +69,11 @@ def status_of(signum: int) -> int:
     return 128 + signum
 
 
+def _asked(signum: int) -> int:
+    """The signal that asks a process to end when this one comes."""
+    return int(signal.SIGTERM) if signum == peers.TOLD else signum
+
+
 def name_of(signum: int) -> str:
     return "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
 
@@ -140,10 +145,11 @@ class Listener:
             self.signum = signum
 
     def _handle(self, signum: int, frame: Any) -> None:
-        self.note(signum)
+        self.note(_asked(signum))
         _leave_terminal(self.terminals)
         if self.ends_at_once and not self.closed:
-            peers.tell(signum)
+            if signum != peers.TOLD:
+                peers.tell()
             self.check()
 
 
@@ -154,7 +160,8 @@ class _Installed:
         self.listener = listener
         self.mask: set[int] | None = None
         """What was blocked before a fork that is under way."""
-        self.before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) in DEFAULT}
+        heard = SIGNALS if peers.TOLD is None else (*SIGNALS, peers.TOLD)
+        self.before = {each: signal.getsignal(each) for each in heard if signal.getsignal(each) in DEFAULT}
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.wakeup = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
@@ -193,15 +200,15 @@ class _Installed:
                     continue
                 if asked is None:
                     asked = time.monotonic()
-                    self.listener.note(signum)
-                    left = self.listener.left
-                    say(f"{name_of(signum)}: ending, within {left:g} s; a second signal ends this at once")
-                elif time.monotonic() - asked > ECHO:
+                    self.listener.note(_asked(signum))
+                    name, left = name_of(_asked(signum)), self.listener.left
+                    say(f"{name}: ending, within {left:g} s; a second signal ends this at once")
+                elif time.monotonic() - asked > ECHO and signum != peers.TOLD:
                     self._leave("a second signal")
 
     def _leave(self, why: str) -> None:
         assert self.listener.signum is not None
-        peers.tell(self.listener.signum)  # they would fail for want of this one
+        peers.tell()  # they would fail for want of this one
         text = f"{name_of(self.listener.signum)}: {why}: this ends where it stands; what was on disk before stays"
         saying = threading.Thread(target=say, args=(text,), daemon=True)  # nobody may be reading
         saying.start()

@@ -13,6 +13,9 @@ where half a file may be left, or after a time, counted from when all processes 
 
 from __future__ import annotations
 
+import gc
+import importlib
+import json
 import multiprocessing
 import os
 import random
@@ -38,6 +41,8 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 ENDED = 0
 ENDS = "\nEnds: "
 """Before what a process says that is interrupted."""
+MODULES = "log-modules.json"
+"""What a run that has ended had imported."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Attempt:
                 with self.ready.get_lock():
                     self.ready.value += 1
                 run.call(self.folder)
+            (self.folder / MODULES).write_text(json.dumps(sorted(sys.modules)))
             status = ENDED
         except SystemExit as ending:
             status = int(ending.code or 0)
@@ -179,10 +185,16 @@ def _changes(event: str, details: tuple[Any, ...]) -> bool:
 
 
 def undisturbed(run: Run, folder: Path) -> Whole:
-    """A run that goes through; what it says is in `log-0.txt` there."""
+    """A run that goes through; what it says is in `log-0.txt` there. What it had to import is paid for after it."""
     attempt = Attempt(run, folder)
     _ended(attempt.end(), folder)
-    return Whole(time.monotonic() - attempt.began, attempt.counter.value, run.results(folder))
+    whole = Whole(time.monotonic() - attempt.began, attempt.counter.value, run.results(folder))
+    for name in json.loads((folder / MODULES).read_text()):
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    gc.freeze()  # trainers collect garbage when they begin, of which all imports are none
+    return whole
 
 
 def killed(run: Run, folder: Path, kill: Kill) -> list[int]:
@@ -192,7 +204,7 @@ def killed(run: Run, folder: Path, kill: Kill) -> list[int]:
 
 def said(folder: Path) -> dict[str, str]:
     """What was said in the last attempt: how the first process ended, and every traceback."""
-    logs = [path.read_text("utf-8", "replace") for path in sorted(folder.glob("log-*.txt"))]
+    logs = [path.read_text("utf-8", "replace") for path in sorted(folder.glob("log-[0-9].txt"))]
     tracebacks = [
         before[-300:] + mark + after[-2000:] for before, mark, after in (log.rpartition("Traceback") for log in logs)
     ]
@@ -219,7 +231,7 @@ def kills(whole: Whole, count: int, signum: int, rng: random.Random, run: Run, s
 
 
 def _ended(statuses: list[int], folder: Path) -> None:
-    logs = "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in sorted(folder.glob("log-*.txt")))
+    logs = "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in sorted(folder.glob("log-[0-9].txt")))
     assert set(statuses) == {ENDED}, f"{folder}: {statuses}\n{logs}"
 
 

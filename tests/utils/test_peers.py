@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -39,19 +41,31 @@ def test_nothing_ends_at_once_before_they_have_met() -> None:
 
 
 @pytest.mark.usefixtures("strangers")
-def test_whoever_is_ended_at_once_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.pause()
-        finally:
-            os._exit(0)
-    monkeypatch.setattr(peers, "_others", [peers._sender(child)])
+def test_whoever_is_ended_at_once_ends_the_others_that_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here two others, of which one does not listen; that one goes on."""
+    ready, children = os.pipe(), []
+    for listens in (True, False):
+        if (child := os.fork()) == 0:
+            peers._others = []
+            with suppress(Interrupted), listening() if listens else nullcontext():
+                os.write(ready[1], b".")
+                time.sleep(0.0 if listens else 0.5)
+                os._exit(status_if_ended(listens))
+            os._exit(143)
+        children.append(child)
+    assert len(os.read(ready[0], 1) + os.read(ready[0], 1)) == 2
+    monkeypatch.setattr(peers, "_others", [peers._sender(child) for child in children])
     with pytest.raises(Interrupted), listening():
-        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGHUP
-    peers.tell(signal.SIGHUP)  # nobody is there any more
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [143, 0]
+    peers.tell()  # nobody is there any more
+
+
+def status_if_ended(listens: bool) -> int:
+    if listens:
+        signal.pause()
+    return 0
 
 
 def test_an_error_that_comes_of_the_end_of_another_has_the_signals_status() -> None:

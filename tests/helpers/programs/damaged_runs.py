@@ -79,7 +79,7 @@ def files_of(folder: Path) -> dict[str, Path]:
 def outcome(run: Run, folder: Path, damaged: Path, whole: Whole) -> dict[str, Any]:
     """What came of the same call on a damaged folder."""
     statuses = Attempt(run, folder).end()
-    said = "\n".join(path.read_text("utf-8", "replace") for path in sorted(folder.glob("log-*.txt")))
+    said = "\n".join(path.read_text("utf-8", "replace") for path in sorted(folder.glob("log-[0-9].txt")))
     if set(statuses) != {ENDED}:
         last = said.rpartition("Traceback")[2].partition("\n")[2]
         names = damaged.name in last

@@ -30,6 +30,7 @@ LIKE = (
     (re.compile(r"[0-9a-f]{16,}"), "HASH"),
     (re.compile(r"\.tmp[A-Za-z0-9]+$"), "*.safetensors"),
     (re.compile(r"\.(\d+\.)?staging(?=$|/)"), ""),
+    (re.compile(r"//+"), "/"),
     (re.compile(r"^(out/\w+/)((?:[a-z][\w-]*?-)?)(?:\d+-)?[0-9a-f]{10}(?=/|$)"), r"\1\2*"),
 )
 
@@ -56,10 +57,11 @@ def cases(operations: list[Operation], folder: Path, each: int, rng: random.Rand
 
 def tried(run: Run, folder: Path, fault: Fault, whole: Whole) -> dict[str, Any]:
     """One fault: how the run ended, whether it named the file, and whether it ends as others do if it is run again."""
+    folder.mkdir(parents=True)
     with recorded(folder, fault) as operations:
         statuses = Attempt(run, folder).end()
     what, path = operations[fault.at or 0]
-    log = "\n".join(each.read_text("utf-8", "replace") for each in sorted(folder.glob("log-*.txt")))
+    log = "\n".join(each.read_text("utf-8", "replace") for each in sorted(folder.glob("log-[0-9].txt")))
     ended = set(statuses) == {ENDED}
     outcome = "went on" if ended else "error"
     if not ended and not named(log, path, folder):
@@ -91,6 +93,7 @@ def main(folder: str, methods: list[str], each: int = 1, seed: int = 0, only: st
     found: list[dict[str, Any]] = []
     for method in methods:
         run, place, rng = RUNS[method], Path(folder).resolve() / method, random.Random(f"{seed} {method}")
+        (place / "whole").mkdir(parents=True)
         with recorded(place / "whole") as operations:
             whole = undisturbed(run, place / "whole")
         planned = [case for case in cases(operations, place / "whole", each, rng) if re.search(only, case[2])]

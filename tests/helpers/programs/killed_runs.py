@@ -22,6 +22,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 
 from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer, testbed
+from prefopt.candidates.plot import new_figure
 from prefopt.cli.train import train_and_save
 from prefopt.compare.run import compare
 from prefopt.compare.run.task_functions import TASK_FUNCTIONS
@@ -229,8 +230,9 @@ def prepare() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     disable_progress_bars()
+    new_figure()
     build_tokenizer()  # once for all
-    gc.freeze()  # trainers collect garbage when they begin, of which all imports are none
+    gc.freeze()
 
 
 if __name__ == "__main__":
