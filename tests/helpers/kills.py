@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from prefopt.utils.signals import listening
 from tests.helpers.processes import TIMEOUT_S
@@ -113,18 +113,15 @@ class Attempt:
                 with self.ready.get_lock():
                     self.ready.value += 1
                 run.call(self.folder)
-            (self.folder / MODULES).write_text(json.dumps(sorted(sys.modules)))
-            status = ENDED
+                (self.folder / MODULES).write_text(json.dumps(sorted(sys.modules)))
+                _leave(ENDED)  # while it listens: a signal that comes too late is none
         except SystemExit as ending:
             status = int(ending.code or 0)
             print(f"{ENDS}{ending}", file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:
-            with suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
+            _leave(status)
 
     def _into_log(self, rank: int) -> None:
         with (self.folder / f"log-{rank}.txt").open("wb") as log:
@@ -175,6 +172,13 @@ class Attempt:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signum)
+
+
+def _leave(status: int) -> NoReturn:
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _changes(event: str, details: tuple[Any, ...]) -> bool:

@@ -63,10 +63,14 @@ def test_every_method_killed_often_does_so_too(name: str, tmp_path: Path) -> Non
     check(attempts(tmp_path, ALL, name, seed=2), ALL, name)
 
 
-def test_a_signal_to_one_of_two_ranks_ends_both_with_its_status(tmp_path: Path) -> None:
-    """At every stage of a run; the same call then goes on to its end."""
-    found = launch(1, "tests.helpers.programs.signalled_ranks", folder=str(tmp_path))
-    assert len(found) == 10
+STAGES = ["before they have met", "between set-up and training", "in a step", "while saving the end", "while scoring"]
+
+
+@pytest.mark.parametrize("stages", [STAGES, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_a_signal_to_one_of_two_ranks_ends_both_with_its_status(stages: list[str] | None, tmp_path: Path) -> None:
+    """At stages of a run; the same call then goes on to its end."""
+    found = launch(1, "tests.helpers.programs.signalled_ranks", folder=str(tmp_path), stages=stages)
+    assert len(found) == len(stages or range(10))
     for stage, ended in found.items():
         assert ended["statuses"] == [143, 143], (stage, ended)
         assert ended["said"].strip() and not ended["tracebacks"], (stage, ended)

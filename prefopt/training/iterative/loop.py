@@ -141,9 +141,11 @@ class IterationLoop:
 
     def select(self, number: int) -> tuple[list[Row], Report]:
         """The rows to train on, which are on disk, and what they were selected from."""
-        groups = by_prompt(self.pool.scored(self.scorer), prior_top_n=self.settings.prior_top_n)
+        # An iteration that is done again, for want of its policy, knows nothing of those that came after it.
+        scored = (row for row in self.pool.scored(self.scorer) if row.candidate.iteration <= number)
+        groups = by_prompt(scored, prior_top_n=self.settings.prior_top_n)
         rows = rows_for(self.objective.offline.responses, groups, self.settings.score_threshold)
-        left = left_out(self.pool.candidates())
+        left = left_out(candidate for candidate in self.pool.candidates() if candidate.iteration <= number)
         if len(groups) < FEWEST * left["prompts"] or not rows:
             raise DataError(self._too_few(number, len(rows), left))
         on_first(partial(self.folder.keep_rows, number, rows))

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer, testbed
 from prefopt.candidates.plot import new_figure
@@ -231,6 +232,7 @@ def prepare() -> None:
     torch.set_num_threads(1)
     disable_progress_bars()
     new_figure()
+    get_checkpoint_conversion_mapping("llama")  # which PEFT asks for, of all models there are
     build_tokenizer()  # once for all
     gc.freeze()
 
