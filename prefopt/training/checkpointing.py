@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 EXTRAS = "prefopt_state.safetensors"
 FAILURES = (OSError, RuntimeError, SafetensorError)
-"""What a write that fails raises: the system, torch and safetensors each have their own."""
+"""What a write that fails raises: the system, torch and safetensors each have their own, and tokenizers a plain one."""
 
 
 class Checkpoints:
@@ -174,7 +174,9 @@ class Checkpoints:
                 save_file(self._extras(), staged / EXTRAS)
                 checkpoint.publish(staged, run_dir / name, dict(self.run))
                 checkpoint.rotate(run_dir, self.args.save_total_limit, (state.best_model_checkpoint, self.kept))
-        except FAILURES as error:
+        except Exception as error:
+            if not _of_writing(error):
+                raise
             needed = self._trained_bytes() + _optimizer_bytes(optimizer)
             message = _not_written(error, run_dir / name, staged, needed)
             raise OSError(f"{message}; earlier checkpoints are untouched") from error
@@ -208,7 +210,9 @@ class Checkpoints:
         try:
             with locked(folder, take=lambda lock: lock()) if self._is_output(folder) else nullcontext():
                 final_model.write_whole(partial(self._save_into, save), folder)
-        except FAILURES as error:
+        except Exception as error:
+            if not _of_writing(error):
+                raise
             message = _not_written(error, folder, final_model.staged(folder), self._trained_bytes())
             final_model.discard(folder)
             raise OSError(f"{message}; what was there is untouched") from error
@@ -325,6 +329,10 @@ def _optimizer_bytes(optimizer: Any) -> int:
     states = getattr(optimizer, "state", {}).values()
     tensors = (value for state in states for value in state.values() if isinstance(value, Tensor))
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _of_writing(error: Exception) -> bool:
+    return isinstance(error, FAILURES) or type(error) is Exception
 
 
 def _not_written(error: Exception, folder: Path, staged: Path, needed: int) -> str:

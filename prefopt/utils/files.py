@@ -66,10 +66,16 @@ def write(descriptor: int, data: bytes) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: it could not be; the error has its name, which that of `os.fsync` lacks.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 

@@ -58,8 +58,9 @@ def meet(signum: int | None = None) -> int | None:
 def tell() -> None:
     """Tell the others on this computer that this one was asked to end."""
     for send in _others or ():
-        with suppress(OSError):  # it has ended
-            send(TOLD)
+        if TOLD is not None:
+            with suppress(OSError):  # it has ended
+                send(TOLD)
 
 
 def _place() -> tuple[str, str]:

@@ -80,13 +80,13 @@ def tried(run: Run, folder: Path, fault: Fault, whole: Whole) -> dict[str, Any]:
 
 
 def named(log: str, path: str, folder: Path) -> bool:
-    """Whether the last error names the file, or the folder that it is part of as a whole."""
-    said = log.rpartition("Traceback")[2] or log
-    name = re.sub(r"\.(\d+\.)?staging", "", path)
-    parts = [name, *(part for part in (re.search(r"checkpoint-\d+|\.staging/model", path),) if part)]
-    candidates = [part if isinstance(part, str) else part[0] for part in parts]
-    temporary = Path(name).name.startswith(".tmp")  # safetensors', beside the file
-    return any(each in said for each in candidates) or (temporary and str(Path(name).parent) in said) or name in log
+    """Whether the last error names the file as it is to be called, or the checkpoint that it is part of."""
+    said = log.rpartition("Traceback")[2]
+    final = re.sub(r"/\.staging(/model)?|\.(\d+\.)?staging", "", path)
+    checkpoint = re.search(r".*/checkpoint-\d+", final)
+    temporary = Path(final).name.startswith(".tmp")  # safetensors', beside the file
+    wanted = [final, *([checkpoint[0]] if checkpoint else []), *([str(Path(final).parent)] if temporary else [])]
+    return any(each in said for each in wanted)
 
 
 def main(folder: str, methods: list[str], each: int = 1, seed: int = 0, only: str = "", part: float = 1.0) -> None:
