@@ -102,7 +102,8 @@ def explained(error: OSError, path: Path, needed: int | None = None) -> OSError:
     """
     remedy = "mend that and run it again"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        room = "" if needed is None else f" ({needed:,} bytes are needed, {free(path):,} are free)"
+        wanted = "" if needed is None else f"{needed:,} bytes are needed, "
+        room = f" ({wanted}{free(path):,} are free)"
         remedy = f"make room{room} and run it again"
     reason = f"{error.strerror or error}: nothing was written and what was there is intact; {remedy}"
     return OSError(error.errno, reason, str(path))
