@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..data.records import Messages, responses_of
+from ..data.records import Messages, are_texts, responses_of
 from ..utils.renamed import renamed
 from ..utils.shuffle import shuffled
 from .candidate import Candidate, prompt_key
@@ -21,8 +21,8 @@ class DatasetAnswers:
     """The distinct prompts of a dataset's rows, in the order in which they first occur, and the answers to them.
 
     Args:
-        rows: rows of text, as trainers take them. Equal answers to a prompt count once; those that call tools are
-            left out, which is logged.
+        rows: rows of text, as trainers take them. Equal answers to a prompt count once; those that call tools,
+            or have a thought, are left out, which is logged.
 
     Attributes:
         prompts: each prompt once.
@@ -31,14 +31,14 @@ class DatasetAnswers:
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]):
         by_key: dict[str, tuple[Messages, dict[str, bool]]] = {}
-        calling = 0
+        others = 0
         for row in rows:
-            calling += sum(map(bool, row.get("tool_calls") or ()))
+            others += are_texts(row).count(False)
             _, answers = by_key.setdefault(prompt_key(row["prompt"]), (row["prompt"], {}))
             for answer, finished in answers_of(row):
                 answers[answer] = finished or answers.get(answer, False)
-        if calling:
-            logger.warning("%s answers call tools, which have no text to compare with: they are left out", calling)
+        if others:
+            logger.warning("%s answers have tool calls or a thought, and are no text to compare with: left out", others)
         self.prompts = [prompt for prompt, _ in by_key.values()]
         self.answers = {key: answers for key, (_, answers) in by_key.items()}
 
@@ -63,12 +63,11 @@ class DatasetAnswers:
 def answers_of(row: Mapping[str, Any]) -> list[tuple[str, bool]]:
     """The responses of a row of text, the first answer of each, and whether it is whole and not cut off.
 
-    Those that call tools are left out: their text is what the chat template of a policy writes.
+    Those that call tools or have a thought are left out: their text is what the chat template of a policy writes.
     """
     answers = responses_of(row)
-    calls = row.get("tool_calls") or [None] * len(answers)
-    rows = zip(answers, row.get("finished") or [True] * len(answers), calls, strict=True)
-    return [(answer, finished) for answer, finished, called in rows if not called]
+    rows = zip(answers, row.get("finished") or [True] * len(answers), are_texts(row), strict=True)
+    return [(answer, finished) for answer, finished, is_text in rows if is_text]
 
 
 def prompts_of(rows: Any) -> list[Messages]:

@@ -128,12 +128,14 @@ def summary_of(report: Report) -> str:
     count = report.get("without_ids")
     left = report.get("left_out")
     out = f" ({left['cut']:,} of {left['candidates']:,} candidates cut off, {left['blank']:,} blank)" if left else ""
+    differ = report.get("encoding", {}).get("sampled_ids_differ")
+    ids = f", {differ:,} responses by sampled ids that are not their text's" if differ else ""
     texts = f", selected from {count:,} responses without ids among others" if count else ""
     return (
         f"iteration {report['iteration']}: {report['responses']:,} responses to {report['prompts']:,} prompts at "
         f"temperature {report['temperature']:g}, {report['unfinished']:.1%} truncated; reward "
         f"{rewards['mean'][0]:.3g}, best of {n} {rewards['max'][0]:.3g}, best so far "
-        f"{report['best']['mean']:.3g}{held_out}; trained on {report['rows']:,} rows{out}{texts}"
+        f"{report['best']['mean']:.3g}{held_out}; trained on {report['rows']:,} rows{ids}{out}{texts}"
     )
 
 

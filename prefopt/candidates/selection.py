@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.records import plain_turn
+from ..data.records import are_texts, plain_turn
 from ..generation.stopping import PARTIAL_CHARACTER
 from ..utils import jsonl
 from ..utils.renamed import renamed_arguments
@@ -234,7 +234,7 @@ def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candid
 
     Every distinct answer to a prompt makes a pair with every distinct response to it. Left out, and counted, are
     responses that the length limit truncated, empty ones, those that say what another or an answer says, and answers
-    that call tools, whose text is the chat template's.
+    that call tools or have a thought, whose text is the chat template's.
 
     Args:
         rows: what `load_sft` returns: `prompt`, `response` and, where known, `finished`.
@@ -245,8 +245,8 @@ def self_rejected(rows: Iterable[Mapping[str, Any]], candidates: Iterable[Candid
     answers: dict[str, dict[str, Mapping[str, Any]]] = {}
     left_out: Counter[str] = Counter()
     for row in rows:
-        if any(row.get("tool_calls") or ()):
-            left_out["answers that call tools, which have no text"] += 1
+        if not all(are_texts(row)):
+            left_out["answers with tool calls or a thought, which are no text"] += 1
         else:
             answers.setdefault(prompt_key(row["prompt"]), {}).setdefault(row["response"].strip(), row)
     rejected: dict[str, dict[str, Candidate]] = {key: {} for key in answers}

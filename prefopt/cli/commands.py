@@ -19,6 +19,7 @@ OTHERS: dict[str, Command] = {
         goes_on=True,
     ),
     "compare": Command("Compare methods side by side, with error bars.", "prefopt.cli.compare", goes_on=True),
+    "evaluate": Command("Compare trained policies on held-out prompts.", "prefopt.cli.evaluate", goes_on=True),
     "rounds": Command("Iterative rounds, RLHF-v1 to vN, with people in the loop.", "prefopt.cli.rounds", goes_on=True),
     "doctor": Command("Find what is wrong with a run: prefopt doctor RUN.", "prefopt.cli.doctor"),
     "data": Command(

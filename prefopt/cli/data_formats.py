@@ -9,6 +9,8 @@ from rich.table import Table
 from ..data.adapters import REGISTRY, Adapter
 from ..data.adapters.base import EXTRAS, KINDS
 from ..data.adapters.columns import HISTORY, LABELS, QUESTIONS, SYSTEM, TEMPLATE_INPUTS
+from ..data.adapters.labels import FLAG_LABELS
+from ..data.records import TEXTS_BESIDE, THOUGHTS
 from ..data.token_columns import GOOD_OR_BAD, MASKS
 from ..data.tokenised import FORMS
 
@@ -22,13 +24,19 @@ TITLES = {
 NOTES = (
     f"A prompt is the first of {', '.join(QUESTIONS)}, or a conversation.",
     f"Before it come, in any format, {', '.join(SYSTEM)} and {', '.join(HISTORY)}.",
-    f"For the chat template, in any format, {' and '.join(TEMPLATE_INPUTS)}; an assistant's turn may have tool_calls.",
+    f"For the chat template, in any format, {' and '.join(TEMPLATE_INPUTS)}; an assistant's turn may have tool_calls "
+    f"and a thought ({' or '.join(THOUGHTS)}), a tool's turn {' and '.join(TEXTS_BESIDE['tool'])}.",
     f"A pair may also have {', '.join(sorted(EXTRAS))}.",
-    f"A demonstration may also have {', '.join(LABELS)}: one that they call bad is not learnt.",
+    f"A demonstration may also have {', '.join(LABELS)}, or true or false as "
+    f"{', '.join(name for name in FLAG_LABELS if name not in LABELS)}: one that they call bad is not learnt.",
     "A column that is not read is named with its count, in a warning where it seems to say something; one that holds "
     "turns, or has one of the names above, drops its row instead. What a mapping of columns leaves out drops none.",
     "An answer is read to the letter, with the space around it, but for the space that a transcript writes around it.",
-    "The prompt of several answers, or of answers that are turns, is a user's turn.",
+    "A text in the column prompt is a user's turn where the tokenizer has a chat template, else verbatim, as "
+    "text_prompts says; beside several answers, or answers that are turns, it is a user's turn anyway.",
+    "Where a file has nothing that may be the prompt, it is what chosen and rejected begin with in common: up to the "
+    "last mark of an answer, the first word that differs, or, in scripts without spaces, the last end of a sentence "
+    "(else the first character that differs, and the rows are counted).",
 )
 IDS_TITLE = "Rows that are tokenised already"
 IDS_NOTES = (

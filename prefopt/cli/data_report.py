@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..data.findings import ERRORS, FileReport, LengthBias, Part, Report, Sample
+from ..data.findings import ERRORS, REMARKS, FileReport, LengthBias, Part, Report, Sample
 from ..data.records import plain_turn
+from ..data.row_encoder import UNREAD, UNREAD_KEYS
 from ..utils.visible import one_line, visible
 from .data_formats import TITLES
 
@@ -34,7 +35,8 @@ WORDS = {
     "template_mismatches": "answers the chat template renders otherwise in the whole conversation",
     "answers_dropped": "later answers dropped, as the chat template rewrites an earlier one",
     "sampled_ids_unused": "answers encoded from their text: their sampled ids are of another tokenizer, stop or text",
-    "template_inputs_unread": "rows with tools, tool calls or chat_template_kwargs that the template does not read",
+    "template_inputs_unread": f"rows with {UNREAD}",
+    "tool_keys_unread": f"rows with {UNREAD_KEYS}",
     "special_tokens_kept": "rows whose prompt (or bare text) spells a special token, and so gets a real one",
     "special_tokens_split": "rows whose answer (or plain prompt) spells a special token, kept as text",
     "doubled_bos": "prompts that bring their own BOS",
@@ -120,7 +122,8 @@ def _show_findings(file: FileReport, console: Console) -> None:
             _line(table, colour, count, f"{word}: {reason}", load.examples[reason])
     for name in sorted(file.findings, key=list(WORDS).index):
         if (finding := file.findings[name]).count:
-            _line(table, "red" if name in ERRORS else "yellow", finding.count, WORDS[name], finding.examples)
+            colour = "red" if name in ERRORS else "dim" if name in REMARKS else "yellow"
+            _line(table, colour, finding.count, WORDS[name], finding.examples)
     if table.row_count:
         console.print(table)
     absent = [name.replace("_", " ") for name in WORDS if name in file.findings and not file.findings[name].count]

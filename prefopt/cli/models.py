@@ -21,13 +21,17 @@ def named(flag: str, value: str | None, what: str = "a path or a hub id") -> str
     return value
 
 
-def check_place(flag: str, name: str) -> None:
-    """Refuse a path where no model is; a hub id is left to the hub."""
+def check_place(where: str, name: str) -> None:
+    """Refuse a path where no model is; a hub id is left to the hub.
+
+    Args:
+        where: what named it, for the message.
+    """
     path = Path(name).expanduser()
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"--{flag} {name}: no such folder")
+        raise ValueError(f"{where} {name}: no such folder")
     if path.exists() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise ValueError(f"--{flag} {name}: holds no model, which would have a config.json")
+        raise ValueError(f"{where} {name}: holds no model, which would have a config.json")
 
 
 def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:
@@ -40,8 +44,9 @@ def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:
 
 def load_for_sampling(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:
     """The policy on its device, and its tokenizer."""
-    from ..models.load import load_policy, load_tokenizer
+    from ..models.load import load_policy
     from ..models.modes import freeze, is_quantized
+    from ..models.tokenizers import load_tokenizer
 
     name, kwargs = os.path.expanduser(str(arguments.model_name_or_path)), loading(arguments)
     tokenizer = load_tokenizer(name, **{key: kwargs[key] for key in ("revision",) if key in kwargs})

@@ -126,7 +126,7 @@ def check(args: SamplingCommandArguments, model_args: LoadingArguments, rows_arg
     """Refuse what is missing or cannot be, before anything is loaded."""
     name = named("model_name_or_path", model_args.model_name_or_path)
     named("dataset_name", rows_args.dataset_name)
-    check_place("model_name_or_path", name)
+    check_place("--model_name_or_path", name)
     args.check_sampling()
     check_mode(args.text_prompts)
     if not model_args.load_in_4bit:

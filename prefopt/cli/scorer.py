@@ -26,7 +26,7 @@ def check_scorer(arguments: ScorerArguments, needed: bool = True) -> None:
     if not name:
         check_without("scorer", arguments, ["scorer_dtype"])
     elif not is_named(name):
-        check_place("scorer", name)
+        check_place("--scorer", name)
     elif function_of(name) and arguments.scorer_dtype != ScorerArguments.scorer_dtype:
         raise ValueError("--scorer_dtype is for a reward model, and a function has no weights: leave it out")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from ..data.row_encoder import COUNTS, NOTES
+from ..training.metrics import encoding_counts
 from ..utils.visible import visible
 from .rows import Rows
 
@@ -17,7 +19,13 @@ TIMING = ("runtime", "per_second", "flos", "epoch")
 def summary(trainer: Any, rows: Rows, metrics: dict[str, float]) -> None:
     """Print what was done, measured and written, a line each."""
     console, out = Console(highlight=False, markup=False, soft_wrap=True), Path(trainer.args.output_dir)
-    lines = [*_run(trainer, rows, metrics), *_numbers(metrics), *_places(out), *_responses(trainer, out)]
+    lines = [
+        *_run(trainer, rows, metrics),
+        *_encoding(metrics),
+        *_numbers(metrics),
+        *_places(out),
+        *_responses(trainer, out),
+    ]
     width = max(len(label) for label, _ in lines)
     console.print(f"\n{type(trainer).__name__.removesuffix('Trainer')} training is done", style="bold")
     for label, value in lines:
@@ -33,6 +41,12 @@ def _run(trainer: Any, rows: Rows, metrics: dict[str, float]) -> list[tuple[str,
         ("rows", f"{len(rows.train):,} {use}{evaluated}{note}"),
         ("steps", f"{trainer.state.global_step:,} in {_time(metrics.get('train_runtime', 0.0))}"),
     ]
+
+
+def _encoding(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    """What encoding did to the rows that were trained on."""
+    counts = encoding_counts(metrics).items()
+    return [("encoding", f"{count:,} {NOTES[COUNTS[name]]}") for name, count in counts]
 
 
 def _time(seconds: float) -> str:

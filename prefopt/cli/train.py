@@ -105,7 +105,7 @@ def check(model_args: ModelConfig, data_args: ScriptArguments, task: str) -> Non
     """Refuse what is missing, or would quietly do something else than was meant."""
     name = named("model_name_or_path", model_args.model_name_or_path)
     named("dataset_name", data_args.dataset_name)
-    check_place("model_name_or_path", name)
+    check_place("--model_name_or_path", name)
     quantised = next((bits for bits in ("load_in_4bit", "load_in_8bit") if getattr(model_args, bits)), None)
     if quantised and not model_args.use_peft and not (Path(name).expanduser() / "adapter_config.json").is_file():
         raise ValueError(f"--{quantised} needs --use_peft: quantised weights cannot be trained, an adapter on them can")

@@ -14,6 +14,6 @@ from .records import DataError as DataError
 from .records import Messages as Messages
 from .records import Turn as Turn
 from .report import LoadReport as LoadReport
-from .template import stop_token_ids as stop_token_ids
+from .stop_tokens import stop_token_ids as stop_token_ids
 from .template_variables import set_template_defaults as set_template_defaults
 from .truncation import Encoding as Encoding

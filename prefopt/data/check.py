@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from .adapters import Adapter
 from .check_encoding import encoding_findings
 from .findings import FileReport, Finding, LengthBias, Report, Sample
-from .loading import Reading, Record, parse, to_dataset
-from .records import Response
+from .loading import Reading, Record, parse
+from .records import ANSWER_EXTRAS, Response
 from .report import LoadReport
 from .text_prompts import check_mode, users_turns, with_turns
+from .text_table import to_dataset
 from .truncation import Encoding
 
 if TYPE_CHECKING:
@@ -183,8 +184,12 @@ def _labels(records: Iterable[Record], kind: str) -> dict[str, int] | None:
 
 
 def _length(response: Response) -> int:
-    """The characters of a response, those of its tool calls among them."""
-    return len(response) if isinstance(response, str) else sum(len(t.content) + len(t.tool_calls) for t in response)
+    """The characters of a response, those of its tool calls and thoughts among them."""
+    return (
+        len(response)
+        if isinstance(response, str)
+        else sum(len(t.content) + sum(len(t.extra(name)) for name in ANSWER_EXTRAS) for t in response)
+    )
 
 
 def _length_bias(records: Iterable[Record], kind: str) -> LengthBias | None:

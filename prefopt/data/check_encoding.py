@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .findings import Encoded, Finding, Part
 from .records import DataError
-from .row_encoder import Encoder
+from .row_encoder import COUNTS, Encoder
 from .template import is_bare
 from .truncation import Encoding
 
@@ -21,18 +21,9 @@ if TYPE_CHECKING:
 BATCH = 256
 PROBE = "a question"
 
-_NOTED = {
-    "prompts_cut": "_prompt_cut",
-    "answers_cut": "_responses_cut",
-    "eos_lost": "_stops_lost",
-    "boundary_merges": "_merges",
-    "template_mismatches": "_mismatches",
-    "answers_dropped": "_answers_dropped",
-    "sampled_ids_unused": "_foreign",
-    "template_inputs_unread": "_inputs_unread",
-    "special_tokens_kept": "_special_tokens_kept",
-    "special_tokens_split": "_special_tokens_split",
-}
+_ELSEWHERE = ("tool_calls_unwritten", "sampled_ids_differ")
+"""Of these the first is looked for here, and the second is how it should be."""
+_NOTED = {name: column for name, column in COUNTS.items() if name not in _ELSEWHERE}
 """Names in the report -> columns that the encoder counts in."""
 
 _LOOKED_AT = (

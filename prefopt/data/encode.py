@@ -5,14 +5,15 @@ How a row is encoded, its boundary and its stop token, stands in `row_encoder.py
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .adapters.rankings import UNORDERED
 from .loading import Source, load
-from .records import TURN_EXTRAS, DataError, Turn
-from .row_encoder import NOTES, Encoder
-from .template import stop_token_ids as stop_token_ids
+from .records import ANSWER_EXTRAS, TURN_EXTRAS, DataError, Turn
+from .row_encoder import COUNTS, NOTES, REMARKS, Encoder
+from .stop_tokens import stop_token_ids as stop_token_ids
 from .truncation import Encoding as Encoding
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ KNOWN_COLUMNS = TEXT_COLUMNS | {
     "later_turns",
     "responses",
     "scores",
-    "tool_calls",
+    *ANSWER_EXTRAS,
     "finished",
     "sampled_ids",
     "sampled_by",
@@ -44,6 +45,7 @@ def encode_dataset(
     encoding: Encoding | None = None,
     num_proc: int | None = None,
     generation_config: "GenerationConfig | None" = None,
+    counts: Counter[str] | None = None,
 ) -> "datasets.Dataset":
     """A dataset as token ids, ready to train on: `prompt_ids` and `response_ids` (K lists) of each row.
 
@@ -57,11 +59,13 @@ def encode_dataset(
         encoding: how long a row may be; by default `Encoding()`.
         num_proc: processes that encode at the same time.
         generation_config: of the model; it may say which token ends a response.
+        counts: what encoding did to the rows is added to it, under the names of `row_encoder.COUNTS`.
 
     Raises:
         DataError: a row that cannot be encoded; the message names it.
     """
     import datasets
+    import pyarrow.compute
 
     if isinstance(dataset, datasets.Dataset) and {"prompt_ids", "response_ids"} <= set(dataset.column_names):
         return dataset
@@ -76,13 +80,16 @@ def encode_dataset(
         load_from_cache_file=False,
         desc="Encoding",
     )
-    _log_notes(encoded, encoding or Encoding())
+    totals = {name: pyarrow.compute.sum(encoded.data.column(name)).as_py() or 0 for name in NOTES}
+    _log_notes(totals, len(encoded), encoding or Encoding())
+    if counts is not None:
+        counts.update({name: totals[column] for name, column in COUNTS.items()})
     return _written(encoded).remove_columns(list(NOTES))
 
 
 def _written(encoded: "datasets.Dataset") -> "datasets.Dataset":
     """Encoded rows without those whose tool calls the chat template does not write."""
-    unwritten = encoded.with_format("numpy")["_unwritten"][:]
+    unwritten = encoded.data.column("_unwritten").to_numpy()
     if not unwritten.any():
         return encoded
     if unwritten.all():
@@ -116,7 +123,7 @@ def _is_loaded(dataset: "datasets.Dataset") -> bool:
         return False
     if "sampled_ids" in columns and not _are_ids(dataset.features["sampled_ids"]):
         return False
-    for name, kind in (("finished", "bool"), ("tool_calls", "string")):
+    for name, kind in (("finished", "bool"), *((name, "string") for name in ANSWER_EXTRAS)):
         if name in columns and getattr(getattr(dataset.features[name], "feature", None), "dtype", "") != kind:
             return False
     chat = getattr(dataset.features["prompt"], "feature", None)
@@ -152,18 +159,15 @@ def _features(columns: list[str]) -> "datasets.Features":
     return datasets.Features(features | {name: datasets.Value("int32") for name in NOTES})
 
 
-def _log_notes(encoded: "datasets.Dataset", encoding: Encoding) -> None:
+def _log_notes(totals: Mapping[str, int], rows: int, encoding: Encoding) -> None:
     """One line about what truncation did, and one for each other note that has something to say."""
-    totals = {name: sum(encoded.with_format("numpy")[name][:].tolist()) for name in NOTES}
     cut = ", ".join(f"{totals[name]:,} {NOTES[name]}" for name in list(NOTES)[:3])
     rule = encoding.truncation_mode or "prompt first"
     level = logging.WARNING if any(totals[name] for name in list(NOTES)[:3]) else logging.INFO
-    log.log(level, "encoded %s rows, max_length %s (%s): %s", f"{len(encoded):,}", encoding.max_length, rule, cut)
+    log.log(level, "encoded %s rows, max_length %s (%s): %s", f"{rows:,}", encoding.max_length, rule, cut)
     for name in list(NOTES)[3:]:
         if totals[name]:
-            log.log(
-                logging.INFO if name == "_resampled" else logging.WARNING, "%s %s", f"{totals[name]:,}", NOTES[name]
-            )
+            log.log(logging.INFO if name in REMARKS else logging.WARNING, "%s %s", f"{totals[name]:,}", NOTES[name])
 
 
 def encode_prompt(turns: Iterable[Turn | Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -11,6 +11,9 @@ CLEAN, FAULTY, UNREADABLE = 0, 1, 2  # exit codes
 ERRORS = frozenset({"contradictions", "refused", "tool_calls_unwritten", "identical_encoded"})
 """Findings that make a file faulty, as dropped rows do; all others are things to look at."""
 
+REMARKS = frozenset({"tool_keys_unread"})
+"""Findings that are as they should be: neither errors nor things to look at."""
+
 NAMED = {
     "context_mismatches": ("dropped", "context mismatch"),
     "empty_sides": ("dropped", "empty "),
@@ -116,7 +119,7 @@ class FileReport:
     @property
     def to_look_at(self) -> list[str]:
         """What is no error, but should be looked at: reasons of the account, and names of findings."""
-        names = (name for name, finding in self.findings.items() if finding.count and name not in ERRORS)
+        names = (name for name, finding in self.findings.items() if finding.count and name not in ERRORS | REMARKS)
         return [*self.load.repaired, *self.load.noted, *names]
 
     def counts(self) -> dict[str, int]:

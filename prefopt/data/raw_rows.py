@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .records import ANSWER_EXTRAS
+
 
 def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     """The row less its nulls: a table has a column for every field of any row, and pandas NaN where it is missing."""
@@ -10,24 +12,31 @@ def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not is_null(value)}
 
 
-def with_calls(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that was saved as the load functions gave it, with the tools that each answer calls in the answer's turn.
+def with_extras(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that was saved as the load functions gave it, with what each answer has beside its text in its turn.
 
-    They have them in a column beside the answers, which may be empty texts then.
+    They have the tools that answers call, and the thoughts before them, in columns beside the answers.
     """
-    calls = row.get("tool_calls")
-    if not isinstance(calls, list | tuple) or not all(call is None or isinstance(call, str) for call in calls):
+    extras = [name for name in ANSWER_EXTRAS if name in row and _are_texts_or_nulls(row[name])]
+    if not extras:
         return row
-    rest = {name: value for name, value in row.items() if name != "tool_calls"}
-    if not any(calls):
+    rest = {name: value for name, value in row.items() if name not in extras}
+    if not any(any(row[name]) for name in extras):
         return rest
     answers = [name for name in ("chosen", "rejected", "response") if name in row]
-    if len(answers) != len(calls) or not all(isinstance(row[name], str) for name in answers):
+    if any(len(answers) != len(row[name]) for name in extras) or not all(
+        isinstance(row[name], str) for name in answers
+    ):
         return row
     turns = [{"role": "assistant", "content": row[name]} for name in answers]
-    both = zip(turns, calls, strict=True)
-    made = [[turn | {"tool_calls": call}] if call else [turn] for turn, call in both]
-    return rest | dict(zip(answers, made, strict=True))
+    for name in extras:
+        for turn, value in zip(turns, row[name], strict=True):
+            turn |= {name: value} if value else {}
+    return rest | {name: [turn] for name, turn in zip(answers, turns, strict=True)}
+
+
+def _are_texts_or_nulls(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(each is None or isinstance(each, str) for each in value)
 
 
 def is_null(value: Any) -> bool:

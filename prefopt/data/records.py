@@ -3,6 +3,7 @@
 Here stand the types that the rest of prefopt speaks of: `Candidates`, `Turn`, `Messages`, and `DataError`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,20 @@ from typing import Any
 Messages = Sequence[Mapping[str, str]]
 """A conversation, or a prompt: each turn has a `role` and a `content`, and some of `TURN_EXTRAS`."""
 
-TURN_EXTRAS = ("tool_calls", "tools", "chat_template_kwargs", "loss")
-"""What turns may have, as JSON text: what an assistant calls, and, in the first turn of a prompt, the tools that it may
-call and the values of the template's own variables; "false" as the loss of an answer that is not trained on."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What the thought before an answer is called in an assistant's turn."""
+TEXTS_BESIDE = {"assistant": THOUGHTS, "tool": ("tool_call_id", "name")}
+"""Role -> the texts that its turns may have beside their content; those of other roles are not read."""
+_TEXTS = (THOUGHTS[0], *TEXTS_BESIDE["tool"])
+TURN_EXTRAS = ("tool_calls", "tools", "chat_template_kwargs", "loss", *_TEXTS)
+"""What turns may have beside a role and a content, as text.
+
+As JSON text: what an assistant calls, and, in the first turn of a prompt, the tools that it may call and the values of
+the template's own variables; "false" as the loss of an answer that is not trained on. As it came: what an assistant
+thought before its answer, and of a tool's turn the call that it answers and the tool's name.
+"""
+ANSWER_EXTRAS = ("tool_calls", "reasoning_content")
+"""Those of them that an answer may have; rows of text keep them in columns of these names, a value for each answer."""
 
 
 class DataError(ValueError):
@@ -52,14 +64,23 @@ class Turn:
         message = {"role": self.role, "content": self.content}
         return message | dict(self.more) if self.more else message
 
+    def extra(self, name: str) -> str:
+        """What the turn has under one of `TURN_EXTRAS`; "" for nothing."""
+        return dict(self.more).get(name, "") if self.more else ""
+
     @property
     def tool_calls(self) -> str:
         """The tools that the turn calls, as JSON text; "" for none."""
-        return dict(self.more).get("tool_calls", "") if self.more else ""
+        return self.extra("tool_calls")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether what it says is its content alone: it calls no tools, and has no thought beside the content."""
+        return not self.more or not any(self.extra(name) for name in ANSWER_EXTRAS)
 
 
 Response = str | tuple[Turn, ...]
-"""The answer's text; or every turn after the prompt, if the answer calls tools, or there are several answers."""
+"""The answer's text; or every turn after the prompt, if the answer has `ANSWER_EXTRAS`, or there are several."""
 
 FINISH_REASONS = ("stop", "other_stop", "stop_string", "length")
 """What ended a response: the stop token that ends responses in training; another stop token; a text that the caller
@@ -105,6 +126,12 @@ def responses_of(row: Mapping[str, Any]) -> list[str]:
     return [row[name] for name in ("chosen", "rejected", "response") if name in row]
 
 
+def are_texts(row: Mapping[str, Any]) -> list[bool]:
+    """Of the responses of a row of text, which are texts alone: without calls of tools, and without a thought."""
+    extras = [row.get(name) or [] for name in ANSWER_EXTRAS]
+    return [not any(found[k : k + 1] and found[k] for found in extras) for k in range(len(responses_of(row)))]
+
+
 def texts(candidates: Candidates) -> list[str]:
     """Every text in a record: the responses, what the prompt's turns say, and what else is said in them."""
     said = [response for response in candidates.responses if isinstance(response, str)]
@@ -123,6 +150,11 @@ def plain_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
     """A turn with what is known of turns and not null: a table has a field for every extra that any turn has."""
     extras = {name: turn[name] for name in TURN_EXTRAS if turn.get(name)}
     return {"role": turn["role"], "content": turn["content"], **extras}
+
+
+def decoded_extras(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """What a turn has of `TURN_EXTRAS`, with JSON text as what it stands for."""
+    return {name: turn[name] if name in _TEXTS else json.loads(turn[name]) for name in TURN_EXTRAS if turn.get(name)}
 
 
 def is_answer(turn: Mapping[str, Any]) -> bool:

@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .continuation import Continuation, continuations
-from .records import TURN_EXTRAS, DataError, is_answer, responses_of
+from .records import ANSWER_EXTRAS, TURN_EXTRAS, DataError, is_answer, responses_of
+from .rendering import Message
 from .special_tokens import Piece, SpecialTokens
-from .template import Message, Renderer, Rendering, Segment, is_bare
+from .template import Renderer, Rendering, Segment, is_bare, thoughts_left_out
 from .tokenizer_identity import tokenizer_fingerprint
 from .truncation import Encoding, truncate
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-UNREAD = "tools, tool calls or chat_template_kwargs that the chat template does not read"
+UNREAD = "tools, tool calls, reasoning_content or chat_template_kwargs that the chat template does not use"
+UNREAD_KEYS = "tools' turns with a tool_call_id or name that the chat template does not read"
 NOTES = {
     "_prompt_cut": "prompts cut",
     "_responses_cut": "responses cut",
@@ -34,10 +36,39 @@ NOTES = {
     "_resampled": "responses trained on by the ids that were sampled, which are not those of their text",
     "_foreign": "responses encoded from their text, as their sampled ids are of another tokenizer, stop token or text",
     "_inputs_unread": f"rows: {UNREAD}",
+    "_keys_unread": f"rows: {UNREAD_KEYS}",
     "_special_tokens_kept": "rows whose prompt, or text without a prompt, spells a special token: it became a real one",
     "_special_tokens_split": "rows whose answer, or prompt without a template, spells a special token: kept as text",
 }
 """Columns that say what encoding did to a row -> the words that follow their sum."""
+COUNTS = {
+    "prompts_cut": "_prompt_cut",
+    "answers_cut": "_responses_cut",
+    "eos_lost": "_stops_lost",
+    "boundary_merges": "_merges",
+    "template_mismatches": "_mismatches",
+    "answers_dropped": "_answers_dropped",
+    "tool_calls_unwritten": "_unwritten",
+    "sampled_ids_differ": "_resampled",
+    "sampled_ids_unused": "_foreign",
+    "template_inputs_unread": "_inputs_unread",
+    "tool_keys_unread": "_keys_unread",
+    "special_tokens_kept": "_special_tokens_kept",
+    "special_tokens_split": "_special_tokens_split",
+}
+"""Names in reports, metrics and `prefopt data check` -> these columns."""
+
+
+UNKNOWN = "\ue000\U0010fffd"
+"""Characters for private use, which no vocabulary has."""
+
+
+REMARKS = frozenset({"_resampled", "_keys_unread"})
+"""Those of them that are as they should be."""
+
+
+MAY_HAVE_EXTRAS = frozenset((*ANSWER_EXTRAS, "later_turns"))
+"""Columns without which all answers of a row are texts alone."""
 
 
 class RowTexts(NamedTuple):
@@ -48,7 +79,8 @@ class RowTexts(NamedTuple):
     mismatches: int  # responses that the template renders otherwise in the whole conversation
     dropped: int  # later answers that the template leaves no way to train on
     unwritten: bool  # whether a response calls tools in a way that the template does not write
-    inputs_unread: bool  # whether the prompt brings something for the template that nothing reads
+    inputs_unread: bool  # whether the row brings something for the template that nothing reads
+    keys_unread: bool  # the same of what only tells which call a tool's turn answers
 
 
 class Encoder:
@@ -76,6 +108,16 @@ class Encoder:
         ends = (self.renderer.stop, self.renderer.eos)
         self.end_texts = {end: str(tokenizer.decode([end], skip_special_tokens=False)) for end in ends}
         self.bos = _added_bos(tokenizer)
+        self._check_unknown(ends)
+
+    def _check_unknown(self, ends: tuple[int, int]) -> None:
+        """Refuse a tokenizer by which text that it does not know ends a response."""
+        unknown: Any = self.tokenizer.unk_token_id
+        if unknown in ends and unknown in self.special_tokens.tokenise([Piece(UNKNOWN, False)])[0]:
+            raise DataError(
+                f"the tokenizer gives {self.tokenizer.unk_token!r}, which ends a response, to text that it does not "
+                "know: an answer with such text would be taught to end there. Give it another unk_token or eos_token"
+            )
 
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -98,9 +140,10 @@ class Encoder:
     def render(self, row: Mapping[str, Any], number: int) -> RowTexts:
         """The texts of a row, as the template gives them; `number` is the row's, for messages."""
         prompt = row["prompt"]
+        tails = _tails(row)
         try:
             opening = self.renderer.prompt(prompt)
-            responses = [self.renderer.response(prompt, opening, tail) for tail in _tails(row)]
+            responses = [self.renderer.response(prompt, opening, tail) for tail in tails]
             flags = _finished(row, len(responses))
             _check_sampled(row, len(responses))
             segments = [self._ending(response, flag, prompt) for response, flag in zip(responses, flags, strict=True)]
@@ -109,7 +152,11 @@ class Encoder:
         mismatches = sum(not response.agrees for response in responses)
         unwritten = any(response.unwritten for response in responses)
         dropped = sum(response.dropped for response in responses)
-        return RowTexts(opening, segments, mismatches, dropped, unwritten, self.renderer.leaves_out(prompt))
+        unread = self.renderer.leaves_out(prompt)
+        if not unread and not MAY_HAVE_EXTRAS.isdisjoint(row):
+            unread = any(map(thoughts_left_out, tails, segments))
+        keys_unread = self.renderer.leaves_keys_out([*prompt, *row.get("later_turns", ())])
+        return RowTexts(opening, segments, mismatches, dropped, unwritten, unread, keys_unread)
 
     def _ending(self, response: Rendering, finished: bool, prompt: list[Message]) -> list[Segment]:
         """A response's segments, the last without its stop token if the row says that it was truncated.
@@ -171,7 +218,7 @@ class Encoder:
         truncated = (len(kept) < len(prompt), sum(cut), lost if part.start is None else 0)
         merges = sum(piece.merges for piece in own)
         templated = (merges, texts.mismatches, texts.dropped, texts.unwritten)
-        others = (resampled, foreign, texts.inputs_unread)
+        others = (resampled, foreign, texts.inputs_unread, texts.keys_unread)
         counts = (*truncated, *templated, *others, *self._spelled(row, texts, pieces))
         return encoded | dict(zip(NOTES, counts, strict=True))
 
@@ -220,10 +267,9 @@ class Encoder:
         segments = (segment for segments in texts.responses for segment in segments)
         both = zip(pieces[1:], segments, strict=True)
         said = [piece for piece, segment in both if segment.trained and not segment.templated]
-        said += [Piece(calls, True) for calls in row.get("tool_calls") or () if calls]
-        later = row.get("later_turns", ())
-        said += [Piece(turn["tool_calls"], True) for turn in later if turn.get("tool_calls")]
-        others = [turn for turn in later if not is_answer(turn)]
+        if not MAY_HAVE_EXTRAS.isdisjoint(row):
+            said += _templated(row, texts)
+        others = [turn for turn in row.get("later_turns", ()) if not is_answer(turn)]
         parses_special = pieces[0].parse_special
         said += [Piece(text, parses_special) for turn in (*row["prompt"], *others) for text in _said(turn)]
         became = {piece.parse_special for piece in said if self.special_tokens.spelled_in(piece.text)}
@@ -299,10 +345,20 @@ def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
     """Each response of a row as turns: an answer, and the later turns where there are any."""
     later, responses = row.get("later_turns", []), responses_of(row)
     answers = [{"role": "assistant", "content": response} for response in responses]
-    for answer, calls in zip(answers, row.get("tool_calls") or [], strict=False):
-        if calls:
-            answer["tool_calls"] = calls
+    for name in ANSWER_EXTRAS:
+        for answer, value in zip(answers, row.get(name) or [], strict=False):
+            if value:
+                answer[name] = value
     return [[answer, *later] for answer in answers]
+
+
+def _templated(row: Mapping[str, Any], texts: RowTexts) -> Iterator[Piece]:
+    """What is said in the answers that the template wrote, where special tokens that are spelled become real."""
+    for tail, segments in zip(_tails(row), texts.responses, strict=True):
+        trained = (segment for segment in segments if segment.trained)
+        for turn, segment in zip(filter(is_answer, tail), trained, strict=False):
+            if segment.templated:
+                yield from (Piece(text, True) for text in _said(turn))
 
 
 def _said(turn: Message) -> Iterator[str]:

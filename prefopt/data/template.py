@@ -1,4 +1,4 @@
-"""Who writes a conversation as text, with the chat template or plainly, and who decides which token ends a response.
+"""Who writes a prompt and its responses as text, with the chat template or plainly.
 
 Later answers of a conversation are looked for here in what the template makes of it (`Renderer.response`).
 """
@@ -9,23 +9,24 @@ from itertools import pairwise
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .records import TURN_EXTRAS, DataError, is_answer
-from .template_variables import are_plain, inputs_of, names_of_calls, turns_for_template, unread_inputs
+from .records import TEXTS_BESIDE, THOUGHTS, TURN_EXTRAS, DataError, is_answer
+from .rendering import Message, render, render_all, thought_key, tool_keys
+from .stop_tokens import after_answers, end_of_text, stop_token_ids
+from .template_variables import are_plain, names_of_calls, unread_inputs
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-Message = dict[str, str]
+THOUGHT = THOUGHTS[0]
 SPEAKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "tool": "\n\nTool: ", "system": ""}
-PROBE = "an answer"
 
 
 class Segment(NamedTuple):
     """A stretch of a response: an answer, trained on and ended by the stop token, or what is between answers.
 
-    An answer that was truncated is not `finished`: it is trained on without a stop token. One that calls tools is
-    `templated`: the template wrote it, and meant the special tokens in it. `space_after` is what the template writes
-    between an answer and its stop token, which the policy has to write, too.
+    An answer that was truncated is not `finished`: it is trained on without a stop token. One that calls tools, or has
+    a thought, is `templated`: the template wrote it, and meant the special tokens in it. `space_after` is what the
+    template writes between an answer and its stop token, which the policy has to write, too.
     """
 
     text: str
@@ -53,127 +54,6 @@ class Rendering(NamedTuple):
 
 
 UNWRITTEN = Rendering([Segment("", True)], unwritten=True)
-
-
-def stop_token_ids(
-    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None" = None
-) -> list[int]:
-    """The ids on which sampling stops; the first is the one that ends every response in training.
-
-    That is the chat template's end of turn when sampling may stop on it (it is the tokenizer's EOS or one of the
-    generation config's), else EOS.
-    """
-    allowed = _eos_ids(tokenizer, generation_config)
-    end = end_of_turn(tokenizer)
-    return [end, *(i for i in allowed if i != end)] if end in allowed else allowed
-
-
-def _eos_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None") -> list[int]:
-    """The tokens on which sampling stops, the tokenizer's own first."""
-    configured: Any = getattr(generation_config, "eos_token_id", None)
-    configured = [configured] if isinstance(configured, int) else list(configured or [])
-    end = end_of_text(tokenizer)
-    own = [] if end is None else [end]
-    ids = list(dict.fromkeys(own + configured))
-    if not ids:
-        raise DataError("the tokenizer has no EOS token, so no response could ever end; set tokenizer.eos_token")
-    return ids
-
-
-def end_of_text(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The token that ends a text: EOS, or SEP for an encoder such as BERT, which has no other."""
-    end: Any = tokenizer.eos_token_id
-    if end is None:
-        end = getattr(tokenizer, "sep_token_id", None)
-    return None if end is None else int(end)
-
-
-def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The special token that the chat template writes after an answer, if it has a template and writes one."""
-    if not tokenizer.chat_template:
-        return None
-    after = _after_answers(tokenizer)
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    return next((i for i in ids if i in special), None)  # type: ignore[union-attr]
-
-
-def _after_answers(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What the chat template writes after the last answer."""
-    rendered = render(tokenizer, [{"role": "user", "content": "a question"}, {"role": "assistant", "content": PROBE}])
-    return rendered.rpartition(PROBE)[2]
-
-
-def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], prompt: bool = False) -> str:
-    """The chat template's text of a conversation; of a prompt, up to where the model is to answer.
-
-    Tools and variables are what its first turn brings, see `template_variables`.
-    """
-    in_parts = _takes_parts(tokenizer)
-    try:
-        if are_plain(messages):
-            messages = _in_parts(messages) if in_parts else messages
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)  # type: ignore
-        tools, kwargs = inputs_of(tokenizer, messages)
-        rest: Any = {"tools": tools, "tokenize": False, "add_generation_prompt": prompt, **kwargs}
-
-        def turns(text: bool = False) -> list[Any]:
-            made = turns_for_template(messages, text=text)
-            return _in_parts(made) if in_parts else made
-
-        try:
-            return str(tokenizer.apply_chat_template(turns(), **rest))
-        except TypeError:  # DeepSeek-V3's takes the arguments of calls as text, most take objects
-            return str(tokenizer.apply_chat_template(turns(text=True), **rest))
-    except DataError:
-        raise
-    except Exception as error:  # templates raise errors of their own, without saying for which conversation
-        roles = ", ".join(message["role"] for message in messages)
-        raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
-
-
-def render_all(
-    tokenizer: "PreTrainedTokenizerBase", conversations: list[list[Message]], prompt: bool
-) -> list[str] | None:
-    """What `render` gives for each of several plain conversations, in one call; None where it fails for one of them.
-
-    Most of what a call costs does not depend on how much it renders.
-    """
-    turns: list[Any] = list(map(_in_parts, conversations)) if _takes_parts(tokenizer) else conversations
-    try:
-        found: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
-    except Exception:  # `render` says for which, and why
-        return None
-    right = isinstance(found, list) and len(found) == len(turns) and all(isinstance(text, str) for text in found)
-    return found if right else None
-
-
-_parts: dict[str, bool] = {}
-"""Chat template -> whether it takes contents as lists of parts."""
-
-
-def _takes_parts(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether a template writes the text of a turn only if it comes as a list of parts, images or texts.
-
-    Such a one may fail on plain text (LLaVA's), or leave it out without an error (SmolVLM's, Idefics 3's).
-    """
-    template = str(tokenizer.chat_template)
-    if template not in _parts:
-        turn = [{"role": "user", "content": PROBE}]
-        _parts[template] = not _writes_probe(tokenizer, turn) and _writes_probe(tokenizer, _in_parts(turn))
-    return _parts[template]
-
-
-def _writes_probe(tokenizer: "PreTrainedTokenizerBase", turns: list[Any]) -> bool:
-    try:
-        return PROBE in str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception:  # whatever a template raises
-        return False
-
-
-def _in_parts(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Turns whose contents are lists of one text each."""
-    return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
 
 
 class Renderer:
@@ -222,7 +102,7 @@ class Renderer:
     @cached_property
     def closing(self) -> str:
         """What the template writes after an answer, less the space around it."""
-        return _after_answers(self.tokenizer).strip()
+        return after_answers(self.tokenizer).strip()
 
     def templated(self, prompt: list[Message]) -> bool:
         """Bare text has no speaker, hence no template."""
@@ -261,7 +141,21 @@ class Renderer:
         """Whether a prompt brings something for a template that is written nowhere."""
         if is_bare(prompt):
             return any(turn.get(name) for turn in prompt for name in TURN_EXTRAS)
+        if any(turn.get(THOUGHT) for turn in prompt) and not self._thinks:
+            return True
         return unread_inputs(self.tokenizer, prompt)
+
+    def leaves_keys_out(self, turns: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether tools' turns among these have keys that the template does not read."""
+        if are_plain(turns):
+            return False
+        found = {name for turn in turns for name in TEXTS_BESIDE["tool"] if turn.get(name)}
+        return bool(found) and not (self.tokenizer.chat_template and found <= tool_keys(self.tokenizer))
+
+    @cached_property
+    def _thinks(self) -> bool:
+        """Whether the template writes thoughts."""
+        return bool(self.tokenizer.chat_template) and thought_key(self.tokenizer) is not None
 
     def _plain(self, tail: list[Message]) -> list[Segment]:
         """The segments in the form that has no template."""
@@ -317,20 +211,28 @@ class Renderer:
         return answer._replace(text=before + answer.text, space_after=rest[: len(rest) - len(stopped)])
 
     def _answer(self, conversation: list[Message], opening: str) -> Segment | None:
-        """The answer that ends a conversation: its text, or what the template writes for it if it calls tools.
+        """The answer that ends a conversation: its text, or what the template writes for it if that is more.
 
-        None if the template does not write such an answer, with every call by name, after the opening, or ends it
-        otherwise than others.
+        None if the template does not write the calls of such an answer, each by its name, after the opening, or ends it
+        otherwise than others. A thought that it does not write there is left out, see `thoughts_left_out`.
         """
         turn = conversation[-1]
-        if not _calls(turn):
-            return Segment(turn["content"], True)
+        thought = turn.get(THOUGHT, "") if self._thinks else ""
+        alone = None if _calls(turn) else Segment(turn["content"], True)
+        if alone is not None and not thought:
+            return alone
         whole = self._render(conversation)
         written = whole.removeprefix(opening).rstrip()
         if not whole.startswith(opening) or not written.endswith(self.closing):
-            return None
+            return alone
         text = written.removesuffix(self.closing)
-        return Segment(text, True, templated=True) if all(name in text for name in names_of_calls(turn)) else None
+        if _calls(turn):
+            return Segment(text, True, templated=True) if all(name in text for name in names_of_calls(turn)) else None
+        return (
+            Segment(text, True, templated=True)
+            if thought.strip() in text and turn["content"].strip() in text
+            else alone
+        )
 
     def _within(self, answer: str, following: str, opening: str) -> tuple[str, str] | None:
         """An answer as the template writes it, verbatim or trimmed, and what follows its stop token; None if rewritten.
@@ -348,9 +250,15 @@ class Renderer:
         return answer, stopped.removeprefix(self.stop_text) if stopped.startswith(self.stop_text) else rest
 
 
+def thoughts_left_out(tail: Sequence[Mapping[str, str]], segments: Sequence[Segment]) -> bool:
+    """Whether some answer of a response is trained on without the thought that it has."""
+    answers = zip(filter(is_answer, tail), (segment for segment in segments if segment.trained), strict=False)
+    return any(turn.get(THOUGHT, "").strip() not in segment.text for turn, segment in answers)
+
+
 def _key(messages: Sequence[Message], prompt: bool) -> Any:
     """What tells a plain conversation from others, and whether it is a prompt."""
-    return prompt, *((turn["role"], turn["content"]) for turn in messages)
+    return prompt, *[(turn["role"], turn["content"]) for turn in messages]
 
 
 def _spoken(turn: Message) -> str:
@@ -361,7 +269,7 @@ def _spoken(turn: Message) -> str:
 
 
 def _as_kept(call: Segment, following: str, opening: str, closing: str) -> Segment:
-    """A call as it stands in what follows: Qwen3's template writes an empty thought before it only while it is last."""
+    """A call or a thoughtful answer as it stands in what follows: Qwen3's template writes the last one's thought."""
     kept = following.removeprefix(opening).partition(closing)[0] if closing else call.text
     return call._replace(text=kept) if following.startswith(opening) and kept and call.text.endswith(kept) else call
 

@@ -95,15 +95,16 @@ def unread_inputs(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mappi
     return not wanted <= variables(template) or (calls and "tool_calls" not in template)
 
 
-def turns_for_template(messages: Sequence[Mapping[str, Any]], text: bool = False) -> list[dict[str, Any]]:
+def turns_for_template(
+    messages: Sequence[Mapping[str, Any]], thought: str | None, text: bool = False
+) -> list[dict[str, Any]]:
     """Turns as the template takes them: tool calls as objects, and nothing that is not a turn's own.
 
     Args:
+        thought: what the template calls the thought before an answer, if it writes thoughts.
         text: give the arguments of calls as JSON text.
     """
-    if are_plain(messages):
-        return list(messages)  # type: ignore[arg-type]
-    return [_turn_for_template(message, text) for message in messages]
+    return [_turn_for_template(message, thought, text) for message in messages]
 
 
 def are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -111,8 +112,10 @@ def are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
     return {*map(len, messages)} <= {2}
 
 
-def _turn_for_template(message: Mapping[str, Any], text: bool) -> dict[str, Any]:
+def _turn_for_template(message: Mapping[str, Any], thought: str | None, text: bool) -> dict[str, Any]:
     turn = {name: value for name, value in message.items() if name not in (*_SETTINGS, "loss") and value is not None}
+    if (thinking := turn.pop("reasoning_content", None)) and thought:
+        turn[thought] = thinking
     if calls := turn.pop("tool_calls", None):
         calls = _decoded("tool_calls", calls)
         turn["tool_calls"] = list(map(_with_text, calls)) if text else calls

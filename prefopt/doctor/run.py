@@ -21,10 +21,10 @@ class Run:
     Args:
         logs: what was logged, in its order, as in `trainer_state.json`.
         facts: what is known beside it. `objective`: its name and hyperparameters; `settings`: arguments of training;
-            `rows`: what is seen of the rows (`RowFigures`); `first`: metrics of the very first step, before any
-            update; `moved`: of each model the share of its weights that are others now; `dtype` of the trained
-            weights; `broken`: names of weights that are not finite; `stopped`: the error that ended
-            the run; `collapse`: what PPO's own alarm says.
+            `rows`: what is seen of the rows (`row_figures`); `encoding`: how many of them encoding did what to;
+            `first`: metrics of the very first step, before any update; `moved`: of each model the share of its weights
+            that are others now; `dtype` of the trained weights; `broken`: names of weights that are not finite;
+            `stopped`: the error that ended the run; `collapse`: what PPO's own alarm says.
         rollouts: of PPO, each rollout's metrics, and `score_spread`, the standard deviation of its scores.
         iterations: the reports of a run of iterations.
     """

@@ -162,9 +162,15 @@ def way_to_generate(policy: Any, generate: Generate) -> Way:
 
 
 def _fastest_way(policy: Any, inner: Any, generate: Generate) -> Way:
-    if any(isinstance(module, FSDPModule) for module in inner.modules()):
-        return PADDED  # all ranks generate alike: none can try on its own
     name = type(inner).__name__
+    if any(isinstance(module, FSDPModule) for module in inner.modules()):
+        logger.warning(
+            "%s is sampled without a trial, as its weights are spread over processes: whether padding before a prompt "
+            "or its cache changes its log-probs is not known. Sample from the saved model in one process to have it "
+            "tried",
+            name,
+        )
+        return PADDED
     # A trained model's cache may be less exact than a row at once: Zamba 2's differs by 4e-4 in transformers 5.23.
     allowed = 2e-3 if _is_exact(inner) else 0.2
     differences: dict[Way, float] = {}

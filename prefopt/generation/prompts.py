@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.records import DataError, Messages
-from ..data.row_encoder import UNREAD, Encoder
+from ..data.row_encoder import UNREAD, UNREAD_KEYS, Encoder
 from ..data.truncation import Encoding
 from ..models.rope_lengths import length_rules
 from ..models.wrappers import unwrap
@@ -84,6 +84,8 @@ def encode_prompts(
         encoded = EncodedPrompts(prompts, ids, tokenizer)
         if unread := sum(encoder.renderer.leaves_out(prompt) for prompt in prompts):
             logger.warning("%s of %s prompts: %s", f"{unread:,}", f"{len(prompts):,}", UNREAD)
+        if unread := sum(map(encoder.renderer.leaves_keys_out, prompts)):
+            logger.info("%s of %s prompts: %s", f"{unread:,}", f"{len(prompts):,}", UNREAD_KEYS)
     limit = getattr(policy.config.get_text_config(decoder=True), "max_position_embeddings", None)
     for number, length in enumerate(encoded.lengths):
         if limit and length + max_new_tokens > limit:

@@ -11,15 +11,15 @@ from .heads import set_normalization as set_normalization
 from .layout_selection import LAYOUTS as LAYOUTS
 from .layout_selection import request_layout as request_layout
 from .load import IncompleteCheckpoint as IncompleteCheckpoint
-from .load import add_adapter as add_adapter
 from .load import load_policy as load_policy
 from .load import load_scorer as load_scorer
-from .load import load_tokenizer as load_tokenizer
 from .merge import merge_adapter as merge_adapter
+from .new_adapter import add_adapter as add_adapter
 from .reference import FrozenModel as FrozenModel
 from .reference import Reference as Reference
 from .reference import policy_fingerprint as policy_fingerprint
 from .reference import reference_for as reference_for
 from .shared_critic import SharedCritic as SharedCritic
 from .shared_critic import share_critic as share_critic
+from .tokenizers import load_tokenizer as load_tokenizer
 from .wrappers import unwrap as unwrap

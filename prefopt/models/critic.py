@@ -21,11 +21,12 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from .auxiliary import CRITIC, AuxiliaryModule, auxiliary_module, is_critic_parameter
 from .heads import LM_HEAD, clear_normalization, is_scorer, reward_head_of, upcast_head
-from .load import load_scorer, load_tokenizer
+from .load import load_scorer
 from .modes import is_quantized, without_dropout
 from .peft_adapters import adapter_weights, always_save_policy_only, remove_adapter
 from .precision import training_dtype
 from .shared_critic import SharedCritic, copy_weights, shared_config, shared_weights
+from .tokenizers import load_tokenizer
 from .wrappers import base_transformer, unwrap_parallel
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def _copied(source: Any, dtype: torch.dtype, load: dict[str, Any], tokenizer: An
     """A model that the critic alone uses, and whether its head is new."""
     if isinstance(source, str | Path):
         _check_tokenizer(str(source), tokenizer)
-        return load_scorer(str(source), **{"dtype": dtype} | load), not _has_head(str(source))
+        return load_scorer(str(source), **{"dtype": dtype} | load), not has_reward_head(str(source))
     if load:
         raise ValueError(f"{', '.join(load)} is for loading a critic by name, but {type(source).__name__} is a model")
     model = unwrap_parallel(source)
@@ -184,7 +185,8 @@ def _copied(source: Any, dtype: torch.dtype, load: dict[str, Any], tokenizer: An
     return load_scorer(model), True
 
 
-def _has_head(source: str) -> bool:
+def has_reward_head(source: str) -> bool:
+    """Whether a folder, hub id or adapter's folder has a reward head that was saved with it."""
     if (Path(source) / "adapter_config.json").is_file():
         weights = load_file(Path(source) / WEIGHTS)
         return any(f".{name}." in key for key in weights for name in ("score", "classifier"))

@@ -87,15 +87,24 @@ def several_labels(name: str, labels: object) -> str:
     )
 
 
-def check_single_label(model: Any, name: str) -> None:
-    """Refuse a classification model that does not give one number to a response.
+def check_scorer(model: Any, name: str) -> None:
+    """Refuse a classification model that does not give one number to a response, or remembers what it has read.
+
+    BigBird's block-sparse attention is for long inputs; the first shorter one changes it to full attention for good
+    (transformers 5.23), so that the score of a long text would depend on the texts before it.
 
     Raises:
-        ValueError: it has no head, or several labels.
+        ValueError: it has no head, several labels, or such attention.
     """
     reward_head_of(model)
     if (labels := model.config.num_labels) != 1:
         raise ValueError(several_labels(name, labels))
+    if any(getattr(part, "attention_type", None) == "block_sparse" for part in (model.config, *model.modules())):
+        raise ValueError(
+            f"{name} has attention_type='block_sparse', which its first short text changes to full attention for good: "
+            "what it says of a long text would depend on the texts before. Load it with attention_type='original_full' "
+            "(in model_init_kwargs, or as an argument of from_pretrained), which any text can have"
+        )
 
 
 def upcast_head(model: nn.Module) -> None:

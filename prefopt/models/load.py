@@ -1,39 +1,29 @@
-"""Loads policies, reward models and tokenizers from a path or hub id, with dtype, quantisation and adapters."""
+"""Loads policies and reward models from a path or hub id, with dtype, quantisation and adapters."""
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
-import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import (
-    AutoPeftModelForCausalLM,
-    AutoPeftModelForSequenceClassification,
     PeftConfig,
     PeftModel,
-    get_peft_model,
-    prepare_model_for_kbit_training,
 )
 from safetensors import safe_open
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from .generation_config import repair_generation_config
@@ -41,7 +31,7 @@ from .heads import (
     HEAD_NAMES,
     LM_HEAD,
     attach_lm_head,
-    check_single_label,
+    check_scorer,
     head_name,
     is_scorer,
     layers_below_head,
@@ -54,28 +44,25 @@ from .heads import (
 )
 from .merge import merge_adapter
 from .modes import is_quantized, keep_differentiable, stop_rescaling
+from .new_adapter import add_adapter as add_adapter
 from .peft_adapters import base_of, name_base
 from .rotary import restore_frequencies
-from .wrappers import check_adapter
+from .saved_adapter import (
+    ADAPTER_WEIGHTS,
+    HUB_OPTIONS,
+    is_adapter,
+    is_policy_adapter,
+    labels_of_adapter,
+    load_adapter,
+)
+from .saved_adapter import IncompleteCheckpoint as IncompleteCheckpoint
+from .tokenizers import load_tokenizer as load_tokenizer
+from .wrappers import base_transformer, check_adapter
 
 logger = logging.getLogger(__name__)
 
-
-class IncompleteCheckpoint(ValueError):
-    """Weights are missing that transformers would fill in with random numbers."""
-
-
-GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
-"""What a tokenizer_config.json says of a tokenizer that is of no family, all of which is in its tokenizer.json."""
-PROBE = "It's  12,345 cafés_x²!\n\n\tdef f(x): 中文，测试 don't"
-"""A text on which tokenizers with other rules give other ids."""
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHT_FILES = (ADAPTER_WEIGHTS, "model.safetensors")
 """Files that hold all weights of a folder."""
-
-
-HUB_OPTIONS = ("trust_remote_code", "revision", "token", "cache_dir", "subfolder", "local_files_only", "gguf_file")
-"""What says where and how a config is found, of the options of `from_pretrained`."""
 
 
 class _AutoPolicy:
@@ -89,47 +76,6 @@ class _AutoPolicy:
             return AutoModelForCausalLM.from_pretrained(source, **options)
         logger.info("%s reads images too: its text is what is trained, and what reads images stays as it is", source)
         return AutoModelForImageTextToText.from_pretrained(source, **options)
-
-
-class _AutoPeftPolicy(AutoPeftModelForCausalLM):
-    _target_class = _AutoPolicy  # type: ignore[assignment]
-
-
-def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model.
-
-    A missing pad token becomes the end-of-sequence token: padding is told by masks here, never by its id.
-
-    Args:
-        source: path or hub id.
-        kwargs: for `AutoTokenizer.from_pretrained`.
-    """
-    options = {"trust_remote_code": False} | kwargs
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    if get_tokenizer_config(source).get("tokenizer_class") in GENERIC and not _has_files_ids(tokenizer, source):
-        logger.warning(
-            "%s holds a tokenizer of its own, which AutoTokenizer turns into a %s with other ids because of the model "
-            "beside it: it is loaded as it was saved; elsewhere use PreTrainedTokenizerFast.from_pretrained",
-            source,
-            type(tokenizer).__name__,
-        )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **options)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _has_files_ids(tokenizer: Any, source: str) -> bool:
-    """Whether a tokenizer gives the ids of the tokenizer.json that it was loaded from."""
-    file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-    if file is None or not tokenizer.is_fast or type(tokenizer) is PreTrainedTokenizerFast:
-        return True
-    saved, loaded = Tokenizer.from_file(file), tokenizer.backend_tokenizer
-    words = " ".join(sorted(saved.get_vocab())[:1000])
-    return all(
-        saved.encode(text, add_special_tokens=False).ids == loaded.encode(text, add_special_tokens=False).ids
-        for text in (PROBE, words)
-    )
 
 
 def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_config: Any = None, **kwargs: Any) -> Any:
@@ -147,8 +93,7 @@ def load_policy(source: str | PreTrainedModel | PeftModel, *, quantization_confi
     """
     if not isinstance(source, str):
         return _given_model(source, quantization_config, kwargs)
-    auto = _AutoPeftPolicy if _is_adapter(source) else _AutoPolicy
-    return _from_pretrained(auto, source, quantization_config, kwargs)
+    return _from_pretrained(_AutoPolicy, source, quantization_config, kwargs)
 
 
 def load_scorer(
@@ -172,7 +117,7 @@ def load_scorer(
         IncompleteCheckpoint: weights other than the head's are missing.
         ValueError: as `load_policy`; a family without a classification model; `lm_head` without a language model.
     """
-    if isinstance(source, str) and _is_policy_adapter(source):
+    if isinstance(source, str) and is_policy_adapter(source):
         if quantization_config is not None:
             raise ValueError(
                 f"{source} is a policy's adapter, which is merged under a reward head, and nothing quantised can be "
@@ -180,15 +125,15 @@ def load_scorer(
             )
         source, kwargs = load_policy(source, **kwargs), {}
     if isinstance(source, str):
-        auto = AutoPeftModelForSequenceClassification if _is_adapter(source) else AutoModelForSequenceClassification
         _check_saved_labels(source, kwargs)
+        auto = AutoModelForSequenceClassification
         scorer = _from_pretrained(auto, source, quantization_config, {"num_labels": 1} | kwargs)
     else:
         scorer = source = _merged_if_policy(_given_model(source, quantization_config, kwargs))
         if not isinstance(scorer, PeftModel) and not is_scorer(scorer):
             scorer = scorer_from_policy(scorer)
     inner: Any = scorer.get_base_model() if isinstance(scorer, PeftModel) else scorer
-    check_single_label(inner, source if isinstance(source, str) else type(inner).__name__)
+    check_scorer(inner, source if isinstance(source, str) else type(inner).__name__)
     upcast_head(inner)
     if isinstance(source, str) and Path(source).is_dir():
         _restore_head(inner, Path(source))
@@ -203,8 +148,8 @@ def load_scorer(
 def _check_saved_labels(source: str, kwargs: dict[str, Any]) -> None:
     """Refuse a saved classification model of several labels before transformers fails on the shape of its head."""
     options = {name: kwargs[name] for name in ("revision", "trust_remote_code") if name in kwargs}
-    if _is_adapter(source):
-        if (labels := _labels_of_adapter(source)) not in (None, 1):
+    if is_adapter(source):
+        if (labels := labels_of_adapter(source)) not in (None, 1):
             raise ValueError(several_labels(source, labels))
         source = PeftConfig.from_pretrained(source).base_model_name_or_path or ""
         options.pop("revision", None)
@@ -213,26 +158,6 @@ def _check_saved_labels(source: str, kwargs: dict[str, Any]) -> None:
     config = AutoConfig.from_pretrained(source, **{"trust_remote_code": False} | options)
     if config.num_labels != 1 and any("Classification" in kind for kind in config.architectures or ()):
         raise ValueError(several_labels(source, config.num_labels))
-
-
-def _labels_of_adapter(source: str) -> int | None:
-    """How many numbers the head that is saved with an adapter gives; None where the file has no head."""
-    file = cached_file(source, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False)
-    if file is None:
-        return None
-    with safe_open(file, framework="pt") as weights:
-        names = [name for name in weights.keys() if "lora_" not in name]  # noqa: SIM118
-        of_head = [name for name in names if not set(HEAD_NAMES).isdisjoint(name.split("."))]
-        shapes = [weights.get_slice(name).get_shape() for name in of_head]
-    return min((shape[0] for shape in shapes if len(shape) == 2), default=None)
-
-
-def _is_policy_adapter(source: str) -> bool:
-    if not _is_adapter(source):
-        return False
-    config = PeftConfig.from_pretrained(source)
-    heads = set(getattr(config, "modules_to_save", None) or ()) & set(HEAD_NAMES)
-    return config.task_type != "SEQ_CLS" and not heads
 
 
 def _merged_if_policy(model: Any) -> Any:
@@ -247,74 +172,12 @@ def _language_model(source: str | PreTrainedModel | PeftModel, kwargs: dict[str,
     """The causal language model that `source` names or is, or None if it has no language-model head."""
     if not isinstance(source, str):
         return source
-    if _is_adapter(source):
+    if is_adapter(source):
         source = base_of(source)
     try:
         return load_policy(source, **kwargs)
     except IncompleteCheckpoint:
         return None
-
-
-def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_checkpointing: bool) -> PeftModel:
-    """Put a fresh adapter on a model, which then trains instead of the model's weights.
-
-    Args:
-        model: a policy or a reward model, quantised or not.
-        peft_config: such as a `LoraConfig`; of a reward model the head trains with the adapter.
-        gradient_checkpointing: layers are checkpointed, for which the inputs of frozen layers need gradients.
-
-    Raises:
-        ValueError: the model already carries an adapter, or cannot run with this one.
-    """
-    if isinstance(model, PeftModel):
-        raise ValueError(
-            "the model already has an adapter and a peft_config was given: pass the model alone to go on training its "
-            "adapter, or prefopt.models.merge_adapter(model) with the peft_config to start a new one"
-        )
-    if (
-        getattr(peft_config, "use_dora", False)
-        and getattr(model, "is_loaded_in_8bit", False)
-        and model.device.type == "cpu"
-    ):
-        raise ValueError(
-            "DoRA on 8-bit layers cannot run on the CPU: it dequantises them at every pass, by which they lose the "
-            "scales of their rows (peft 0.21, bitsandbytes 0.50). Use 4-bit layers, or LoRA without use_dora"
-        )
-    if is_quantized(model):
-        prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
-    elif gradient_checkpointing:
-        model.enable_input_require_grads()
-    adapted = get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
-    name_base(adapted)
-    return adapted
-
-
-def _for_scorer(model: PreTrainedModel, peft_config: PeftConfig) -> PeftConfig:
-    """`peft_config` under which the reward head trains and is saved with the adapter, and the auxiliary head is not.
-
-    PEFT does the first only for the task SEQ_CLS: under another task, or none, a new head stays random and is lost. And
-    only for the head itself: of an encoder, layers between it and the backbone may be as new.
-    """
-    config: Any = copy.deepcopy(peft_config)
-    if config.task_type != "SEQ_CLS":
-        logger.info("task_type was %s: SEQ_CLS it is, so that the reward head trains", config.task_type)
-        config.task_type = "SEQ_CLS"
-    below = layers_below_head(model)
-    if below and hasattr(config, "modules_to_save"):
-        config.modules_to_save = sorted({*(config.modules_to_save or ()), *below})
-    spared = [*below, *([LM_HEAD] if hasattr(model, LM_HEAD) else [])]
-    if spared and hasattr(config, "exclude_modules"):
-        excluded = config.exclude_modules or []
-        if isinstance(excluded, str):
-            config.exclude_modules = "|".join([f"(?:{excluded})", *(rf".*{re.escape(name)}(\..*)?" for name in spared)])
-        else:
-            config.exclude_modules = [*excluded, *_with_parts(model, spared)]
-    return config
-
-
-def _with_parts(model: nn.Module, names: list[str]) -> list[str]:
-    """Names of modules and of all that is in them."""
-    return [f"{name}.{part}".rstrip(".") for name in names for part, _ in model.get_submodule(name).named_modules()]
 
 
 def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: dict[str, Any]) -> Any:
@@ -323,11 +186,8 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         options["dtype"] = _dtype(options["dtype"])
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
-    if _is_adapter(source):
-        check_adapter(PeftConfig.from_pretrained(source))
-        base = base_of(source)
-        model = _on_base(auto, base).from_pretrained(source, is_trainable=True, **options)
-        name_base(model, base)
+    if is_adapter(source):
+        model = load_adapter(source, options, partial(_complete, auto), scores=auto is not _AutoPolicy)
     else:
         model = _complete(auto, source, options)
     if isinstance(model, nn.Module):
@@ -336,17 +196,6 @@ def _from_pretrained(auto: Any, source: str, quantization_config: Any, kwargs: d
         if is_quantized(model):
             keep_differentiable(model)
     return model
-
-
-def _on_base(auto: Any, base: str) -> Any:
-    """PEFT's loader of adapters, with the base that it is given instead of the one that the adapter's config names."""
-
-    class Base:
-        @staticmethod
-        def from_pretrained(_: str, **options: Any) -> Any:
-            return auto._target_class.from_pretrained(base, **options)
-
-    return type(auto.__name__, (auto,), {"_target_class": Base})
 
 
 def _complete(auto: Any, source: str, options: dict[str, Any]) -> Any:
@@ -395,20 +244,29 @@ def _given_model(model: Any, quantization_config: Any, kwargs: dict[str, Any]) -
     restore_frequencies(model)
     stop_rescaling(model)
     repair_generation_config(model)
+    _name_tie(base_transformer(model))
     # A trainer that ran in mixed precision left its autocast around `forward`, for every later use of the model.
     return extract_model_from_parallel(model, keep_fp32_wrapper=False)
 
 
-def _is_adapter(source: str) -> bool:
-    if Path(source).is_dir():
-        return (Path(source) / "adapter_config.json").is_file()
-    return find_adapter_config_file(source) is not None  # a hub id
+def _name_tie(inner: Any) -> None:
+    """Let the config say so where head and embeddings are one weight: saved without it, the head would be missing."""
+    head, embeddings = inner.get_output_embeddings(), inner.get_input_embeddings()
+    shared = getattr(head, "weight", None) is not None and head.weight is getattr(embeddings, "weight", None)
+    config = inner.config.get_text_config()
+    if shared and not getattr(config, "tie_word_embeddings", True):
+        logger.warning(
+            "%s has one weight for head and embeddings, and a config with tie_word_embeddings=False, by which it would "
+            "be saved without a head: it says True now",
+            type(inner).__name__,
+        )
+        config.tie_word_embeddings = inner.config.tie_word_embeddings = True
 
 
 def _restore_head(model: PreTrainedModel, folder: Path) -> None:
     """Read a saved head back in float32: loading a half-precision checkpoint rounds it with the rest."""
     head, prefix = reward_head_of(model), f"{head_name(model)}."
-    if _is_adapter(str(folder)):
+    if is_adapter(str(folder)):
         copies = getattr(head, "modules_to_save", None) or {}  # PEFT trains a copy of the head
         head, prefix = next(iter(copies.values()), head), f"base_model.model.{prefix}"
     parameters = {f"{prefix}{name}": parameter for name, parameter in head.named_parameters()}

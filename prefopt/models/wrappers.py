@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftConfig, PeftModel, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -31,7 +33,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def check_adapter(config: Any) -> None:
-    """Refuse an adapter that is not in the layers of a model, which a packed forward would run without.
+    """Refuse an adapter that is not in the layers of a model alone, which a packed forward would run without.
 
     Raises:
         ValueError: it is such a one, or no adapter's config at all.
@@ -41,6 +43,21 @@ def check_adapter(config: Any) -> None:
     if config.is_prompt_learning or config.peft_type == PeftType.ADAPTION_PROMPT:
         kind = PeftType(config.peft_type).value
         raise ValueError(f"{kind} changes the prompt, not the layers: use an adapter such as LoRA")
+    if reason := _beside_layers(config):
+        raise ValueError(
+            f"{reason}, and a model runs here by its layers alone, which would be another model: use an adapter such "
+            "as LoRA"
+        )
+
+
+def _beside_layers(config: Any) -> str:
+    """What an adapter does around the layers that PEFT puts it in, "" if it does nothing."""
+    if getattr(config, "alora_invocation_tokens", None):
+        return "an activated LoRA (alora_invocation_tokens) begins in the middle of a row"
+    tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    if tuner.forward is BaseTuner.forward or config.peft_type == PeftType.ADALORA:  # which adds to a loss alone
+        return ""
+    return f"{PeftType(config.peft_type).value} computes more than its layers do"
 
 
 def unwrap_parallel(model: nn.Module) -> Any:

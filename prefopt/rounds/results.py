@@ -199,7 +199,7 @@ class Collected:
         }
         came = {name: (task.result(self.out) if task else None) or {} for name, task in stages.items()}
         trainings = [(task, task.result(self.out) or {}) for task in tasks.trainings(number)]
-        names = ("rows", "init", "reference", "first loss")
+        names = ("rows", "init", "reference", "first loss", "encoding")
         walls = [result.get("wall", 0.0) for result in (*came.values(), *(result for _, result in trainings))]
         return {
             "labels": {k: came["label"][k] for k in ("labels", "held_out", "grades")} if came["label"] else None,

@@ -23,7 +23,8 @@ from ..tasks import Task
 from ..training.trainers import SFTConfig
 from ..utils.extensions import is_named, load_named
 from ..utils.fingerprint import fingerprint_of_code
-from .plan import BASE, GOLD, PEOPLE, PREVIOUS, VERSION, Round, RoundsPlan
+from .plan import RoundsPlan
+from .sections import BASE, GOLD, PEOPLE, PREVIOUS, VERSION, Round
 from .training_stage import TrainingStage
 
 T = TypeVar("T")

@@ -15,13 +15,12 @@ is a sigmoid of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..data.records import TURN_EXTRAS, Messages
+from ..data.records import TURN_EXTRAS, Messages, decoded_extras
 from ..data.template import SPEAKERS, is_bare
 
 
@@ -68,8 +67,7 @@ def _json_body(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _turn(turn: Mapping[str, str]) -> dict[str, Any]:
     """A turn whose extras, which rows hold as JSON text, are JSON."""
-    extras = {name: json.loads(turn[name]) for name in TURN_EXTRAS if turn.get(name)}
-    return {"role": turn["role"], "content": turn["content"], **extras}
+    return {"role": turn["role"], "content": turn["content"], **decoded_extras(turn)}
 
 
 def _score_body(rows: Sequence[Row]) -> dict[str, Any]:

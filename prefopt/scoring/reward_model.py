@@ -22,11 +22,12 @@ from ..data.records import Messages
 from ..data.row_encoder import UNREAD, Encoder
 from ..data.truncation import Encoding
 from ..models.forward import forward
-from ..models.heads import LM_HEAD, check_single_label, is_scorer, normalize
-from ..models.load import load_scorer, load_tokenizer
+from ..models.heads import LM_HEAD, check_scorer, is_scorer, normalize
+from ..models.load import load_scorer
 from ..models.modes import evaluating, freeze, is_quantized
 from ..models.positions import check_lengths
 from ..models.reference import FrozenModel, fingerprint
+from ..models.tokenizers import load_tokenizer
 from ..utils.flop_counter import scope
 from .scorer import all_finished, checked
 
@@ -217,7 +218,7 @@ def _check(model: Any, source: str) -> None:
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not is_scorer(inner):
         raise ValueError(f"{source} has no reward head: train a reward model first, or pass a function")
-    check_single_label(inner, source)
+    check_scorer(inner, source)
 
 
 def _named(place: str) -> str:

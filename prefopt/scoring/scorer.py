@@ -1,6 +1,9 @@
 """What a scorer is (`Scorer`), a function as one, and `score_samples`: how responses are scored everywhere.
 
 A scorer reads text and gives one number per response, so that a policy and a reward model need not share a vocabulary.
+Also where they do, it is the text that is scored, as the reward model was trained on texts: the ids that a policy
+sampled may be others, and then one text would have several scores, by what no reader sees. Pairs of one text could be
+selected, and scores would not compare with those of judges, of other policies and of a dataset's answers.
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from enum import StrEnum
-from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Protocol
 
 from ..utils.signals import GRACE
 from . import done
+from .processes import process_context
 from .task import Task, in_order
 from .worker import fail, run_task, set_up_process
 
@@ -47,6 +48,7 @@ class Slot:
     """A process, and the task that it runs."""
 
     out: Path
+    context: BaseContext
     threads: int
     gpu: str | None
     grace: float
@@ -57,8 +59,8 @@ class Slot:
 
     def start(self, task: Task) -> None:
         if self._pool is None:
-            arguments = (self.out, self.threads, self.gpu)
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"), set_up_process, arguments)
+            arguments = (self.out, self.threads, self.gpu, dict(os.environ))
+            self._pool = ProcessPoolExecutor(1, self.context, set_up_process, arguments)
         self.task, self.future = task, self._pool.submit(run_task, task, self.out, self.grace)
 
     def finish(self) -> tuple[Task, bool]:
@@ -114,7 +116,8 @@ class Schedule:
         """Run the tasks that are not done, and those that they need; why one failed is in its folder."""
         waiting = [task for task in in_order(tasks) if self._new(task)]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        slots = [Slot(self.out, threads, _gpu(n, self.gpus), self.grace) for n in range(self.jobs)]
+        context = process_context(waiting, self.gpus)
+        slots = [Slot(self.out, context, threads, _gpu(n, self.gpus), self.grace) for n in range(self.jobs)]
         try:
             while waiting or any(slot.task for slot in slots):
                 waiting = self._start(waiting, slots)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -31,8 +31,9 @@ TRACEBACK_LINES = 30
 """How many lines of a traceback are kept, the last ones."""
 
 
-def set_up_process(out: Path, threads: int, gpu: str | None) -> None:
-    """Prepare a process for its tasks: caches, threads, GPU, logging, signals."""
+def set_up_process(out: Path, threads: int, gpu: str | None, environment: Mapping[str, str]) -> None:
+    """Prepare a process for its tasks: environment, caches, threads, GPU, logging, signals."""
+    os.environ.update(environment)  # a server of processes keeps that of its own start
     for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all: the first process passes them on, as SIGTERM
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

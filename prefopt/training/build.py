@@ -1,49 +1,40 @@
-"""From what a user passes to a trainer to what training needs: model, tokenizer, reference and encoded rows."""
+"""From what a user passes to a trainer to what training needs: model, tokenizer, reference and scorer."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from peft import PeftConfig
-from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, set_seed
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, set_seed
 
-from ..data.batching import sequence_lengths
-from ..data.encode import as_text, encode_dataset, split_pairs, with_mismatched
 from ..data.template_variables import set_template_defaults
-from ..data.text_prompts import with_turns
-from ..data.token_ids import check_ids
-from ..models.critic import attach_critic, critic_of, detach_critic, new_critic, parameter_groups
+from ..models.critic import attach_critic, detach_critic, new_critic, parameter_groups
 from ..models.layout_selection import request_layout
-from ..models.load import add_adapter, load_policy, load_scorer, load_tokenizer
+from ..models.load import load_policy, load_scorer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable, stop_rescaling
-from ..models.positions import check_lengths, position_limit
+from ..models.new_adapter import add_adapter, check_trains, warn_of_start
 from ..models.precision import train_in_float32, warn_of_half_precision
-from ..models.reference import FrozenModel, Reference, reference_for
+from ..models.reference import Reference, reference_for
 from ..models.rotary import restore_frequencies
-from ..models.shared_critic import SharedCritic, share_critic
+from ..models.shared_critic import share_critic
+from ..models.tokenizers import load_tokenizer
 from ..models.wrappers import check_adapter, unwrap
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
 from ..objectives.sampling_arguments import SamplingArguments
-from ..objectives.sft import SFT
-from ..scoring.combine import CombinedScorer
 from ..scoring.load import scorer_from
 from ..scoring.reward_model import RewardModelScorer
 from ..scoring.scorer import Scorer
+from .built import Built, models_of
 from .config import PreferenceConfig
 from .generating import check_generating
-from .given_rows import check_responses, check_rows, purpose_of
+from .given_rows import check_rows
+from .prepared_rows import prepare_demonstrations
 
 logger = logging.getLogger(__name__)
-
-ANSWERS = frozenset(("chosen", "response", "responses", "response_ids"))
-"""Columns in which a row has answers, as text or as token ids."""
 
 BALANCING = ("router_aux_loss_coef", "aux_loss_coef")
 """What configs call the weight of a loss that balances experts; the latter is JetMoe's."""
@@ -57,22 +48,6 @@ STEP_IS_RATE = frozenset(
     )
 )
 """Names, in TrainingArguments' `optim`, of optimizers whose step is about the learning rate, whatever the gradient."""
-TOO_LONG = "--max_length {limit} truncates rows to that (those that come encoded: prefopt.data.encode.encode_dataset)"
-"""What to do about rows that are longer than a model's positions."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """What `build` made of a trainer's arguments."""
-
-    objective: Objective
-    model: Any
-    """With the critic, where the objective trains one."""
-    tokenizer: PreTrainedTokenizerBase
-    reference: Reference | None
-    scorer: Scorer | None
-    demonstrations: Any = None
-    """Encoded rows of good answers, where the objective mixes them in."""
 
 
 def build(
@@ -117,6 +92,9 @@ def build(
         keep_differentiable(loaded)
     if peft_config is not None:
         loaded = add_adapter(loaded, peft_config, gradient_checkpointing=bool(args.gradient_checkpointing))
+        if objective.trains != "scorer":
+            warn_of_start(loaded)
+    check_trains(loaded)
     make_trainable(loaded)
     if args.float32_weights and not isinstance(model, str):
         train_in_float32(loaded)
@@ -125,7 +103,7 @@ def build(
     reference = _reference(loaded, objective, args, ref_model, fresh=peft_config is not None)
     if objective.trains == "actor-critic":
         _add_critic(loaded, objective, args, tokenizer, _critic_source(critic, scorer, tokenizer))
-    for each in _models(loaded, reference):
+    for each in models_of(loaded, reference):
         request_layout(unwrap(each), args.layout)
     built = Built(objective, loaded, tokenizer, reference, scorer)
     return replace(built, demonstrations=prepare_demonstrations(demonstrations, rows, built, args))
@@ -148,25 +126,6 @@ def scorer_for(objective: Objective, scorer: Any) -> Scorer | None:
             "or a function of (prompts, responses)"
         )
     return None if scorer is None else scorer_from(scorer)
-
-
-def _models(model: Any, reference: Reference | None) -> Iterator[Any]:
-    """All that have a backbone of their own."""
-    yield model
-    critic = critic_of(model)
-    if critic is not None and not isinstance(critic, SharedCritic):
-        yield critic
-    if isinstance(reference, FrozenModel):
-        yield reference.model
-
-
-def reward_models(scorer: Scorer | None) -> Iterator[RewardModelScorer]:
-    """Those that a scorer is or is made of."""
-    if isinstance(scorer, RewardModelScorer):
-        yield scorer
-    elif isinstance(scorer, CombinedScorer):
-        for part in scorer.parts.values():
-            yield from reward_models(part)
 
 
 def _critic_source(critic: Any, scorer: Scorer | None, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -250,70 +209,6 @@ def _check_models(
         check_adapter(peft_config)
 
 
-def prepare_dataset(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
-    """Raw rows -> encoded rows that the objective can use; a dict of datasets is prepared one by one."""
-    if dataset is None:
-        return None
-    if isinstance(dataset, dict):
-        return {name: prepare_dataset(part, built, args) for name, part in dataset.items()}
-    generation = _generation_config(built.model)
-    given = getattr(dataset, "column_names", ())
-    if "prompt_ids" not in given:
-        dataset = with_turns(as_text(dataset, purpose_of(built.objective)), built.tokenizer, args.text_prompts)
-    encoded = encode_dataset(dataset, built.tokenizer, args.encoding, args.dataset_num_proc, generation)
-    encoded = _with_responses(encoded, built.objective)
-    lengths = sequence_lengths(encoded)
-    backbones = [unwrap(model) for model in _models(built.model, built.reference)]
-    if "prompt_ids" in given:
-        check_ids(encoded, min(_vocabulary(model) for model in backbones))
-    for model in {(type(model), position_limit(model)): model for model in backbones}.values():  # each kind once
-        check_lengths(model, lengths, TOO_LONG)
-    return with_mismatched(encoded, args.max_length) if "mismatched" in built.objective.needs else encoded
-
-
-def _vocabulary(model: Any) -> int:
-    """How many embeddings a model has."""
-    return int(getattr(model.get_input_embeddings(), "num_embeddings", sys.maxsize))
-
-
-def prepare_demonstrations(dataset: Any, rows: Any, built: Built, args: PreferenceConfig) -> Any:
-    """Encoded rows of good answers, where the objective mixes them in: of `dataset`, or else of the training rows.
-
-    Raises:
-        ValueError: there are none, or nothing would be done with them.
-    """
-    weight = getattr(built.objective, "ptx_coef", 0.0)
-    if not weight:
-        if dataset is not None:
-            raise ValueError(f"ptx_dataset is mixed in with ptx_coef, which {built.objective!r} has not above 0")
-        return None
-    source = rows if dataset is None else dataset
-    encoded = "prompt_ids" in getattr(source, "column_names", ())
-    if source is not None and not encoded and ANSWERS.isdisjoint(as_text(source).column_names):
-        raise ValueError("ptx_coef needs answers to learn, and these rows are prompts: pass ptx_dataset with answers")
-    return prepare_dataset(source, replace(built, objective=SFT()), args)
-
-
-def as_rows(dataset: Any, built: Built, args: PreferenceConfig) -> Any:
-    """Raw rows -> rows of text, for a trainer that generates; a dict of datasets is prepared one by one."""
-    if dataset is None:
-        return None
-    if isinstance(dataset, dict):
-        return {name: as_rows(part, built, args) for name, part in dataset.items()}
-    if "prompt_ids" in getattr(dataset, "column_names", ()):
-        raise ValueError("these rows are encoded, and generating responses needs their text: pass the rows of text")
-    return with_turns(as_text(dataset), built.tokenizer, args.text_prompts)
-
-
-def _generation_config(model: Any) -> Any:
-    """What sampling from this model may stop on; a reward model's is that of the policy it came from."""
-    own = getattr(model, "generation_config", None)
-    folder = Path(model.config._name_or_path or ".")
-    if own is not None or not (folder / "generation_config.json").is_file():
-        return own
-    return GenerationConfig.from_pretrained(folder)
-
-
 def tokenizer_for(
     model: Any, args: PreferenceConfig, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> PreTrainedTokenizerBase:
@@ -393,19 +288,3 @@ def _reference(
     if args.sync_ref_model:
         reference.blend(model, 0.0)  # if it cannot, it raises now rather than after ref_model_sync_steps
     return reference
-
-
-def _with_responses(dataset: Dataset, objective: Objective) -> Dataset:
-    """Rows with as many responses as the objective learns from: pairs are split for one that learns from labels.
-
-    One response means the best, so the rest go.
-    """
-    check_responses(objective, dataset)
-    if "label" in dataset.column_names:
-        return dataset
-    if "label" in objective.needs:
-        return split_pairs(dataset)
-    if objective.responses != 1:
-        return dataset
-    columns = [c for c in ("response_ids", "loss_mask", "score", "ref_logps") if c in dataset.column_names]
-    return dataset.map(lambda row: {name: row[name][:1] for name in columns}, desc="Keeping the best response")

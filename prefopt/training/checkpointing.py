@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -28,6 +28,7 @@ from ..models.auxiliary import policy_only
 from ..models.heads import auxiliary_state, save_normalization
 from ..models.peft_adapters import AUXILIARY_ADAPTERS, preserved_adapter_state, saving_policy_only
 from ..models.reference import FrozenModel
+from ..models.saved_adapter import differing_names
 from ..models.wrappers import unwrap
 from ..utils.distributed import on_first
 from ..utils.files import free
@@ -312,17 +313,22 @@ def ended(state: TrainerState) -> bool:
 
 
 def _check_adapter(model: Any, path: Path) -> None:
-    """Refuse an adapter's file in which a weight is missing: PEFT would leave that one as it is, with a warning."""
+    """Refuse an adapter's file with too few or other weights: PEFT would leave its own as they are, with a warning.
+
+    Raises:
+        ValueError: a weight of the adapter is missing, or one is neither the adapter's nor, as embeddings that PEFT
+            saves with it may be, the model's.
+    """
     if not isinstance(model, PeftModel) or not path.is_file():
         return
     with safe_open(path, framework="pt") as file:
         found = set(file.keys())
-    try:
-        wanted = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
-    except KeyError:  # of a critic's head in the same adapter, which is hidden while the policy is read
-        return
-    if missing := sorted(set(wanted) - found):
-        raise ValueError(f"{path} lacks weights of this adapter: {missing}: take another checkpoint")
+    missing, unexpected = differing_names(model, found)
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} holds another adapter than this model's: missing {missing or 'none'}, unexpected "
+            f"{unexpected or 'none'}: take another checkpoint"
+        )
 
 
 def _optimizer_bytes(optimizer: Any) -> int:

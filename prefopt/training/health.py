@@ -20,14 +20,16 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerState
 
 from ..data.records import DataError
-from ..data.template import stop_token_ids
+from ..data.stop_tokens import stop_token_ids
 from ..doctor.checks import AT_START, Sickness, diagnose
 from ..doctor.run import Run
 from ..models.critic import parameter_groups
 from ..models.precision import training_dtype
+from ..models.reference import FrozenModel
 from ..models.weights import broken_weights
 from ..utils import files
 from ..utils.distributed import rank
+from .built import reward_models
 from .config import PreferenceConfig
 from .identity import objective_description, plain
 from .row_figures import all_the_same, row_figures
@@ -51,10 +53,19 @@ class Health:
     Args:
         model: gives the model as the trainer has it now.
         tokenizer: says on which ids responses end.
+        encoding: what encoding did to the training rows, under the names of `prefopt.data.row_encoder.COUNTS`; of rows
+            that came encoded nothing.
     """
 
-    def __init__(self, args: PreferenceConfig, step: StepRunner, model: Callable[[], Any], tokenizer: Any):
-        self.args, self.step, self.tokenizer = args, step, tokenizer
+    def __init__(
+        self,
+        args: PreferenceConfig,
+        step: StepRunner,
+        model: Callable[[], Any],
+        tokenizer: Any,
+        encoding: Mapping[str, int],
+    ):
+        self.args, self.step, self.tokenizer, self.encoding = args, step, tokenizer, encoding
         self._model = model
         self.folder = Path(str(args.output_dir))
         self.facts: dict[str, Any] = {}
@@ -91,6 +102,7 @@ class Health:
             },
             "dtype": str(training_dtype(model)).removeprefix("torch."),
             "rows": row_figures(rows, objective, self.tokenizer, self._stops(model)),
+            "encoding": dict(self.encoding),
             "first": kept,
         }
         self._check_pairs(rows)
@@ -212,3 +224,17 @@ def check_weights(what: str, model: Any) -> None:
         "had diverged saved it. No learning rate mends that: load another copy or an earlier checkpoint. Even a row "
         "that no text reaches would be saved with what is trained"
     )
+
+
+def check_models(policy: Any, reference: Any, scorer: Any) -> None:
+    """Refuse a policy, a reference or a reward model that is broken as it was loaded.
+
+    Raises:
+        ValueError: some of its weights are not finite.
+    """
+    models = {"the model": policy}
+    if isinstance(reference, FrozenModel):
+        models["the reference"] = reference.model
+    models |= {f"the scorer {each.name!r}": each.model for each in reward_models(scorer)}
+    for what, model in models.items():
+        check_weights(what, model)

@@ -8,7 +8,12 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
+from ..data.batching import sequence_lengths
+from ..models.rope_lengths import length_rules
+from ..models.wrappers import unwrap
 from ..utils.peers import started
 
 UNSHARDED = (DistributedType.NO, DistributedType.MULTI_CPU)
@@ -80,4 +85,30 @@ def check_whole(sharded: bool) -> None:
         raise ValueError(
             "the policy generates its responses itself, for which every process needs all of its weights: train "
             "without FSDP and DeepSpeed; an adapter on the policy saves memory, with PPO share_critic too"
+        )
+
+
+def check_lengths(model: nn.Module, train_dataset: Any, eval_dataset: Any, spread: bool) -> None:
+    """Refuse rows for which processes would run a model whose weights they share unequally often, and hang.
+
+    Args:
+        eval_dataset: rows, or a dict of them; those that are not encoded, as prompts for a scorer, are not looked at.
+        spread: the weights will be spread over processes, if they are not so already.
+
+    Raises:
+        ValueError: rows go beyond the length at which the model's rotary frequencies change.
+    """
+    limits = [rule.limit for rule in length_rules(unwrap(model))]
+    if not limits or not (spread or any(isinstance(module, FSDPModule) for module in model.modules())):
+        return
+    evaluation = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+    encoded = [
+        rows for rows in (train_dataset, *evaluation.values()) if "prompt_ids" in getattr(rows, "column_names", ())
+    ]
+    longest = max((length for rows in encoded for length in sequence_lengths(rows)), default=0)
+    if longest > min(limits):
+        raise ValueError(
+            f"a row has {longest:,} tokens, and beyond {min(limits):,} this model's rotary frequencies depend on the "
+            "length of each row, by which processes that share its weights would run it unequally often: set "
+            f"--max_length {min(limits)}, or train without FSDP and DeepSpeed"
         )

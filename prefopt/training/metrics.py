@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..objectives.base import Loss, Metric
 
+ROWS = "train_rows/"
+"""What encoding did to the training rows stands under names that begin so, beside the other metrics of a training."""
 _FOLD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": torch.add,
     "sum": torch.add,
@@ -56,6 +58,16 @@ class MetricsAccumulator:
 def term_metrics(loss: Loss, units: Mapping[str, Tensor]) -> dict[str, Metric]:
     """Each term of a loss as a metric, so that `MetricsAccumulator` gives its mean over the units it is counted in."""
     return {name: Metric(term.total.detach(), units[term.unit]) for name, term in loss.terms.items()}
+
+
+def encoding_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """What encoding did to the training rows, as metrics of the training; what it did to none is left out."""
+    return {f"{ROWS}{name}": float(count) for name, count in counts.items() if count}
+
+
+def encoding_counts(metrics: Mapping[str, float]) -> dict[str, int]:
+    """What `encoding_metrics` has put into a training's metrics."""
+    return {name.removeprefix(ROWS): int(count) for name, count in metrics.items() if name.startswith(ROWS)}
 
 
 def exact(x: Any) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..models.critic import critic_of
-from .build import Built
+from .built import Built
 from .config import PreferenceConfig
 from .iterative.source import IterationSource
 from .one_model import OneModel

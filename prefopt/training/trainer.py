@@ -12,10 +12,10 @@ Each override hands over to one of the objects that a trainer has, which is wher
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,39 +24,36 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..batch import Batch
-from ..data.batching import sequence_lengths
 from ..data.collate import collate
 from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
-from ..models.rope_lengths import length_rules
 from ..models.weights import spot_check
-from ..models.wrappers import unwrap
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
-from ..utils import files
 from ..utils.signals import listener, listening
-from .build import Built, as_rows, build, note_precision, prepare_dataset, reward_models
+from .build import build, note_precision
+from .built import Built, reward_models
 from .checkpointing import Checkpoints, ended
 from .config import PreferenceConfig
 from .content import deciding_rows, weights_hash
 from .dataloaders import Batching
 from .evaluation import Evaluation
 from .given_rows import given_rows, purpose_of
-from .health import Health, check_weights
+from .health import Health, check_models
 from .interruption import asked_by_any, told
-from .launch import check_launch, check_saving
-from .metrics import MetricsAccumulator
+from .launch import check_launch, check_lengths, check_saving
+from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
 from .parts import source_for, trained_by
 from .places import check_places
+from .prepared_rows import as_rows, prepare_dataset
 from .reference_logps import ReferencePass
+from .result_files import write_metrics, write_state
 from .source import eval_loader
 from .step import StepRunner
 from .unreadable import named
@@ -163,12 +160,14 @@ class PreferenceTrainer(Trainer):
         self.objective: Objective = built.objective
         self.scorer = built.scorer
         self.prepare_rows = partial(as_rows if built.scorer else prepare_dataset, built=built, args=args)
+        encoding: Counter[str] = Counter()
+        noting = self.prepare_rows if built.scorer else partial(self.prepare_rows, counts=encoding)
         self.batching = Batching(args, partial(collate, pad_to_multiple_of=cast(Any, args.pad_to_multiple_of)))
         super().__init__(
             model=built.model,
             args=args,
             data_collator=self.batching.collate,
-            train_dataset=self.prepare_rows(train_dataset),
+            train_dataset=noting(train_dataset),
             eval_dataset=self.prepare_rows(eval_dataset),
             processing_class=built.tokenizer,
             compute_metrics=compute_metrics,
@@ -186,44 +185,21 @@ class PreferenceTrainer(Trainer):
         self.source = source_for(self, built)
         self._saved_at: int | None = None
         """The step of the last checkpoint of this call of train()."""
-        self._check_spread_lengths()
+        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        check_lengths(self.model, self.train_dataset, self.eval_dataset, spread)
         self._to_device(built)
-        self._check_weights(built)
+        check_models(self.model, built.reference, built.scorer)
         check = self._watch_reference(given=ref_model is not None)
         self.checkpoints = Checkpoints(
             args, self.trained, self.step, built.tokenizer, check, self._own_rows, self._description
         )
         self._precompute_reference()
-        self.health = Health(args, self.step, lambda: self.model, built.tokenizer)
+        self.health = Health(args, self.step, lambda: self.model, built.tokenizer, encoding)
 
     @property
     def reference(self) -> Reference | None:
         """What log-ratios are taken against; None where there is none, or its log-probs are precomputed."""
         return self.step.reference
-
-    def _check_spread_lengths(self) -> None:
-        """Refuse rows for which processes would run a model whose weights they share unequally often, and hang.
-
-        Raises:
-            ValueError: rows go beyond the length at which the model's rotary frequencies change.
-        """
-        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        limits = [rule.limit for rule in length_rules(unwrap(self.model))]
-        if not limits or not (spread or any(isinstance(module, FSDPModule) for module in self.model.modules())):
-            return
-        evaluation = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        encoded = [
-            rows
-            for rows in (self.train_dataset, *evaluation.values())
-            if "prompt_ids" in getattr(rows, "column_names", ())
-        ]
-        longest = max((length for rows in encoded for length in sequence_lengths(rows)), default=0)
-        if longest > min(limits):
-            raise ValueError(
-                f"a row has {longest:,} tokens, and beyond {min(limits):,} this model's rotary frequencies depend on "
-                "the length of each row, by which processes that share its weights would run it unequally often: set "
-                f"--max_length {min(limits)}, or train without FSDP and DeepSpeed"
-            )
 
     def _to_device(self, built: Built) -> None:
         """Move what Trainer does not know to the device."""
@@ -233,19 +209,6 @@ class PreferenceTrainer(Trainer):
             built.reference.model.to(self.args.device)
         if isinstance(built.reference, PolicyBeforeTraining):
             self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
-
-    def _check_weights(self, built: Built) -> None:
-        """Refuse a model that is broken as it was loaded.
-
-        Raises:
-            ValueError: some of its weights are not finite.
-        """
-        models = {"the model": self.model}
-        if isinstance(built.reference, FrozenModel):
-            models["the reference"] = built.reference.model
-        models |= {f"the scorer {scorer.name!r}": scorer.model for scorer in reward_models(built.scorer)}
-        for what, model in models.items():
-            check_weights(what, model)
 
     def _watch_reference(self, given: bool) -> dict[str, str | None]:
         """Let the reference follow the policy, if asked for; else what its weights are known by.
@@ -304,6 +267,7 @@ class PreferenceTrainer(Trainer):
         result = super().train(folder, *args, **kwargs)
         if math.isnan(result.training_loss):
             result.metrics.pop("train_loss", None)  # no step was left, or none was learnt from
+        result.metrics.update(encoding_metrics(self.health.encoding))
         return result
 
     def _own_rows(self) -> Any:
@@ -478,17 +442,12 @@ class PreferenceTrainer(Trainer):
     def save_state(self) -> None:
         """Write the run's state, whole or not at all."""
         if self.args.should_save:
-            files.replace(self._output / TRAINER_STATE_NAME, lambda path: self.state.save_to_json(str(path)))
+            write_state(self._output, self.state)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """Write metrics of a split, and those of all together, whole or not at all."""
-        if not self.is_world_process_zero():
-            return
-        files.replace(self._output / f"{split}_results.json", json.dumps(metrics, indent=4, sort_keys=True))
-        path = self._output / "all_results.json"
-        if combined:
-            there = json.loads(path.read_text()) if path.is_file() else {}
-            files.replace(path, json.dumps(there | metrics, indent=4, sort_keys=True))
+        if self.is_world_process_zero():
+            write_metrics(self._output, split, metrics, combined)
 
     @property
     def _output(self) -> Path:

@@ -698,7 +698,7 @@ def test_answers_that_call_tools_are_no_texts(caplog: pytest.LogCaptureFixture) 
     ]
     with caplog.at_level(logging.WARNING, "prefopt.candidates"):
         found = DatasetAnswers(rows)
-    assert found.answers == {prompt_key(FRANCE): {"Paris.": True}} and "1 answers call tools" in caplog.text
+    assert found.answers == {prompt_key(FRANCE): {"Paris.": True}} and "1 answers have tool calls" in caplog.text
     pairs, left_out = self_rejected(rows, [candidate("Lyon.")])
     assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("Paris.", "Lyon.")]
-    assert left_out == {"answers that call tools, which have no text": 1}
+    assert left_out == {"answers with tool calls or a thought, which are no text": 1}

@@ -168,7 +168,7 @@ def test_the_processes_of_a_comparison_guard_what_they_print(
     monkeypatch.setattr(logging, "basicConfig", lambda **how: None)
     for name in ("PREFOPT_CACHE", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, "")
-    set_up_process(tmp_path, torch.get_num_threads(), None)
+    set_up_process(tmp_path, torch.get_num_threads(), None, {})
     assert isinstance(sys.stdout, secrets.GuardedStream) and isinstance(sys.stderr, secrets.GuardedStream)
 
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefopt.data.adapters import REGISTRY, Drop, by_name, recognise
-from prefopt.data.loading import ANY
+from prefopt.data.adapters.implicit import WITHIN
+from prefopt.data.recognising import ANY
 from prefopt.data.records import Candidates, DataError, Turn
+from tests.helpers.more_shapes import MORE
 from tests.helpers.shapes import READ
 
 USER, BOT = "user", "assistant"
@@ -99,7 +101,7 @@ FORMATS: list[tuple[str, dict[str, Any], Candidates]] = [
     (
         "trl",
         {"chosen": "天空是蓝色的", "rejected": "天空是绿色的"},
-        Candidates((Turn("text", "天空是"),), ("蓝色的", "绿色的")),
+        Candidates((Turn("text", "天空是"),), ("蓝色的", "绿色的"), repairs=(WITHIN,)),
     ),
     (
         "trl",
@@ -203,7 +205,7 @@ def test_a_row_is_recognised_and_read(name: str, row: dict[str, Any], expected: 
 
 
 def test_every_adapter_has_a_row_above() -> None:
-    assert {name for name, _, _ in FORMATS} | {name for name, *_ in READ} == set(REGISTRY)
+    assert {name for name, _, _ in FORMATS} | {name for name, *_ in (*READ, *MORE)} == set(REGISTRY)
 
 
 @pytest.mark.parametrize(

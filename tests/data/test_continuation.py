@@ -1,6 +1,7 @@
 """An answer's ids are those of the whole conversation, for every family of tokenizers and templates."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, LlamaTokenizer, MistralCommonBackend
 
-from prefopt.data import DataError, Encoding
+from prefopt.data import DataError, Encoding, encode_dataset, load_sft
 from prefopt.data.row_encoder import Encoder
 from prefopt.generation.stopping import StoppingRules
 from tests.helpers.tokenizer_families import FAMILIES, family_tokenizer
@@ -64,7 +65,8 @@ TEMPLATES = {
 }
 ANSWERS = ["It is Paris.", "北京是首都。", " Paris", "\nIt is", "12 hours", "a  b", "[/INST] user", "é 🍞"]
 USER, SYSTEM = {"role": "user", "content": "What is the capital?"}, {"role": "system", "content": "简短。 Be brief."}
-CALL = '[{"type": "function", "function": {"name": "clock", "arguments": {"zone": "北京"}}}]'
+CALL = {"type": "function", "function": {"name": "clock", "arguments": {"zone": "北京"}}}
+CLOCK = {"type": "function", "function": {"name": "clock", "description": "报时", "parameters": {"zone": "text"}}}
 
 
 def turns(*answers: str, system: bool = False) -> list[dict[str, str]]:
@@ -120,6 +122,33 @@ def test_a_row_has_the_ids_of_the_whole_conversation(family: str, template: str)
         else:
             assert row["_merges"] or row["_mismatches"], messages
     assert concatenations >= 4  # GPT-2 splits a blank line before a word in two: such prompts merge with most answers
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+@pytest.mark.parametrize("calls", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tools_calls_and_thinking_have_the_ids_of_the_whole_conversation(
+    family: str, calls: bool, thinking: bool | None
+) -> None:
+    tokenizer = family_tokenizer(family, *TEMPLATES["tools"])
+    given: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+    concatenations = 0
+    for answer in ANSWERS:
+        said = {"role": "assistant", "content": answer, **({"tool_calls": [CALL]} if calls else {})}
+        for before in ([USER], [SYSTEM, USER]):
+            counts: Counter[str] = Counter()
+            row = {"messages": [*before, said], "tools": [CLOCK], "chat_template_kwargs": given}
+            found = encode_dataset(load_sft([row]), tokenizer, Encoding(max_length=None), counts=counts)[0]
+            whole, asked = [*before, said], {"tools": [CLOCK], "tokenize": False, **given}
+            prompt = tokenizer.apply_chat_template(before, add_generation_prompt=True, **asked)
+            begins, ids = ids_of(prompt, tokenizer), whole_ids(whole, tokenizer, tools=[CLOCK], **given)
+            others = counts["boundary_merges"] + counts["template_mismatches"]
+            if tokenizer.apply_chat_template(whole, **asked).startswith(prompt) and ids[: len(begins)] == begins:
+                concatenations += 1
+                assert ([*found["prompt_ids"], *found["response_ids"][0]], others) == (ids, 0), row
+            else:
+                assert others == 1, row
+    assert concatenations >= 4
 
 
 # ---- beside an encoder that is not ours ------------------------------------------------------------------------------
@@ -215,3 +244,20 @@ def test_the_text_of_a_bare_response_keeps_its_leading_space(family: str) -> Non
     prompt, whole = (ids_of(text, tokenizer) for text in ("The capital", "The capital is Paris."))
     said = rules.text([*whole[len(prompt) :], tokenizer.eos_token_id], "stop", bare_prompt=True)
     assert said == tokenizer.decode(whole)[len(tokenizer.decode(prompt)) :] and said.startswith(" ")
+
+
+# ---- what ends a response --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2"])
+def test_unknown_text_that_would_end_a_response_is_refused(family: str) -> None:
+    """Where one token is both: by the tokenizer itself. One that knows all bytes gives it to no text."""
+    tokenizer = family_tokenizer(family, *TEMPLATES["zephyr"])
+    tokenizer.unk_token = tokenizer.eos_token = "<unk>"
+    if tokenizer.unk_token_id not in ids_of("\U0010fffd", tokenizer):
+        row = encoded(turns("It is \U0010fffd."), tokenizer)
+        assert row["response_ids"][0].count(tokenizer.eos_token_id) == 1
+        return
+    assert family != "gpt2"
+    with pytest.raises(DataError, match="gives '<unk>', which ends a response, to text that it does not know"):
+        Encoder(tokenizer, Encoding())

@@ -13,6 +13,7 @@ import pytest
 from prefopt.cli.data_check import main as data_check
 from prefopt.data import Candidates, DataError, Turn, load, load_preferences, load_prompts, load_sft, register
 from prefopt.data.adapters import REGISTRY
+from prefopt.utils.extensions import load_named
 
 ROWS = [{"ask": f"Question {i}?", "good": f"Answer {i}.", "bad": "No."} for i in range(3)]
 HEAD = "from prefopt.data import Adapter, Candidates, Drop, Turn, register\n"
@@ -65,6 +66,21 @@ def test_a_function_is_an_adapter(module: Module, write: Callable[..., Path]) ->
     assert (report.adapter, report.kept, dict(report.dropped)) == (name, 3, {"no good answer": 1})
     assert load_sft(path, name)["response"][:] == table["chosen"][:]
     assert load_prompts(path, name)["prompt"][:] == table["prompt"][:]
+
+
+NEW_FORMAT = """
+@register("ask-good-bad", kind="pair", fields="ask, good, bad: texts", recognises=lambda row: "ask" in row)
+def my_rows(row):
+    return Candidates((Turn("user", row["ask"]),), (row["good"], row["bad"]))
+"""
+
+
+def test_a_new_format_costs_three_lines_and_is_recognised_then(module: Module, write: Callable[..., Path]) -> None:
+    assert len(NEW_FORMAT.strip().splitlines()) <= 10
+    load_named(f"{module(NEW_FORMAT)}:my_rows", "adapter")
+    table, report = load(write([{**row, "votes": 3} for row in ROWS]))
+    assert report.adapter == "ask-good-bad" and report.unread == {"votes": 3}
+    assert table["chosen"][:] == [f"Answer {i}." for i in range(3)]
 
 
 @pytest.mark.parametrize(

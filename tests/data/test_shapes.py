@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from prefopt.data import DataError, load, load_preferences
+from tests.helpers.more_shapes import MORE, REFUSED_TOO
 from tests.helpers.shapes import BETTER, HUB, MULTI, READ, SYSTEM, WORSE, Q, bot, user
+
+SHAPES = [*READ, *MORE]
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "purpose", "row", "meaning"), READ, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(READ)]
+    ("name", "source", "purpose", "row", "meaning"), SHAPES, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(SHAPES)]
 )
 def test_a_published_shape_is_read(
     name: str, source: str, purpose: str, row: dict[str, Any], meaning: dict[str, Any]
@@ -77,7 +80,10 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [  # whose, purpose, a row
 ]
 
 
-@pytest.mark.parametrize(("what", "purpose", "row", "named"), REFUSED, ids=[what for what, *_ in REFUSED])
+REFUSALS = [*REFUSED, *REFUSED_TOO]
+
+
+@pytest.mark.parametrize(("what", "purpose", "row", "named"), REFUSALS, ids=[what for what, *_ in REFUSALS])
 def test_what_cannot_be_read_is_refused_and_named(what: str, purpose: str, row: dict[str, Any], named: str) -> None:
     with pytest.raises(DataError, match=named):
         load([row, row], purpose)
@@ -109,6 +115,58 @@ def test_a_verdict_that_only_ends_on_a_letter_names_nothing(verdict: str) -> Non
         DataError, match=f"field 'winner': is {verdict!r}, which names neither response_a nor response_b"
     ):
         load_preferences([{**PAIR_OF_TWO, "winner": verdict}], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "good"),
+    [
+        ({"chosen": True}, True),
+        ({"chosen": 0}, False),
+        ({"chosen": "false"}, False),
+        ({"rejected": True}, False),
+        ({"chosen": True, "rejected": False}, True),
+        ({"preferred": False}, False),
+        ({"is_preferred": 1}, True),
+        ({"correct": False}, False),
+        ({"is_correct": True}, True),
+        ({"thumbs_up": False}, False),
+        ({"label": 1, "weight": 1.0}, True),
+        ({"label": False, "is_safe": "no"}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("row", [{"prompt": Q, "response": BETTER}, {"messages": [user(Q), bot(BETTER)]}], ids=str)
+def test_true_or_false_beside_a_single_answer_is_its_label(
+    row: dict[str, Any], columns: dict[str, Any], good: bool
+) -> None:
+    rows, report = load([{**row, **columns}], "unpaired")
+    assert rows["label"] == [good] and not report.unread
+    if good:
+        assert len(load([{**row, **columns}], "sft")[0]) == 1
+    else:
+        with pytest.raises(DataError, match="labelled as a bad one"):
+            load([{**row, **columns}], "sft")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"chosen": 0.5}, "column 'chosen' tells what the row means"),
+        ({"chosen": "cooking"}, "column 'chosen' tells what the row means"),
+        ({"chosen": True, "rejected": True}, "fields 'chosen' and 'rejected' contradict each other"),
+        ({"label": True, "weight": 0}, "fields 'label' and 'weight' contradict each other"),
+    ],
+    ids=str,
+)
+def test_what_is_no_label_is_refused_by_its_name(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load([{"prompt": Q, "response": BETTER, **columns}], "sft")
+
+
+@pytest.mark.parametrize("value", ["Paris", 3, "A"])
+def test_such_columns_may_say_something_else(value: Any) -> None:
+    rows, report = load([{"prompt": Q, "response": BETTER, "correct": value}], "sft")
+    assert rows["response"] == [BETTER] and report.unread == {"correct": 1} and report.telling == {"correct"}
 
 
 def test_a_preference_between_one_and_two_is_no_verdict() -> None:

@@ -120,7 +120,10 @@ def test_what_the_template_does_not_read_of_a_row_is_counted(
     with caplog.at_level(logging.WARNING, "prefopt.data"):
         ids = prompt_ids(rows, make_tokenizer(template))
     assert ids[0] == ids[1]
-    assert "1 rows: tools, tool calls or chat_template_kwargs that the chat template does not read" in caplog.text
+    assert (
+        "1 rows: tools, tool calls, reasoning_content or chat_template_kwargs that the chat template does not use"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,20 @@ def test_without_one_or_where_asked_it_is_verbatim(chatml: Any, plain: Any) -> N
         with_turns(rows, chatml, "turn")
 
 
+@pytest.mark.parametrize("mode", ["auto", "user", "verbatim"])
+def test_two_answers_and_a_verdict_follow_it_and_several_answers_answer_a_user(
+    mode: str, chatml: Any, plain: Any
+) -> None:
+    pair = load_preferences([{"prompt": "Name a fruit", "chosen": "An apple.", "rejected": "An axe."}])
+    judged = {"prompt": "Name a fruit", "response_a": "An axe.", "response_b": "An apple.", "winner": "b"}
+    ranked = {"prompt": "Name a fruit", "responses": ["An apple.", "An axe."], "scores": [2, 1]}
+    for tokenizer in (chatml, plain):
+        for row, as_mode in ((judged, mode), (ranked, "user")):
+            wanted = encode_dataset(with_turns(pair, tokenizer, as_mode), tokenizer)[0]
+            found = encode_dataset(with_turns(load_preferences([row]), tokenizer, mode), tokenizer)[0]
+            assert (found["prompt_ids"], found["response_ids"]) == (wanted["prompt_ids"], wanted["response_ids"])
+
+
 def test_turns_documents_and_lists_stay_what_they_are(chatml: Any) -> None:
     for rows in (
         load_sft([{"text": "Once upon a time"}]),

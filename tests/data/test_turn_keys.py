@@ -93,12 +93,12 @@ def test_two_answers_in_a_row_of_which_one_counts_are_refused() -> None:
 
 
 def test_keys_that_nobody_reads_are_named_and_counted() -> None:
-    turn = {**bot("a"), "reasoning_content": "hm", "name": "x", "tool_call_id": None}
+    turn = {**bot("a"), "refusal": "hm", "name": "x", "tool_call_id": None}
     dataset, report = load([{"messages": [user(Q), turn], "id": 3}, {"messages": [user(Q), bot("b")]}], "sft")
     assert len(dataset) == 2
-    assert report.unread == {"id": 1, "messages[].name": 1, "messages[].reasoning_content": 1}
-    pair = {"prompt": [user(Q)], "chosen": {**bot(BETTER), "thinking": "hm"}, "rejected": [bot(WORSE)]}
-    assert load([pair])[1].unread == {"chosen[].thinking": 1}
+    assert report.unread == {"id": 1, "messages[].name": 1, "messages[].refusal": 1}
+    pair = {"prompt": [{**user(Q), "thinking": "x"}], "chosen": {**bot(BETTER), "a": "hm"}, "rejected": [bot(WORSE)]}
+    assert load([pair])[1].unread == {"chosen[].a": 1, "prompt[].thinking": 1}
     answers = [{"text": "a", "score": 2, "model": "m", "upvotes": 3}, {"text": "b", "score": 1, "model": "n"}]
     assert load([{"question": Q, "responses": answers}])[1].unread == {
         "responses[].model": 1,

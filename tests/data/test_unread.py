@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prefopt.data import DataError, load, load_preferences
+from tests.helpers.more_shapes import MORE
 from tests.helpers.shapes import BETTER, MULTI, READ, WORSE, Q, bot, user
 
 ZEBRA = "zebra"
@@ -83,7 +84,7 @@ def changed(value: Any) -> Iterator[Any]:
 @st.composite
 def rows(draw: Any) -> tuple[dict[str, Any], str]:
     """A row of a known shape with a column added, renamed or put into an object."""
-    _, _, purpose, row, _ = draw(st.sampled_from(READ))
+    _, _, purpose, row, _ = draw(st.sampled_from([*READ, *MORE]))
     row = copy.deepcopy(row)
     for _ in range(draw(st.integers(0, 2))):
         column = draw(st.sampled_from(sorted(row)))

@@ -293,6 +293,12 @@ def test_answers_that_begin_alike_by_chance_have_no_prompt() -> None:
             {"role": "text", "content": "天空是什么颜色？"},
             ("是蓝色", "是绿色"),
         ),
+        (
+            "你好，天空是什么颜色?是蓝色",
+            "你好，天空是什么颜色?是绿色",
+            {"role": "text", "content": "你好，天空是什么颜色?"},
+            ("是蓝色", "是绿色"),
+        ),
     ],
 )
 def test_an_implicit_prompt_ends_where_an_answer_or_a_word_begins(
@@ -300,6 +306,27 @@ def test_an_implicit_prompt_ends_where_an_answer_or_a_word_begins(
 ) -> None:
     row = load_preferences([{"chosen": chosen, "rejected": rejected}])[0]
     assert (row["prompt"], (row["chosen"], row["rejected"])) == ([prompt], answers)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt", "may_divide"),
+    [
+        ("中国的首都，是北京", "中国的首都，是南京", "中国的首都，是", True),
+        ("我喜欢苹果", "我喜欢苹子", "我喜欢苹", True),
+        ("天空是什么颜色？是蓝色", "天空是什么颜色？是绿色", "天空是什么颜色？", False),
+        ("中国的首都，北京", "中国的首都，南京", "中国的首都，", False),
+        ("I am here", "I am away", "I am", False),
+    ],
+)
+def test_an_implicit_prompt_that_may_end_within_a_word_is_counted(
+    chosen: str, rejected: str, prompt: str, may_divide: bool
+) -> None:
+    dataset, report = load([{"chosen": chosen, "rejected": rejected}])
+    assert dataset[0]["prompt"] == [{"role": "text", "content": prompt}]
+    assert prompt + dataset[0]["chosen"] == chosen and prompt + dataset[0]["rejected"] == rejected
+    assert [what.split(":")[0] for what in report.repaired] == [
+        "implicit prompt cut before the first character that differs, be it within a word"
+    ] * may_divide
 
 
 # What is said twice

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import transformers as hf
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from prefopt.generation import _compatibility, sampling
 from prefopt.generation._token_sampling import Distribution
@@ -102,3 +106,26 @@ def test_the_way_is_found_by_trial(make: Any, said: str, caplog: pytest.LogCaptu
     monkeypatch.setattr(sampling, "is_supported", lambda _: False)
     generated(model, Distribution(), 1)
     assert [said in record.message for record in caplog.records if record.name == _compatibility.__name__] == [True]
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """Of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_without_a_trial_it_is_said(process_group: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Of weights that processes share; the log-probs are right where left padding is, as for SmolLM3."""
+    plain, sharded = (tiny_family("SmolLM3") for _ in range(2))
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    with caplog.at_level(logging.WARNING, "prefopt.generation"):
+        found = generated(sharded, Distribution(), 2)
+    assert [record.message for record in caplog.records if "is sampled without a trial" in record.message]
+    for (number, _), row in found.items():
+        with torch.no_grad():
+            logits = plain(torch.tensor([PROMPTS[number] + row.ids]), use_cache=False).logits
+        logps = logits[0, len(PROMPTS[number]) - 1 : -1].log_softmax(-1)
+        expected = logps.gather(1, torch.tensor(row.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(row.logps), expected, rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Classification models of 27 families score as transformers' `.logits`: alone, batched, trained and saved."""
+"""Classification models of 28 families score as transformers' `.logits`: alone, batched, trained and saved."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("Albert", ENCODER | {"embedding_size": 16}),
     "mpnet": ("MPNet", OFFSET),
     "camembert": ("Camembert", OFFSET),
+    "bigbird": ("BigBird", ENCODER | {"attention_type": "original_full", "sep_token_id": 3}),
     "modernbert-decoder": (  # a layer is between backbone and head
         "ModernBertDecoder",
         ENCODER | {"cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3},
@@ -318,6 +319,26 @@ def test_several_labels_are_refused_at_both_doors(family: str, labels: int, tmp_
             RewardTrainer(source, args, train_dataset=ROWS, processing_class=tokenizer)
         with pytest.raises(ValueError, match=message):
             scorer_from(source, tokenizer=tokenizer)
+
+
+def test_attention_that_a_short_text_changes_for_good_is_refused_at_both_doors(tmp_path: Path) -> None:
+    """Plain transformers gives a long text another score after a short one; with full attention the same."""
+    sparse = {"attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1}
+    long, short = torch.arange(5, 55)[None], torch.arange(5, 9)[None]
+    for settings, differs in ((sparse, True), ({}, False)):
+        model = classifier("bigbird", **settings)
+        with torch.no_grad():
+            first, _, again = (model(ids).logits.item() for ids in (long, short, long))
+        assert (abs(first - again) > 1e-3) == differs
+    model = classifier("bigbird", **sparse)
+    model.save_pretrained(tmp_path / "sparse")
+    for source in (model, str(tmp_path / "sparse")):
+        with pytest.raises(ValueError, match=r"block_sparse.*Load it with attention_type='original_full'"):
+            RewardTrainer(source, RewardConfig(**quiet(tmp_path)), train_dataset=ROWS, processing_class=words())
+        with pytest.raises(ValueError, match="block_sparse"):
+            scorer_from(source, tokenizer=words())
+    whole = load_scorer(str(tmp_path / "sparse"), attention_type="original_full").eval()
+    close(ours(whole), plain(whole))
 
 
 def test_a_model_that_scores_tokens_is_refused_at_its_first_score() -> None:

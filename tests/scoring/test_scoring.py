@@ -15,8 +15,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
+from prefopt.candidates import Candidate, Pool
 from prefopt.data.collate import collate
-from prefopt.data.encode import Encoding, encode_dataset
+from prefopt.data.encode import Encoding, encode_dataset, encode_prompt
+from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.generation import sample
 from prefopt.models.forward import forward
 from prefopt.models.heads import set_normalization
@@ -62,6 +64,22 @@ def scores_of(scorer: Any) -> list[float]:
 
 
 # Reward models
+
+
+def test_a_score_is_of_the_text_however_it_was_sampled(reward_model, tokenizer, tmp_path: Path) -> None:
+    """Two candidates of one text and other ids score alike; by their ids the model would tell them apart."""
+    prompt = [{"role": "user", "content": "Hi"}]
+    letters = [*(tokenizer.convert_tokens_to_ids(letter) for letter in "Sure"), tokenizer.eos_token_id]
+    usual = [*tokenizer("Sure", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    by, scorer = tokenizer_fingerprint(tokenizer), RewardModelScorer(reward_model, tokenizer)
+    pool, ways = Pool(tmp_path), (usual, letters)
+    pool.append(
+        Candidate(0, 0, k, tuple(prompt), "Sure", "stop", "p", 1.0, 0, tuple(ids), by) for k, ids in enumerate(ways)
+    )
+    pool.score(scorer)
+    first, second = (each.score for each in pool.scored(scorer))
+    of_ids = scorer.score_ids([encode_prompt(prompt, tokenizer)] * 2, ways, tokenizer)
+    assert [first, second] == pytest.approx([of_ids[0]] * 2, rel=1e-9) and abs(of_ids[0] - of_ids[1]) > 1e-3
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 100, 300, 100_000])

@@ -9,118 +9,16 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig
 
-from prefopt import DPOConfig, DPOTrainer
-from prefopt.models import load_policy, merge_adapter
-from prefopt.models.load import add_adapter
-from tests.helpers.models import tiny_llama
-from tests.helpers.rows import ragged_pairs
-from tests.helpers.training import quiet
+from benchmarks.step_zero import KINDS, Kind, Maker, combinations, measured
 
-ROWS = ragged_pairs(12)
-EXACT_8_BIT = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-ALIKE = {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}
-TOKENS = {"trainable_token_indices": [5, 6, 7, 8, 9, 10]}
-
-
-class Kind(NamedTuple):
-    adapter: dict[str, Any] | None
-    """Of a `LoraConfig`; None trains the model in full."""
-    tied: bool = False
-    quantised: Any = None
-    biased: bool = False
-
-
-KINDS = {
-    "full": Kind(None),
-    "full, tied": Kind(None, tied=True),
-    "lora": Kind({}),
-    "lora, all linear layers": Kind({"target_modules": "all-linear"}),
-    "lora, head": Kind({"target_modules": ["q_proj", "lm_head"]}),
-    "lora, biases": Kind({"bias": "all"}, biased=True),
-    "lora, embeddings in full": Kind({"modules_to_save": ["embed_tokens"]}, tied=True),
-    "dora": Kind({"use_dora": True}),
-    "tied, head": Kind({"target_modules": ["q_proj", "lm_head"]}, tied=True),
-    "tied, both alike": Kind(ALIKE, tied=True),
-    "tied, in full alike": Kind({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, tied=True),
-    "tokens": Kind(TOKENS),
-    "tokens, tied": Kind(TOKENS, tied=True),
-    "4-bit": Kind({}, quantised=BitsAndBytesConfig(load_in_4bit=True)),
-    "4-bit, tied alike": Kind(ALIKE, tied=True, quantised=BitsAndBytesConfig(load_in_4bit=True)),
-    "8-bit": Kind({}, quantised=EXACT_8_BIT),
-    "8-bit, biases": Kind({"bias": "all"}, quantised=EXACT_8_BIT, biased=True),
-}
-ORIGINS = ["fresh", "carried", "folder", "merged", "second round"]
 FROM_FOLDERS = {"lora", "tied, both alike", "tokens, tied", "4-bit, tied alike"}
-TABLE = [
-    (name, origin)
-    for name, kind in KINDS.items()
-    for origin in ORIGINS
-    if (kind.adapter is not None or origin in ("fresh", "second round"))
-    and (origin != "folder" or name in FROM_FOLDERS)
-]
-
-
-class Maker:
-    """Makes policies of one kind, from one base on disk, and trainers of them."""
-
-    def __init__(self, kind: Kind, folder: Path, tokenizer: Any, **args: Any):
-        self.kind, self.folder, self.tokenizer, self.args = kind, folder, tokenizer, args
-        self.base = str(folder / "base")
-        model = tiny_llama(  # 4-bit blocks hold 64 weights
-            hidden_size=64, intermediate_size=128, tie_word_embeddings=kind.tied, attention_bias=kind.biased
-        )
-        model.save_pretrained(self.base)
-
-    def lora(self) -> LoraConfig | None:
-        if self.kind.adapter is None:
-            return None
-        usual = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
-        return LoraConfig(**usual | self.kind.adapter)
-
-    def fresh(self) -> Any:
-        return load_policy(self.base, quantization_config=self.kind.quantised)
-
-    def carried(self) -> PeftModel:
-        """An adapter that is not the identity."""
-        model = add_adapter(self.fresh(), self.lora(), gradient_checkpointing=False)  # type: ignore[arg-type]
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn_like(parameter) * 0.1)
-        return model
-
-    def trainer(self, model: Any, peft_config: Any = None) -> DPOTrainer:
-        args = quiet(self.folder, max_steps=3, learning_rate=1e-2, per_device_train_batch_size=6, **self.args)
-        return DPOTrainer(
-            model,
-            args=DPOConfig(**args),
-            train_dataset=ROWS,
-            eval_dataset=ROWS,
-            processing_class=self.tokenizer,
-            peft_config=peft_config,
-        )
-
-    def start(self, origin: str) -> DPOTrainer:
-        if origin == "fresh":
-            return self.trainer(self.fresh(), self.lora())
-        if origin == "carried":
-            return self.trainer(self.carried())
-        if origin == "folder":
-            self.carried().save_pretrained(self.folder / "adapter")
-            return self.trainer(load_policy(str(self.folder / "adapter"), quantization_config=self.kind.quantised))
-        if origin == "merged":
-            return self.trainer(merge_adapter(self.carried()))
-        first = self.trainer(self.fresh(), self.lora())
-        first.train()
-        return self.trainer(first.model)
+TABLE = [(name, origin) for name, origin in combinations() if origin != "folder" or name in FROM_FOLDERS]
 
 
 @pytest.mark.parametrize("precomputed", [False, True], ids=["live", "precomputed"])
@@ -128,14 +26,11 @@ class Maker:
 def test_the_policy_starts_from_its_reference(
     kind: str, origin: str, precomputed: bool, tmp_path: Path, tokenizer: Any
 ) -> None:
-    trainer = Maker(KINDS[kind], tmp_path, tokenizer, precompute_ref_log_probs=precomputed).start(origin)
-    before = trainer.evaluate()
-    trainer.train()
-    first = next(log for log in trainer.state.log_history if "loss" in log)
-    assert before["eval_loss"] == pytest.approx(math.log(2), rel=1e-5)
-    assert first["loss"] == pytest.approx(math.log(2), rel=1e-5)
-    assert before["eval_rewards/accuracies"] == first["rewards/accuracies"] == 0.5
-    assert trainer.evaluate()["eval_loss"] < math.log(2) - 1e-3
+    found = measured(KINDS[kind], origin, tmp_path, tokenizer, precompute_ref_log_probs=precomputed)
+    assert found.evaluated == pytest.approx(math.log(2), rel=1e-5)
+    assert found.first == pytest.approx(math.log(2), rel=1e-5)
+    assert found.accuracies == (0.5, 0.5)
+    assert found.after < math.log(2) - 1e-3
 
 
 @pytest.mark.parametrize("threshold", [0.0, 6.0])

@@ -1,3 +1,6 @@
+from .accuracy import RewardAccuracies as RewardAccuracies
+from .accuracy import by_category as by_category
+from .accuracy import reward_accuracies as reward_accuracies
 from .choices import measure_choices as measure_choices
 from .endpoint import Endpoint as Endpoint
 from .judges import judge_from as judge_from

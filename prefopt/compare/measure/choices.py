@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ...data.batching import split_by_tokens
 from ...data.records import DataError
+from ...data.rendering import Message
 from ...data.row_encoder import Encoder
-from ...data.template import Message
 from ...data.truncation import Encoding
 from ...utils.tensors import masked_sum
 from ..records import CHOICES, table

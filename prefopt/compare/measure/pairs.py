@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from ...data.batching import split_by_tokens, token_counts
-from ...data.records import DataError
+from ...data.records import ANSWER_EXTRAS, DataError
 from ...scoring.scorer import Scorer
 from ...utils.tensors import masked_sum
 from ..records import PAIRS, table
@@ -41,10 +41,12 @@ def scored_pairs(scorer: Scorer, pairs: Dataset) -> pd.DataFrame:
         pairs: rows of text, as `load_preferences` returns them.
 
     Raises:
-        DataError: an answer calls tools, so that it is no text.
+        DataError: an answer calls tools, or has a thought, so that it is no text.
     """
-    if "tool_calls" in pairs.column_names:
-        raise DataError("pairs whose answers call tools have no text to score: leave them out of the held-out rows")
+    if found := [name for name in ANSWER_EXTRAS if name in pairs.column_names]:
+        raise DataError(
+            f"pairs whose answers have {' and '.join(found)} are no text to score: leave them out of the held-out rows"
+        )
     finished = pairs["finished"] if "finished" in pairs.column_names else [None] * len(pairs)
     ended = [both or [True, True] for both in finished]
     prompts = list(pairs["prompt"])

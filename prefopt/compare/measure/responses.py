@@ -39,6 +39,7 @@ STREAM = (-2,)
 TOKENS = 16384
 """How many tokens a forward pass takes at once."""
 LOGPS = frozenset({"logps"})
+DIVERGENCES = ("kl", "kl_k2", "kl_k3", "perplexity")
 Gold = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], list[float] | None]
 
 
@@ -47,7 +48,7 @@ class ResponseEvaluator:
     """Generates and measures responses, the same way for all methods.
 
     Args:
-        reference: the policy that KL is measured to, on the device of the evaluated policy.
+        reference: the policy that KL is measured to, on the device of the evaluated policy; None leaves KL unknown.
         scorer: a reward model; None leaves scores unknown.
         gold: see `plan.dataset_sources.DatasetSource`.
         stream: what else sets the random numbers apart.
@@ -88,7 +89,7 @@ class ResponseEvaluator:
     def evaluate(self, policy: Any, prompts: Sequence[Messages], *, k: int, seed: int) -> pd.DataFrame:
         """Evaluate a policy by `k` responses to each prompt: rows with the columns of `records.RESPONSES`."""
         samples = self.sample(policy, prompts, k, seed)
-        columns = divergences(policy, self.reference, samples)
+        columns = self._divergences(policy, samples)
         if self.temperature != 1:  # the responses are no samples of the policy itself: no estimate of its divergence
             columns |= dict.fromkeys(("kl", "kl_k2", "kl_k3"), np.full(k * len(prompts), np.nan))
         return self._table(prompts, samples, self.score(prompts, samples), columns)
@@ -103,13 +104,18 @@ class ResponseEvaluator:
         groups = [[row[start : start + n] for start in range(0, n * k, n)] for row in samples]
         picks = [[best_of(group, scores[i, j].tolist()) for j, group in enumerate(row)] for i, row in enumerate(groups)]
         chosen = [[group[p] for group, p in zip(*both, strict=True)] for both in zip(groups, picks, strict=True)]
-        columns = divergences(policy, self.reference, chosen)
+        columns = self._divergences(policy, chosen)
         # Best-of-n is no policy whose log-probs are known; its divergence is at most this (Beirami et al.,
         # arXiv:2401.01879).
         columns["kl"] = np.full(len(prompts) * k, np.log(n) - (n - 1) / n)
         columns |= dict.fromkeys(("kl_k2", "kl_k3"), np.full(len(prompts) * k, np.nan))
         best = np.take_along_axis(scores, np.array(picks)[:, :, None], axis=2)
         return self._table(prompts, chosen, best.ravel(), columns)
+
+    def _divergences(self, policy: Any, samples: Sequence[Sequence[Sample]]) -> dict[str, np.ndarray]:
+        if self.reference is None:
+            return {name: np.full(len(samples) * len(samples[0]), np.nan) for name in DIVERGENCES}
+        return divergences(policy, self.reference, samples)
 
     def _table(
         self,
@@ -160,7 +166,7 @@ def divergences(policy: Any, reference: Any, samples: Sequence[Sequence[Sample]]
     rows: list[dict[str, Any]] = [
         {"prompt_ids": row[0].prompt_ids, "response_ids": [response.ids for response in row]} for row in samples
     ]
-    estimates = {name: np.zeros((len(rows), len(samples[0]))) for name in ("kl", "kl_k2", "kl_k3", "perplexity")}
+    estimates = {name: np.zeros((len(rows), len(samples[0]))) for name in DIVERGENCES}
     sizes = torch.tensor([len(row["prompt_ids"]) + sum(map(len, row["response_ids"])) for row in rows])
     for numbers in split_by_tokens(torch.argsort(sizes, descending=True, stable=True).tolist(), sizes, TOKENS):
         batch = [rows[number] for number in numbers]

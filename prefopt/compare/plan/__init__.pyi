@@ -21,7 +21,10 @@ from .plan import Data as Data
 from .plan import Evaluation as Evaluation
 from .plan import Grid as Grid
 from .plan import Plan as Plan
+from .plan import check_start as check_start
 from .plan import plan_from as plan_from
 from .plan import read_plan as read_plan
 from .sections import PlanError as PlanError
 from .sections import built as built
+from .sections import read_values as read_values
+from .sections import with_sections as with_sections

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,14 +35,20 @@ class TrainingData:
     """The rows that the methods of one seed learn from.
 
     Args:
-        train: preference pairs.
+        train: preference pairs; None where nothing is trained.
         validation: prompts for validation during training, none of which is in `train`.
         demonstrations: good answers; None where there are none.
     """
 
-    train: Dataset
+    train: Dataset | None
     validation: list[Messages]
     demonstrations: Dataset | None
+
+    @property
+    def pairs(self) -> Dataset:
+        """The preference pairs, of a plan that trains something."""
+        assert self.train is not None
+        return self.train
 
     def write(self, folder: Path) -> None:
         _write_table(folder / "train", self.train)
@@ -50,8 +57,7 @@ class TrainingData:
 
     @classmethod
     def read(cls, folder: Path) -> TrainingData:
-        train = Dataset.load_from_disk(folder / "train")
-        return cls(train, _prompts(folder / "validation.jsonl"), _table(folder / "demonstrations"))
+        return cls(_table(folder / "train"), _prompts(folder / "validation.jsonl"), _table(folder / "demonstrations"))
 
 
 @dataclass(frozen=True)
@@ -149,10 +155,12 @@ class FileSource:
     rows_per_seed = False
 
     def rows(self, seed: int) -> TrainingData:
-        train = _first(self._read(self.data.train, "train"), self.data.train_rows)
-        validation, train = self._validation(train)
         source = self.data.demonstrations
         demonstrations = self._read(source, "train", "sft") if source else None
+        if self.data.train is None:
+            return TrainingData(None, [], demonstrations)
+        train = _first(self._read(self.data.train, "train"), self.data.train_rows)
+        validation, train = self._validation(train)
         return TrainingData(train, validation, demonstrations)
 
     def held_out(self, rows: TrainingData) -> HeldOutData:
@@ -161,8 +169,8 @@ class FileSource:
         Raises:
             PlanError: every test prompt is also trained on.
         """
-        demonstrated = [] if rows.demonstrations is None else rows.demonstrations["prompt"]
-        known = {prompt_key(prompt) for prompt in (*rows.train["prompt"], *rows.validation, *demonstrated)}
+        learned_from = [table["prompt"] for table in (rows.train, rows.demonstrations) if table is not None]
+        known = {prompt_key(prompt) for prompt in (*chain.from_iterable(learned_from), *rows.validation)}
         test, notes = _without_overlap(self._read(str(self.data.test), "test"), known)
         if rows.validation and self.data.validation is None:
             notes.append({"key": "set_aside", "values": {"prompts": len(rows.validation)}})

@@ -1,7 +1,7 @@
 """Says how a method of a plan is trained: by which trainer, with which arguments.
 
-A method is any name that `objectives.load` knows or can load from a user's file, and two that train nothing: the
-baseline and best-of-n.
+A method is any name that `objectives.load` knows or can load from a user's file, and three that train nothing: the
+baseline, best-of-n, and a checkpoint, a policy that was trained elsewhere.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from .sections import PlanError
 PACKAGE = Path(__file__).resolve().parents[2]
 BASELINE = "sft"
 BEST_OF_N = "best-of-n"
+CHECKPOINT = "checkpoint"
+UNTRAINED = {BASELINE: (), BEST_OF_N: ("n",), CHECKPOINT: ("policy",)}
+"""The methods that train nothing -> their settings."""
 PLAN_SETTINGS = {"method", "scorer"}
 """Settings of a method that the plan itself reads; all others are arguments of the trainer."""
 FIXED_SETTINGS = {
@@ -51,11 +54,12 @@ class MethodSpec:
 
     Args:
         name: the plan's name for the method.
-        method: BASELINE, BEST_OF_N, or a name for `objectives.load`.
+        method: BASELINE, BEST_OF_N, CHECKPOINT, or a name for `objectives.load`.
         settings: the settings that the plan gives for this method.
         arguments: for the trainer's config: `settings`, the settings for all methods, and what the name stands for.
         recorded: what an earlier run has kept of a user's objective, where that is not imported; else None.
         n: the number of responses of best-of-n, of which the best is taken.
+        policy: the path or hub id of a checkpoint.
         needs_reward_model: whether the method needs the reward model, to train or to choose a response.
     """
 
@@ -64,12 +68,13 @@ class MethodSpec:
     settings: Mapping[str, Any]
     arguments: Mapping[str, Any]
     n: int = 1
+    policy: str | None = None
     needs_reward_model: bool = False
     recorded: Mapping[str, Any] | None = None
 
     @property
     def trains(self) -> bool:
-        return self.method not in (BASELINE, BEST_OF_N)
+        return self.method not in UNTRAINED
 
     @property
     def objective(self) -> Objective:
@@ -130,7 +135,7 @@ def make_method_spec(name: str, given: Mapping[str, Any], common: Mapping[str, A
             f"methods: {name}: this name is taken, for {RESERVED_NAMES[name]}: choose another, with `method: {method}`"
         )
     settings = {key: value for key, value in given.items() if key != "method"}
-    if method in (BASELINE, BEST_OF_N):
+    if method in UNTRAINED:
         return _untrained(name, method, settings)
     if (kept := kept_imports()) is not None and module_of(method) is not None:
         known_of = kept.method(name, method, settings, common)
@@ -162,22 +167,24 @@ def check_settings(where: str, settings: Iterable[str], known: set[str]) -> None
 
 
 def _untrained(name: str, method: str, settings: Mapping[str, Any]) -> MethodSpec:
-    allowed = {"n"} if method == BEST_OF_N else set()
     for key in settings:
-        if key not in allowed:
+        if key not in UNTRAINED[method]:
             raise PlanError(f"methods: {name}: {method} trains nothing and has no setting {key!r}")
+    policy = settings.get("policy")
+    if method == CHECKPOINT and not isinstance(policy, str):
+        raise PlanError(f"methods: {name}: policy={shown(policy)}; give the path or hub id of the checkpoint")
     n = settings.get("n", 16)
     if method == BEST_OF_N and (not isinstance(n, int) or n < 2):
         raise PlanError(f"methods: {name}: n={shown(n)}; the best of how many? give 2 or more")
     best = method == BEST_OF_N
-    return MethodSpec(name, method, settings, {}, n if best else 1, needs_reward_model=best)
+    return MethodSpec(name, method, settings, {}, n if best else 1, policy, needs_reward_model=best)
 
 
 def _objective(method: str, name: str) -> Objective:
     try:
         objective = load(method)
     except (ValueError, ImportError) as error:
-        known = [BASELINE, BEST_OF_N, *sorted(registry())]
+        known = [*UNTRAINED, *sorted(registry())]
         meant = hint(method, known) if "unknown objective" in str(error) else f": {error}"
         raise PlanError(f"methods: {name}: there is no method {method!r}{meant}") from error
     if objective.trains == "scorer":

@@ -22,11 +22,11 @@ from typing import Any
 from ...objectives.base import module_of
 from ...training.arguments import ModelConfig
 from ...utils.extensions import is_named
-from ...utils.settings import NumberLoader, SettingsError, plain, read_yaml
+from ...utils.settings import plain
 from ...utils.visible import shown
 from .method_spec import BASELINE, MethodSpec, make_method_spec
 from .sections import PlanError as PlanError
-from .sections import built
+from .sections import built, read_values, with_sections
 
 TESTBED = "testbed"
 
@@ -37,7 +37,7 @@ class Data:
 
     Args:
         train: preference pairs to learn from; methods that generate responses do so to their prompts. "testbed": the
-            built-in synthetic task, with other pairs for each seed.
+            built-in synthetic task, with other pairs for each seed. None where nothing is trained.
         test: held-out pairs; the methods are evaluated on responses to their prompts.
         validation: pairs for learning curves and for choosing hyperparameters; None sets prompts of `train` aside.
         demonstrations: good answers, for the SFT stage and for objectives that mix them in.
@@ -48,7 +48,7 @@ class Data:
         train_rows: how many pairs are used at most, the first ones.
     """
 
-    train: str
+    train: str | None = None
     test: str | None = None
     validation: str | None = None
     demonstrations: str | None = None
@@ -126,18 +126,34 @@ class Budget:
     reward_model: bool = True
 
 
+def check_start(policy: str, data: Data, sft: Mapping[str, Any] | None) -> None:
+    """Refuse a start that cannot be made, or that nothing could be held against.
+
+    Raises:
+        PlanError: rows are missing, or half of the testbed is.
+    """
+    if policy == TESTBED and (policy != data.train or sft is None):
+        raise PlanError("testbed is both policy and data, and its policy knows nothing before `sft`: give all three")
+    if data.train != TESTBED and data.test is None:
+        raise PlanError("data: `test` is missing: held-out pairs, to whose prompts every policy responds")
+    if sft is not None and data.demonstrations is None and data.train != TESTBED:
+        raise PlanError("sft: there are no demonstrations to learn from: give data a `demonstrations`")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The whole of a comparison.
 
     Args:
         policy: where training starts: a path or hub id; "testbed" is the synthetic task's own, which needs `sft`.
+        baseline: what the report calls the policy that all methods start from.
         sft: settings of supervised fine-tuning before all else; None starts from the policy as it is.
         reward: settings of the reward model's training, its path or hub id, or None for none. A service may
             take its place: its URL, or a mapping with `url` and other fields of `scoring.HTTPScorer`.
         model: fields of `ModelConfig`, such as `dtype` or `use_peft`.
         training: settings for every method and stage that has them.
-        methods: name -> settings; `method` among them where the name is none.
+        methods: name -> settings; `method` among them where the name is none. `checkpoint` is a policy that was
+            trained elsewhere, `{method: checkpoint, policy: PATH}`.
         seeds: each trains its own SFT policy and reward model, unless `one_stage`.
         one_stage: the first seed's SFT policy and reward model serve all.
         judges: what compares the methods with the baseline; see `measure.judges.judge_from`. None is the reward model,
@@ -158,6 +174,7 @@ class Plan:
     grid: Grid | None = None
     budget: Budget | None = None
     judges: tuple[Any, ...] | None = None
+    baseline: str = BASELINE
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -166,16 +183,7 @@ class Plan:
             if not isinstance(judge, str | Mapping) or (judge == "gold" and self.data.train != TESTBED):
                 what = "known in the synthetic task alone" if judge == "gold" else "no text and no mapping"
                 raise PlanError(f"judges: {shown(judge)} is {what}: give `score`, module:function, a path or a mapping")
-        if self.data.train != TESTBED and self.data.test is None:
-            raise PlanError(
-                "data: `test` is missing: held-out pairs, to whose prompts responses are generated and evaluated"
-            )
-        if TESTBED in (self.policy, self.data.train) and (self.policy != self.data.train or self.sft is None):
-            raise PlanError(
-                "testbed is both policy and data, and its policy knows nothing before `sft`: give all three"
-            )
-        if self.sft is not None and self.data.demonstrations is None and self.data.train != TESTBED:
-            raise PlanError("sft: there are no demonstrations to learn from: give data a `demonstrations`")
+        check_start(self.policy, self.data, self.sft)
         built(ModelConfig, self.model, "model")
 
     @property
@@ -191,8 +199,10 @@ class Plan:
         Raises:
             PlanError: there is no such method, or it has no such setting.
         """
-        specs = {BASELINE: make_method_spec(BASELINE, {}, {})}
+        specs = {self.baseline: replace(make_method_spec(BASELINE, {}, {}), name=self.baseline)}
         for name, settings in self.methods.items():
+            if name == self.baseline != BASELINE:
+                raise PlanError(f"methods: {name}: this is what `baseline` calls the policy that all start from")
             specs[str(name)] = make_method_spec(str(name), settings or {}, self.training)
         return specs
 
@@ -238,10 +248,7 @@ def plan_from(given: Mapping[str, Any] | Plan, where: str = "plan") -> Plan:
         values["data"] = {"train": TESTBED}
     if isinstance(values.get("methods"), list | tuple):
         values["methods"] = {name: {} for name in values["methods"]}
-    for name, kind in SECTIONS.items():
-        if isinstance(values.get(name), Mapping):
-            values[name] = built(kind, values[name], f"{where}: {name}")
-    return built(Plan, values, where)
+    return built(Plan, with_sections(values, SECTIONS, where), where)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -250,10 +257,4 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         PlanError: it cannot be read, is no YAML, or cannot be carried out.
     """
-    try:
-        given = read_yaml(Path(path).expanduser(), NumberLoader)
-    except SettingsError as error:
-        raise PlanError(f"{error}. {NEEDED}") from error
-    if not given:
-        raise PlanError(f"{path}: is empty. {NEEDED}")
-    return plan_from({name: value for name, (value, _) in given.items()}, str(path))
+    return plan_from(read_values(path, NEEDED), str(path))

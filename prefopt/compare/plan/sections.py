@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ...utils import settings
@@ -23,3 +25,35 @@ def built(kind: type[T], given: Any, where: str) -> T:
         return settings.built(kind, given, where)
     except settings.SettingsError as error:
         raise PlanError(str(error)) from error
+
+
+def with_sections(given: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> dict[str, Any]:
+    """The values of a plan, those of its sections as the dataclasses that these are.
+
+    Raises:
+        PlanError: something in a section cannot be; the message says where.
+    """
+    sections: dict[str, Any] = {
+        name: built(kind, given[name], f"{where}: {name}")
+        for name, kind in kinds.items()
+        if isinstance(given.get(name), Mapping)
+    }
+    return {**given, **sections}
+
+
+def read_values(path: str | Path, needed: str) -> dict[str, Any]:
+    """The values of a plan in a YAML file.
+
+    Args:
+        needed: a sentence that says what a plan is, for messages.
+
+    Raises:
+        PlanError: it cannot be read, is no YAML, or empty.
+    """
+    try:
+        given = settings.read_yaml(Path(path).expanduser(), settings.NumberLoader)
+    except settings.SettingsError as error:
+        raise PlanError(f"{error}. {needed}") from error
+    if not given:
+        raise PlanError(f"{path}: is empty. {needed}")
+    return {name: value for name, (value, _) in given.items()}

@@ -1,3 +1,5 @@
+from .accuracy import accuracy_table as accuracy_table
+from .accuracy import write_accuracies as write_accuracies
 from .figures.style import SETTINGS as SETTINGS
 from .figures.style import THEMES as THEMES
 from .figures.style import WIDTH as WIDTH
@@ -5,9 +7,15 @@ from .figures.style import Theme as Theme
 from .findings import Cost as Cost
 from .findings import Findings as Findings
 from .fonts import fonts_for as fonts_for
+from .markdown import as_table as as_table
 from .markdown import escaped as escaped
 from .markdown import fenced as fenced
 from .number_format import number as number
 from .numbers import findings_of as findings_of
+from .table_files import write_tables as write_tables
+from .tables import Cell as Cell
+from .tables import Column as Column
+from .tables import Table as Table
 from .terminal import print_summary as print_summary
+from .terminal import print_table as print_table
 from .write import write_report as write_report

@@ -42,6 +42,8 @@ class Cell:
         note, detail: a second and third line, smaller.
         order: what a column is sorted by; None goes last.
         tip: more about it, for who asks.
+        bounds: of the interval in `note`.
+        is_number: `order` is all that the text says.
     """
 
     text: str
@@ -51,6 +53,8 @@ class Cell:
     look: str = ""
     bar: Bar | None = None
     tip: str = ""
+    bounds: tuple[float, float] | None = None
+    is_number: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row is its name."""
+    """The first cell of a row is its name; `about` is a sentence or more that says what the table shows."""
 
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     sortable: bool = True
+    about: str = ""
 
 
 def headline(findings: Findings, words: Words) -> Table:
@@ -159,7 +164,7 @@ def _outcomes(rate: WinRate) -> Cell:
         return Cell(text)
     won, tied = 100 * rate.wins / count, 100 * rate.ties / count
     spans = (Span(0, won, "won"), Span(won, tied, "tied"), Span(won + tied, 100 - won - tied, "lost"))
-    return Cell(text, order=rate.wins + rate.ties / 2, bar=Bar(spans, line=50))
+    return Cell(text, order=rate.wins + rate.ties / 2, bar=Bar(spans, line=50), is_number=False)
 
 
 def choices(findings: Findings, words: Words) -> Table:
@@ -217,9 +222,22 @@ def settings(findings: Findings, words: Words) -> Table:
         given = ", ".join(f"{name} = {value}" for name, value in method.settings.items())
         seeds = ", ".join(map(str, method.seeds))
         cells = [Cell(text or MISSING, order=text) for text in (method.method, given)]
-        rows.append([_name(method, findings, words), *cells, Cell(seeds or MISSING, order=len(method.seeds))])
+        rows.append(
+            [_name(method, findings, words), *cells, Cell(seeds or MISSING, order=len(method.seeds), is_number=False)]
+        )
     keys = ("method", "kind", "settings", "seeds")
     return Table(words("section.settings"), [_column(key, words) for key in keys], rows)
+
+
+def all_tables(findings: Findings, words: Words) -> dict[str, Table]:
+    """Name -> table, those of the page that hold numbers."""
+    made = {"headline": headline(findings, words), "metrics": metrics(findings, words)}
+    if findings.pairings:
+        made["pairs-of-methods"] = matrix(findings, words)
+    made |= {f"judge-{each.name}": judge(each, words) for each in findings.judges}
+    if findings.choices:
+        made["choices"] = choices(findings, words)
+    return {**made, "cost": cost(findings, words), "settings": settings(findings, words)}
 
 
 def _keys(mappings: Iterable[Iterable[str]]) -> list[str]:
@@ -244,7 +262,9 @@ def _name(method: Method, findings: Findings, words: Words) -> Cell:
 def _measured(value: Value | None, metric: Metric, bar: Bar | None = None) -> Cell:
     if value is None:
         return Cell(MISSING)
-    return Cell(number(value.mean, metric.format), interval(value, metric.format), order=value.mean, bar=bar)
+    bounds = None if value.low is None or value.high is None else (value.low, value.high)
+    text, note = number(value.mean, metric.format), interval(value, metric.format)
+    return Cell(text, note, order=value.mean, bar=bar, bounds=bounds)
 
 
 def _flops(count: float | None) -> Cell:

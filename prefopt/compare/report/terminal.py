@@ -7,14 +7,14 @@ import re
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from ...utils.visible import visible_parts
 from . import tables
 from .findings import Findings
 from .summary import verdict_lines, warning_lines
-from .tables import Cell
+from .tables import Cell, Table
 from .words import Words
 
 WITH_INTERVAL = ("gain",)
@@ -40,6 +40,18 @@ def print_summary(findings: Findings, console: Console, lang: str = "en") -> Non
             console.print(Text(f"{mark} {wrapped(line, console.width - 2, '  ')}", style=style))
 
 
+def print_table(table: Table, console: Console) -> None:
+    """A table whole, what it is about below it."""
+    shown = Grid(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for place, column in enumerate(table.columns):
+        shown.add_column(Text(column.label), justify="right" if place else "left", overflow="fold")
+    for row in visible_parts(table.rows):
+        shown.add_row(*(Text(f"{cell.text} {cell.note}".rstrip()) for cell in row))
+    console.print(Text(table.caption, style="bold"))
+    console.print("", shown, "", sep="\n")
+    console.print(Text(wrapped(table.about, console.width)))
+
+
 def wrapped(text: str, width: int, indent: str = "") -> str:
     """In lines of at most `width` columns, those after the first indented.
 
@@ -55,11 +67,11 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
     return f"\n{indent}".join(line.rstrip() for line in lines)
 
 
-def _headline(findings: Findings, words: Words) -> Table:
+def _headline(findings: Findings, words: Words) -> Grid:
     """Of the page's columns those that fit, with the one interval that decides."""
     whole = tables.headline(findings, words)
     kept = [place for place, column in enumerate(whole.columns) if column.key not in LEFT_TO_THE_PAGE]
-    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    shown = Grid(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for place in kept:
         # Only the names give way where all is too wide.
         label = Text(whole.columns[place].label.replace(" ", "\n"))

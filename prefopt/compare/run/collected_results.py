@@ -19,7 +19,7 @@ from ...tasks.worker import versions
 from ...utils import jsonl
 from .. import records
 from ..measure import COLUMNS, judge_from
-from ..plan import BASELINE, BEST_OF_N, REWARD_MODEL, HeldOutData, MethodSpec, Plan
+from ..plan import BEST_OF_N, REWARD_MODEL, HeldOutData, MethodSpec, Plan
 from .hyperparameter_grid import Trial
 from .tasks import Tasks
 from .validation_curve import FILE as CURVE_FILE
@@ -51,7 +51,7 @@ class CollectedResults:
         failures = list(self._failures())
         return records.Experiment(
             title=self.plan.title,
-            baseline=BASELINE,
+            baseline=self.plan.baseline,
             names=list(self.specs),
             seeds=self.plan.seeds,
             prompts={prompt_key(prompt): prompt for prompt in held_out.prompts},
@@ -82,9 +82,9 @@ class CollectedResults:
                 yield from self._judge_tasks(spec, seed)
 
     def _judge_tasks(self, spec: MethodSpec, seed: int) -> list[Task]:
-        if spec.name == BASELINE:
+        if spec.name == self.plan.baseline:
             return []
-        baseline = self.specs[BASELINE]
+        baseline = self.specs[self.plan.baseline]
         return [
             self.tasks.judge(spec, baseline, seed, judge)
             for judge in self.plan.active_judges
@@ -138,14 +138,14 @@ class CollectedResults:
 
     def _judgements(self, spec: MethodSpec, seed: int, ours: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
         """The judgements of every judge that is done, by its name."""
-        if spec.name == BASELINE:
+        if spec.name == self.plan.baseline:
             return {}
         judgements = {}
         for task in self._judge_tasks(spec, seed):
             result, table = task.result(self.out), records.read(task.folder(self.out) / "judgements.parquet")
             if result is not None and table is not None:
                 judgements[result["name"]] = table
-        folder = self._done(self.tasks.evaluate(self.specs[BASELINE], seed))
+        folder = self._done(self.tasks.evaluate(self.specs[self.plan.baseline], seed))
         theirs = records.read(folder / "responses.parquet") if folder else None
         if ours is not None and theirs is not None:
             prompts = {key: () for key in ours["prompt_key"]}

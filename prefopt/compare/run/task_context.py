@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from ...models.load import load_policy
 from ...models.modes import freeze, is_quantized
+from ...models.reference import fingerprint
 from ...scoring.http import is_service, service_from
 from ...scoring.reward_model import RewardModelScorer
 from ...scoring.scorer import Scorer
@@ -93,6 +94,17 @@ class TaskContext:
         return tokenizer_for(self.start, self.encoding)
 
     @property
+    def own_tokenizer(self) -> Any:
+        """That of a checkpoint which reads or writes text by other ids than the starting policy does; else None.
+
+        Such a policy has no divergence from the starting one: what one samples, the other cannot say.
+        """
+        if "checkpoint" not in self.inputs:
+            return None
+        own = tokenizer_for(self.policy_folder, self.encoding)
+        return None if fingerprint({}, own, ()) == fingerprint({}, self.tokenizer, ()) else own
+
+    @property
     def encoding(self) -> PreferenceConfig:
         """The plan's settings of how texts become token ids."""
         settings = {**self.inputs.get("training", {}), **self.inputs.get("settings", {})}
@@ -112,7 +124,9 @@ class TaskContext:
 
     @property
     def policy_folder(self) -> str:
-        """The folder or hub id of the policy that the method's training ended with."""
+        """The folder or hub id of the policy that the method's training ended with, or that was trained elsewhere."""
+        if (checkpoint := self.inputs.get("checkpoint")) is not None:
+            return os.path.expanduser(checkpoint[0])
         trained = self.folder_of("train")
         if trained is None:
             return self.start

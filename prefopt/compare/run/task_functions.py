@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ TASK_TYPE = {"policy": "CAUSAL_LM", "scorer": "SEQ_CLS", "actor-critic": "CAUSAL
 def rows(context: TaskContext) -> Result:
     data = source_from(context.inputs).rows(context.seed)
     data.write(context.folder)
-    return {"pairs": len(data.train), "validation": len(data.validation)}
+    return {"pairs": len(data.train or ()), "validation": len(data.validation)}
 
 
 def held_out(context: TaskContext) -> Result:
@@ -68,7 +68,7 @@ def held_out(context: TaskContext) -> Result:
 
 
 def encode(context: TaskContext) -> Result:
-    _encoded(context, context.rows.train).save_to_disk(context.folder / "train")
+    _encoded(context, context.rows.pairs).save_to_disk(context.folder / "train")
     return {}
 
 
@@ -139,7 +139,7 @@ def train(context: TaskContext) -> Result:
     more: dict[str, Any] = {"scorer": context.scorer()} if spec.generates else {}
     if getattr(objective_of(spec), "ptx_coef", 0):
         more["ptx_dataset"] = context.rows.demonstrations
-    table = context.rows.train if spec.generates else context.encoded
+    table = context.rows.pairs if spec.generates else context.encoded
     # Before the trainer: transformers' arguments, when they are made, reset the state that a trainer works by.
     validated = context.inputs["curve"]["curve_points"] and context.rows.validation
     evaluator = context.evaluator(context.inputs["curve"], VALIDATION_STREAM, context.scorer()) if validated else None
@@ -264,6 +264,8 @@ def evaluate(context: TaskContext) -> Result:
     k, scorer = sizes["responses_per_prompt"], context.scorer()
     policy, prompts = context.policy(context.policy_folder), context.held_out.prompts
     evaluator = context.evaluator(sizes, STREAM, scorer)
+    if (own := context.own_tokenizer) is not None:
+        evaluator = replace(evaluator, tokenizer=own, reference=None)
     with measured() as spent:
         if context.inputs["method"] == BEST_OF_N:
             responses = evaluator.evaluate_best_of_n(policy, prompts, n=n, k=k, seed=context.seed)
@@ -278,7 +280,7 @@ def evaluate(context: TaskContext) -> Result:
 def _evaluate_policy(context: TaskContext, policy: Any, evaluator: ResponseEvaluator) -> None:
     """Evaluate what takes a policy and not only its responses: held-out pairs, and multiple-choice questions."""
     folder = context.folder_of("reference")
-    if folder is not None and (folder / LOGPS).is_file():
+    if folder is not None and evaluator.reference is not None and (folder / LOGPS).is_file():
         pairs = policy_pairs(policy, np.load(folder / LOGPS), Dataset.load_from_disk(folder / PAIRS))
         records.write(context.folder / "pairs.parquet", pairs)
     if context.inputs["choices"]:

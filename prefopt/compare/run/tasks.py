@@ -35,10 +35,11 @@ ENCODING = (
     *("max_length", "max_prompt_length", "truncation_mode"),
     *("chat_template_path", "chat_template_kwargs", "eos_token", "pad_token"),
 )
-READING = 2
+READING = 3
 """The number of what is made of a file's rows: raised when the same rows begin to be read as others, see `FORMATS`.
 
 2: turns, labels, verdicts and spaces that version 0.1.0 misread. The synthetic task's rows are not read.
+3: labels that are true or false beside one answer, implicit prompts in scripts without spaces, thoughts before answers.
 """
 LATER = {"columns": None, "text_prompts": "verbatim"}
 """Settings of the data that came later -> their defaults, which are left out of what a task is known by."""
@@ -90,6 +91,10 @@ class Tasks:
             _check_stage(name, getattr(plan, name), kind)
         if is_service(plan.reward):
             _check_service(plan.reward)
+        if plan.data.train is None and (
+            self.reward(plan.seeds[0]) or any(s.trains for s in plan.method_specs.values())
+        ):
+            raise PlanError("data: `train` is missing: the pairs that methods and the reward model learn from")
 
     def stage_seed(self, seed: int) -> int:
         return self.plan.seeds[0] if self.plan.one_stage else seed
@@ -182,6 +187,8 @@ class Tasks:
         """Evaluates a method on the held-out rows."""
         inputs = {**self._models, **self._scorer, **self._sizes(*SAMPLING), "choices": self.choices, "n": spec.n}
         inputs |= {"method": None if spec.trains else spec.method, "settings": self._encoding(self.plan.training)}
+        if spec.policy is not None:
+            inputs["checkpoint"] = contents_of(spec.policy)
         needs = {"test": self.held_out(seed), **self.start(seed), **self.reward(seed), **self.train(spec, seed)}
         if spec.method != BEST_OF_N:  # which is no policy that could rank pairs
             needs["reference"] = self.reference_pairs(seed)

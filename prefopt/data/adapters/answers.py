@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..records import Candidates, Turn
 from .columns import file_of, peek
 from .fields import Drop, Row
-from .implicit import begin_alike, may_be_asked, shared_start
+from .implicit import WITHIN, begin_alike, may_be_asked, may_divide, shared_start
 from .questions import Prompt, of_text
 from .transcripts import common_turns, pair_of, untagged
 
@@ -57,7 +57,7 @@ def _alone(side: Answer) -> str | None:
     """The text of an answer that is nothing but what an assistant turn says."""
     if isinstance(side, str):
         return side
-    return side[0].content if len(side) == 1 and side[0].role == "assistant" and not side[0].tool_calls else None
+    return side[0].content if len(side) == 1 and side[0].role == "assistant" and side[0].is_text else None
 
 
 def _repeats(question: Sequence[Turn], sides: Sequence[Sequence[Turn]]) -> bool:
@@ -101,4 +101,7 @@ def implicit_pair(row: Row, chosen: str, rejected: str) -> Candidates:
     pairs = [(peek(other, "chosen"), peek(other, "rejected")) for other in file.rows]
     if not begin_alike(file, [(a, b) for a, b in pairs if isinstance(a, str) and isinstance(b, str)]):
         raise Drop("no prompt: no column is one, and the answers of other rows begin differently")
-    return _of_texts(of_text(chosen[:cut], verbatim=True), chosen[cut:], rejected[cut:])
+    prompt = of_text(chosen[:cut], verbatim=True)
+    if may_divide((chosen, rejected), cut):
+        prompt = replace(prompt, repairs=(*prompt.repairs, WITHIN))
+    return _of_texts(prompt, chosen[cut:], rejected[cut:])

@@ -39,7 +39,8 @@ KINDS = ("pair", "list", "unpaired", "sft", "prompt")
 PAIR_SCORES = tuple(
     names
     for word in ("score", "rating", "reward", "upvotes")
-    for names in ((f"{word}_chosen", f"{word}_rejected"), (f"chosen_{word}", f"rejected_{word}"))
+    for gap in "_-"
+    for names in ((f"{word}{gap}chosen", f"{word}{gap}rejected"), (f"chosen{gap}{word}", f"rejected{gap}{word}"))
 )
 """What the scores of both sides of a pair are called; the first two that a row has count."""
 EXTRAS = frozenset(("margin", "grade", *(name for names in PAIR_SCORES for name in names)))
@@ -278,7 +279,7 @@ def check(candidates: Candidates, kind: str) -> Candidates:
     if next((role for role in roles if role != "system"), None) == "assistant":
         raise Drop("prompt starts on an assistant turn")
     for place, response in enumerate(responses):
-        if isinstance(response, str) and not response.strip():
+        if _is_empty(response):
             raise Drop(f"empty {('chosen', 'rejected')[place] if kind == 'pair' else 'response'}")
         if not isinstance(response, str) and kind in ("pair", "list") and len(response) != 1:
             raise Drop(f"an answer is {len(response)} turns, expected one")
@@ -296,6 +297,13 @@ def holds(kind: str, count: int) -> bool:
 
 def _a_turn(role: str) -> str:
     return f"a{'n' if role == 'assistant' else ''} {role} turn"
+
+
+def _is_empty(response: Response) -> bool:
+    """Whether a response says nothing: no text, nor calls of tools; a thought alone is no answer."""
+    if isinstance(response, str):
+        return not response.strip()
+    return len(response) == 1 and not (response[0].content.strip() or response[0].tool_calls)
 
 
 def _same(chosen: object, rejected: object) -> bool:

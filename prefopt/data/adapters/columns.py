@@ -35,8 +35,10 @@ LABELS = (
 """Columns that may say whether a single answer is a good one."""
 TEMPLATE_INPUTS = ("tools", "chat_template_kwargs")
 """Columns that are for the chat template, in any format."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Columns of what is no text: a row is not what it says without it."""
 TELLING = frozenset(
-    (*QUESTIONS, *SYSTEM, *HISTORY, *LABELS, *TEMPLATE_INPUTS, "tool_calls", "role", "rejected", "chosen")
+    (*QUESTIONS, *SYSTEM, *HISTORY, *LABELS, *TEMPLATE_INPUTS, *MEDIA, "tool_calls", "role", "rejected", "chosen")
 )
 """Columns that change what a row means, as does any that holds turns: no row is read without one of them."""
 
@@ -158,7 +160,7 @@ def _spoken(value: Any) -> Iterator[str]:
     """Every text in a value that may hold turns, less what only names a speaker; a value that is no text as text."""
     value = decoded(value)
     if isinstance(value, Mapping):
-        for name in value.keys() - {"role", "from", "type", "name"}:
+        for name in value.keys() - {"role", "from", "type", "name", "tool_call_id"}:
             yield from _spoken(value[name])
     elif isinstance(value, list | tuple):
         for part in value:

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...grades import GRADES
-from ..records import FINISH_REASONS, DataError, Response, Turn, kind_of, name_of_call
+from ..records import (
+    ANSWER_EXTRAS,
+    FINISH_REASONS,
+    TEXTS_BESIDE,
+    THOUGHTS,
+    DataError,
+    Response,
+    Turn,
+    kind_of,
+    name_of_call,
+)
 from .cells import decoded, exchange_of, holds_turns, is_chat_turn
 from .columns import TEMPLATE_INPUTS
 
@@ -27,7 +37,9 @@ ROLES = {
 }
 
 
-_EXTRAS = frozenset((*TEMPLATE_INPUTS, "tool_calls", "function_call"))
+_EXTRAS = frozenset(
+    (*TEMPLATE_INPUTS, "tool_calls", "function_call", *(n for each in TEXTS_BESIDE.values() for n in each))
+)
 """What a turn may have beside its role and what it says."""
 _CALLS = ("function_call", "tool_call")
 """Roles whose turns are calls of tools, in ShareGPT's form, ms-swift's and LLaMA-Factory's."""
@@ -165,7 +177,24 @@ def chat_turn(value: Any, name: str) -> Turn:
     calls = _tool_calls(value, name) if value.get("tool_calls") or value.get("function_call") else ""
     if calls and ROLES[role.lower()] != "assistant":
         raise Drop(f"field {name!r}: a turn of {role!r} has tool_calls, which only the assistant's may have")
-    return Turn.of(ROLES[role.lower()], said, tool_calls=calls, **inputs)
+    return Turn.of(
+        ROLES[role.lower()], said, tool_calls=calls, **inputs, **_texts_beside(value, ROLES[role.lower()], name)
+    )
+
+
+def _texts_beside(turn: Mapping[str, Any], role: str, name: str) -> dict[str, str]:
+    """What a turn has of `TEXTS_BESIDE`, the thought under its first name."""
+    found = {key: turn[key] for key in TEXTS_BESIDE.get(role, ()) if is_text_beside(turn, key)}
+    if role != "assistant":
+        return found
+    if len({thought.strip() for thought in found.values()}) > 1:
+        raise Drop(f"field {name!r}: {' and '.join(found)} of a turn are two different thoughts")
+    return dict(zip(THOUGHTS[:1], found.values(), strict=False))
+
+
+def is_text_beside(turn: Mapping[str, Any], key: str) -> bool:
+    """Whether a turn has a text under this key."""
+    return isinstance(turn.get(key), str) and bool(turn[key].strip())
 
 
 def template_input(row: Mapping[str, Any], name: str) -> str:
@@ -234,14 +263,15 @@ def _json(value: Any, name: str) -> str:
 
 
 def response_of(turn: Turn) -> Response:
-    """What an assistant's turn answers: its text, or the turn itself if it calls tools."""
-    return (turn,) if turn.tool_calls else turn.content
+    """What an assistant's turn answers: its text, or the turn itself if it calls tools or has a thought."""
+    return turn.content if turn.is_text else (turn,)
 
 
 def said(turn: Turn, name: str) -> str:
-    """The text of a turn where a call of tools has no place."""
-    if turn.tool_calls:
-        raise Drop(f"field {name!r}: a turn has tool_calls, which are not read in this format")
+    """The text of a turn where a call of tools, or a thought, has no place."""
+    if not turn.is_text:
+        found = next(extra for extra in ANSWER_EXTRAS if turn.extra(extra))
+        raise Drop(f"field {name!r}: a turn has {found}, which are not read in this format")
     return turn.content
 
 
@@ -282,7 +312,9 @@ def merge_speakers(conversation: list[Turn]) -> tuple[list[Turn], tuple[str, ...
         if result and turn.role == result[-1].role and turn.role in ("user", "assistant"):
             joined = "\n\n".join(part for part in (result[-1].content, turn.content) if part)
             calls = [call for each in (result[-1], turn) if each.tool_calls for call in json.loads(each.tool_calls)]
+            thoughts = filter(None, (each.extra(THOUGHTS[0]) for each in (result[-1], turn)))
             extras = {**dict(result[-1].more), "tool_calls": _json(calls, "tool_calls") if calls else ""}
+            extras[THOUGHTS[0]] = "\n\n".join(thoughts)
             result[-1] = Turn.of(turn.role, joined, **extras)
         else:
             result.append(turn)

@@ -3,6 +3,12 @@
 Transcripts and texts in the template of a model are cut where the answer begins, others before the first word that
 differs, as TRL does (https://huggingface.co/docs/trl/dataset_formats, "implicit prompt"). Answers that begin alike by
 chance have a common beginning, too. So this reading is for files that keep no prompt anywhere, see `may_be_asked`.
+
+Scripts without spaces are cut at the last end of a sentence that both sides have, or else before the first character
+that differs, which is counted, as it may be within a word. Of 1,593 Chinese prompts glued to both their answers
+(rm-static in Chinese, from dikw/hh_rlhf_cn, and LLaMA-Factory's dpo_zh_demo) this finds the end of 1,517, at any pause
+of 1,421, before the first character that differs of 1,409; 17 cuts divide a word (by jieba 0.42.1), else 13 and 35.
+Without any punctuation it is 1,410 with 40 divided words; refusing those rows would lose them all.
 """
 
 import re
@@ -25,7 +31,7 @@ _ANSWER_BEGINS = re.compile(
 """What texts write before an answer: ChatML, Llama 3, Zephyr, Gemma, Llama 2, Alpaca, and transcripts."""
 _NO_SPACES = re.compile("[\u0e00-\u0edf\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 """Letters of scripts that write no space between words, where a word begins at any of them."""
-_PAUSES = re.compile(r"[，。！？；：、…）」』”\n]+")
+_SENTENCE_ENDS = re.compile(r"[。！？!?\n]+[”」』）\")]*")
 _WITHIN = ("L", "N", "M", "Cf", "Sk")
 _JOINING = "'’-_"
 
@@ -52,12 +58,24 @@ def shared_start(chosen: str, rejected: str) -> int:
     if any(_in_word(side, same) for side in (chosen, rejected)):
         while cut and _is_letter(chosen[cut - 1]):
             cut -= 1
-    if 0 < cut == same and all(_NO_SPACES.match(side[cut - 1]) for side in (chosen, rejected)):
-        cut = max((mark.end() for mark in _PAUSES.finditer(chosen[:cut])), default=cut)  # where no word is cut in two
+    if 0 < cut == same and _NO_SPACES.match(chosen[cut - 1]):
+        cut = max((end.end() for end in _SENTENCE_ENDS.finditer(chosen[:cut])), default=cut)
     cut = cut - 1 if cut and chosen[cut - 1] == " " else cut
     if not chosen[:cut].strip():
         raise Drop("no prompt: no column is one, and the answers begin differently")
     return cut
+
+
+WITHIN = (
+    "implicit prompt cut before the first character that differs, be it within a word: end prompts on a mark, or give "
+    "them a column, by `columns` under any name"
+)
+
+
+def may_divide(sides: Sequence[str], cut: int) -> bool:
+    """Whether a cut may be within a word of a script that writes no spaces."""
+    around = (side[position : position + 1] for side in sides for position in (cut - 1, cut))
+    return cut > 0 and all(_NO_SPACES.match(character) for character in around)
 
 
 def begin_alike(file: File, pairs: Sequence[tuple[str, str]]) -> bool:

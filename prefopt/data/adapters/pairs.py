@@ -23,7 +23,9 @@ from .fields import (
     items,
     merge_speakers,
     said,
+    text,
 )
+from .file import whole_number
 from .questions import Prompt, answer_in, prompt_of
 from .transcripts import pair_of
 
@@ -73,6 +75,31 @@ def read_llamafactory(row: Row) -> Candidates:
     if len(ranked) != 2 or not all(isinstance(answer, str) for answer in ranked):
         raise Drop("field 'output': expected two texts, chosen and rejected")
     return pair(prompt, *ranked)
+
+
+_POST = {"subreddit": "SUBREDDIT: r/", "title": "TITLE: ", "post": "POST: ", "article": "Article: "}
+"""What OpenAI writes before the parts of a text to summarise (https://github.com/openai/summarize-from-feedback)."""
+
+
+@register(
+    "summarize",
+    kind="pair",
+    fields="info: {subreddit, title, post} or {article}, summaries: [{text}, {text}], choice: 0 or 1",
+    recognises=lambda row: isinstance(row.get("summaries"), list) and isinstance(row.get("info"), dict),
+    source=HUB + "openai/summarize_from_feedback",
+)
+def read_summaries(row: Row) -> Candidates:
+    """Two summaries and the place of the better one, counted from 0; the prompt ends on "TL;DR:", as it did there."""
+    info, summaries = row["info"], items(row, "summaries")
+    parts = [start + info[name].strip() for name, start in _POST.items() if isinstance(info.get(name), str)]
+    if not any(info.get(name) for name in ("post", "article")):
+        raise Drop("field 'info': has neither a post nor an article")
+    choice = whole_number(row.get("choice"))
+    if len(summaries) != 2 or choice not in (0, 1):
+        raise Drop("fields 'summaries' and 'choice': expected two summaries, and 0 or 1 for the better one")
+    answers = [text(summary, "text") if isinstance(summary, dict) else summary for summary in summaries]
+    prompt = Prompt((Turn("text", "\n\n".join([*parts, "TL;DR:"])),), verbatim=True)
+    return pair(prompt, answers[choice], answers[1 - choice])
 
 
 @register(

@@ -85,7 +85,7 @@ def asked(row: Row, name: str) -> Prompt:
     """The prompt in one column, see `prompt_of`; an instruction has its input on the next line."""
     value = whole(row, name)
     if name == "instruction":
-        return Prompt((Turn("user", _instruction(row)),))
+        return of_text(_instruction(row), verbatim=False)
     if isinstance(value, str):
         return of_text(value, verbatim=name == "prompt")
     if isinstance(value, Mapping) and not is_chat_turn(value):

@@ -9,7 +9,7 @@ from .cells import decoded, is_chat_turn
 from .columns import Columns, file_of, peek
 from .fields import Drop, Row, items, merge_speakers, number, numbers, said, sampled, terminated
 from .file import whole_number
-from .labels import is_good
+from .labels import is_flag, is_good
 from .positions import FLAGS, FROM_ZERO, POINTERS, base_of
 from .questions import Prompt, answer_turn
 
@@ -103,11 +103,6 @@ def _of_objects(entries: Sequence[Mapping[str, Any]], column: str) -> Orders:
     if named is not None:
         raise Drop(f"field {column!r}: some of its responses have {named!r} and others have not")
     return orders
-
-
-def is_flag(value: Any) -> bool:
-    """Whether this is true or false, as such, as 0 or 1, or as a word."""
-    return isinstance(value, bool) or str(value).strip().lower() in ("true", "false", "0", "1")
 
 
 def pointed(row: Row, column: str, responses: Sequence[str], ordered: bool) -> tuple[str, int] | None:

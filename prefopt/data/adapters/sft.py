@@ -10,7 +10,7 @@ from .base import REGISTRY, register
 from .cells import decoded
 from .columns import CONVERSATIONS, LABELS, QUESTIONS, Columns, peek
 from .fields import Drop, Row, chat_turns, first_key, is_chat, is_text, items, merge_speakers, response_of, text
-from .labels import is_good
+from .labels import FLAG_LABELS, label_of, labels_of
 from .questions import Prompt, asked, prompt_of, whole
 from .transcripts import transcript_turns
 from .turn_keys import counted_turns
@@ -93,7 +93,8 @@ def read_zhihu(row: Row) -> Candidates:
     source="https://github.com/tatsu-lab/stanford_alpaca",
 )
 def read_alpaca(row: Row) -> Candidates:
-    return Candidates(asked(row, "instruction").turns, (text(row, _answer_name(row) or "output"),))
+    prompt = asked(row, "instruction")
+    return Candidates(prompt.turns, (prompt.answer(text(row, _answer_name(row) or "output")),), repairs=prompt.repairs)
 
 
 def _answer_name(row: Row) -> str | None:
@@ -176,7 +177,7 @@ def read_query_response(row: Row) -> Candidates:
 
 
 def _is_labelled(row: Row) -> bool:
-    if first_key(row, LABELS) is None:
+    if not any(labels_of(row)):
         return False
     return any(REGISTRY[name].knows(row) for name in DEMONSTRATIONS)
 
@@ -188,16 +189,17 @@ DEMONSTRATIONS = ("alpaca", "conversations", "prompt-response", "query-response"
 @register(
     "labelled",
     kind="unpaired",
-    fields=f"one answer in any of the formats {', '.join(DEMONSTRATIONS)}, and {', '.join(LABELS)}",
+    fields=(
+        f"one answer in any of the formats {', '.join(DEMONSTRATIONS)}, and {', '.join(LABELS)}; also, where they hold "
+        f"true or false, {', '.join(name for name in FLAG_LABELS if name not in LABELS)}"
+    ),
     recognises=_is_labelled,
     finish_columns=True,
     source="https://huggingface.co/docs/trl/dataset_formats#unpaired-preference",
 )
 def read_labelled(row: Row) -> Candidates:
     """An answer that a label calls good or bad: what KTO and BCO learn from."""
-    name = first_key(row, LABELS)
-    if name is None:
-        raise Drop(f"none of the fields {', '.join(LABELS)}")
+    label = label_of(row)
     plain = row.plain() if isinstance(row, Columns) else row
     form = next((REGISTRY[form] for form in DEMONSTRATIONS if REGISTRY[form].knows(plain)), None)
     if form is None:
@@ -205,7 +207,7 @@ def read_labelled(row: Row) -> Candidates:
     candidates = form.read(row)
     if form.name == "conversations":
         candidates = _last_alone(candidates)
-    return replace(candidates, label=is_good(row, name))
+    return replace(candidates, label=label)
 
 
 def _last_alone(candidates: Candidates) -> Candidates:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..records import Turn
+from ..records import TEXTS_BESIDE, Turn
 from .cells import decoded, is_chat_turn
 from .columns import TEMPLATE_INPUTS, Columns
-from .fields import Drop, Row, chat_turns, items
+from .fields import ROLES, Drop, Row, chat_turns, is_text_beside, items
 from .labels import is_good
 
 TRAINED = ("weight", "loss_weight", "loss", "train", "training", "trainable")
@@ -75,8 +75,12 @@ def unread_keys(row: Columns) -> Iterator[str]:
             continue
         if turns or any(noted.startswith(f"{name}[].") for noted in row.read):
             unread = (key for key in sorted(keys - _READ if turns else keys) if f"{name}[].{key}" not in row.read)
-            yield from (f"{name}[].{key}" for key in unread if any(_has(each, key) for each in objects))
+            yield from (f"{name}[].{key}" for key in unread if any(_leaves(each, key, turns) for each in objects))
 
 
-def _has(value: Any, key: str) -> bool:
-    return isinstance(value, Mapping) and value.get(key) is not None
+def _leaves(value: Any, key: str, is_turn: bool) -> bool:
+    """Whether an object says something under a key that nobody reads; of turns, some read more than others."""
+    if not isinstance(value, Mapping) or value.get(key) is None:
+        return False
+    role = ROLES.get(str(value.get("role") or value.get("from")).lower()) if is_turn else None
+    return key not in TEXTS_BESIDE.get(role or "", ()) or not (value[key] == "" or is_text_beside(value, key))

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results import RoundsResults
-from .sections import figure_text
+from .tables import measured, on_one_line, versions_about
 from .texts import text
 
 
@@ -30,18 +30,10 @@ def print_rounds(results: RoundsResults, console: Console, lang: str = "en") -> 
         reward = version.gold if primary == "gold" else version.scores.get(newest)
         methods = ", ".join(str(each["method"]) for each in version.trained) or "–"
         kl = "–" if version.kl_first is None else f"{version.kl_first.mean:.2f}"
-        wins = figure_text(version.wins.get("previous"), ".0%")
-        table.add_row(*map(Text, (f"v{version.number}", methods, figure_text(reward), wins, kl)))
+        wins = on_one_line(measured(version.wins.get("previous"), ".0%"))
+        table.add_row(*map(Text, (f"v{version.number}", methods, on_one_line(measured(reward)), wins, kl)))
     console.print(Text(results.title, style="bold"))
     console.print("", table, "", sep="\n")
-    about = text(
-        lang,
-        "versions.about",
-        prompts=results.prompts,
-        interval="95",
-        primary=text(lang, f"primary.{primary}"),
-        best=results.best,
-    )
-    console.print(Text(about))
+    console.print(Text(versions_about(results, lang)))
     for line in results.pending:
         console.print(Text(f"! {line}", style="yellow"), soft_wrap=True)

@@ -44,10 +44,12 @@ EN = {
     "trainings": "Trainings",
     "trainings.about": (
         "Where each begins, on how many rows, and its first loss; ln 2 = 0.6931 where DPO's reference is the policy "
-        "that it starts from."
+        "that it starts from. Sampled ids: how many responses were trained on by ids that are not those of their text, "
+        "and how many by their text, as their ids are of another tokenizer, stop token or text."
     ),
     "method": "method",
     "rows": "rows",
+    "sampled ids": "sampled ids",
     "from": "from",
     "reference": "reference",
     "first loss": "first loss",

@@ -1,33 +1,36 @@
-"""Writes the report over rounds: one page that needs nothing beside it, Markdown, and the numbers as JSON."""
+"""Writes the report over rounds: one page that needs nothing beside it, Markdown, tables, and the numbers as JSON."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ...compare.report import SETTINGS, THEMES, WIDTH, Theme, escaped, fenced
+from ...compare.report import SETTINGS, THEMES, WIDTH, Table, Theme, as_table, escaped, fenced, write_tables
 from ...utils import files
 from ...utils.html import policy, sound
 from ..results import Figure, RoundsResults
-from .sections import Section, sections
+from .tables import tables
 from .texts import text
 
 HERE = Path(__file__).parent
-STYLE = HERE.parents[1] / "compare" / "report" / "page.css"
+SHARED = HERE.parents[1] / "compare" / "report"
+"""Where a comparison's page has its style, and how it shows tables."""
 PAGE, MARKDOWN, JSON = "rounds.html", "rounds.md", "rounds.json"
 PICTURE = "rounds.png"
 
 
 def write_rounds_report(results: RoundsResults, folder: Path, lang: str = "en") -> Path:
     """Write all forms of the report into a folder; returns the page's path."""
-    made = sections(results, lang)
+    made = tables(results, lang)
     pictures = {theme.suffix: plot_versions(results, lang, theme) for theme in THEMES}
+    write_tables(made, folder)
     files.replace(folder / JSON, json.dumps(results.plain(), ensure_ascii=False, indent=1, allow_nan=False))
     files.replace(folder / PICTURE, pictures[""])
     files.replace(folder / MARKDOWN, sound(_markdown(results, made, lang)) + "\n")
@@ -35,12 +38,10 @@ def write_rounds_report(results: RoundsResults, folder: Path, lang: str = "en") 
     return folder / PAGE
 
 
-def _markdown(results: RoundsResults, made: list[Section], lang: str) -> str:
+def _markdown(results: RoundsResults, made: Mapping[str, Table], lang: str) -> str:
     blocks = [f"# {escaped(results.title)}", f"![]({PICTURE})"]
-    for section in made:
-        lines = [section.columns, ["---"] * len(section.columns), *section.rows]
-        table = "\n".join(f"| {' | '.join(map(escaped, line) if i != 1 else line)} |" for i, line in enumerate(lines))
-        blocks += [f"## {section.title}", escaped(section.about), table]
+    for table in made.values():
+        blocks += [f"## {table.caption}", escaped(table.about), as_table(table)]
     if results.forgotten:
         newest = results.versions[-1].number
         blocks += [f"## {text(lang, 'forgotten')}", escaped(text(lang, "forgotten.about", newest=newest))]
@@ -57,15 +58,16 @@ def _markdown(results: RoundsResults, made: list[Section], lang: str) -> str:
     return "\n\n".join(blocks)
 
 
-def _page(results: RoundsResults, made: list[Section], pictures: dict[str, bytes], lang: str) -> str:
-    style = Markup(STYLE.read_text("utf-8"))
+def _page(results: RoundsResults, made: Mapping[str, Table], pictures: dict[str, bytes], lang: str) -> str:
+    style = Markup((SHARED / "page.css").read_text("utf-8"))
+    loader = FileSystemLoader([HERE, SHARED])
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     encoded = {name: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}" for name, png in pictures.items()}
-    return environment.get_template("page.html").render(
+    return environment.get_template("rounds.html").render(
         results=results,
-        sections=made,
+        tables=list(made.values()),
         lang={"en": "en", "zh": "zh-Hans"}[lang],
         style=style,
         policy=policy(style, ""),

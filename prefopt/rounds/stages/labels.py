@@ -20,7 +20,7 @@ from ...testbed import find_prompt, pairs_from
 from ...utils.extensions import load_named
 from ..context import StageContext
 from ..labels import ask_people, label_by_judge, labelled_by_people, labelled_row
-from ..plan import GOLD, PEOPLE
+from ..sections import GOLD, PEOPLE
 from .files import HELD_OUT, LABELS, POOL, Result
 from .round_prompts import prompts_for
 

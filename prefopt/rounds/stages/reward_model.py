@@ -51,7 +51,7 @@ def _mixed(context: StageContext) -> dict[str, Dataset]:
     columns = ("prompt", "chosen", "rejected", "grade", "margin")
     groups: dict[str, Iterable[Any]] = {}
     if mix["open"]:
-        groups["open"] = context.rows.train
+        groups["open"] = context.rows.pairs
     for role, task in context.task.needs.items():
         if role.startswith("labels "):
             groups[role] = jsonl.read(task.folder(context.out) / LABELS)

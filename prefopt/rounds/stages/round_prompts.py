@@ -17,7 +17,7 @@ from .files import PROMPTS, Result
 def rows(context: StageContext) -> Result:
     data = context.source.rows(context.seed)
     data.write(context.folder)
-    return {"pairs": len(data.train), "validation": len(data.validation)}
+    return {"pairs": len(data.pairs), "validation": len(data.validation)}
 
 
 def held_out(context: StageContext) -> Result:
@@ -31,7 +31,7 @@ def prompts(context: StageContext) -> Result:
     wanted, source = context.inputs, context.inputs["source"]
     if source is None and context.is_testbed:
         return _fresh_prompts(context)
-    rows = context.rows.train if source is None else load(source[0], "any")[0]
+    rows = context.rows.pairs if source is None else load(source[0], "any")[0]
     known = {prompt_key(prompt): prompt for prompt in rows["prompt"]}
     order = sorted(known)
     random.Random(f"prompts {context.plan_seed}").shuffle(order)
@@ -49,7 +49,7 @@ def prompts(context: StageContext) -> Result:
 
 def _fresh_prompts(context: StageContext) -> Result:
     """Of the synthetic task, which makes new ones for every round."""
-    every = len(context.rows.train)
+    every = len(context.rows.pairs)
     sizes = [(each["label"], every if each["sample"] is None else each["sample"]) for each in context.inputs["before"]]
     label, sample = context.inputs["label"], context.inputs["sample"]
     sample = every if sample is None else sample

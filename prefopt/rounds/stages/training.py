@@ -52,6 +52,7 @@ def train(context: StageContext) -> Result:
     lineage = {"init": context.task.needs["policy"].key, "rows": len(more["train_dataset"])}
     if "ref_model" in context.task.needs:
         lineage["reference"] = context.task.needs["ref_model"].key
+    lineage["encoding"] = {name: count for name, count in trainer.health.encoding.items() if count}
     first = next((entry["loss"] for entry in history if "loss" in entry), None)
     return {**saved(context, trainer, cost), **lineage, "first loss": first}
 

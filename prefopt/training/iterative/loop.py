@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -45,6 +46,7 @@ from .. import checkpoint
 from ..config import PreferenceConfig
 from ..content import deciding_rows, settings_of
 from ..identity import FORMAT
+from ..metrics import encoding_counts, encoding_metrics
 from .run_folder import Row, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -121,7 +123,8 @@ class IterationLoop:
                 self.score()
             rows, report = self.select(number)
             trained = self.train(number, rows)
-            self.evaluate({"policy": version, **report, "steps": trained.global_step})
+            counts = encoding_counts(trained.metrics)
+            self.evaluate({"policy": version, **report, "steps": trained.global_step, "encoding": counts})
         return self._result(time.monotonic() - began)
 
     # ---- one iteration ---------------------------------------------------------------------------------------------
@@ -272,4 +275,5 @@ class IterationLoop:
             self._load(best_iteration(reports, self.args.metric_for_best_model, self.args.greater_is_better))
         steps = sum(report["steps"] for report in reports)
         known = {} if math.isnan(self.loss) else {"train_loss": self.loss}  # nothing was left to train
-        return TrainOutput(steps, self.loss, {"train_runtime": seconds, **known})
+        counts = sum((Counter(report.get("encoding", {})) for report in reports), Counter[str]())
+        return TrainOutput(steps, self.loss, {"train_runtime": seconds, **known, **encoding_metrics(counts)})

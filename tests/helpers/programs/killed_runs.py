@@ -107,7 +107,7 @@ def on_policy(folder: Path) -> None:
 
 
 def comparison(folder: Path) -> None:
-    schedule.get_context = lambda _: get_context("fork")  # type: ignore[assignment]
+    schedule.process_context = lambda *_: get_context("fork")  # type: ignore[assignment,return-value]
     torch.set_num_threads(1)
     changes = {name: value for name, value in OTHER.items() if name != "seed"}
     findings = compare({**PLAN, "training": {**PLAN["training"], **changes}}, folder / "out", jobs=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from prefopt import (
     RejectionSamplingTrainer,
     RRHFConfig,
     RRHFTrainer,
+    SFTConfig,
+    SFTTrainer,
 )
 from prefopt.batch import Batch
 from prefopt.candidates import (
@@ -38,10 +41,13 @@ from prefopt.candidates import (
 )
 from prefopt.candidates.dataset_answers import DATASET
 from prefopt.candidates.report import summary_of, warn_of_texts
+from prefopt.cli.rows import Rows
+from prefopt.cli.summary import summary
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.check import check
 from prefopt.data.encode import stop_token_ids
-from prefopt.data.row_encoder import NOTES, Encoder
+from prefopt.data.report import LoadReport
+from prefopt.data.row_encoder import COUNTS, NOTES, Encoder
 from prefopt.data.template import Renderer, is_bare
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.generation import Sample, sample
@@ -51,7 +57,7 @@ from prefopt.testbed import preference_rows
 from prefopt.training import step
 from prefopt.utils import jsonl
 from tests.helpers.iterations import DRAWN, config, vowels
-from tests.helpers.models import untrained
+from tests.helpers.models import tiny_llama, untrained
 from tests.helpers.tokenizer_families import FAMILIES, family_tokenizer
 from tests.helpers.tokenizers import CHATML, make_tokenizer
 from tests.helpers.training import quiet
@@ -98,10 +104,23 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def test_rejection_sampling(tmp_path: Path, tokenizer: Any, pairs: Dataset, seen: set[tuple[int, ...]]) -> None:
     args = config(tmp_path, iterations=2)
     policy = untrained(tokenizer)
-    RejectionSamplingTrainer(policy, args, train_dataset=pairs, processing_class=tokenizer, scorer=vowels).train()
+    given = {"train_dataset": pairs, "processing_class": tokenizer, "scorer": vowels}
+    result = RejectionSamplingTrainer(policy, args, **given).train()
     candidates = {each.ids for each in sampled(tmp_path / "run/pool", tokenizer)}
     assert seen and seen - {()} <= candidates
-    assert seen - {()} == {tuple(ids) for row in rows_of(tmp_path / "run") for ids in row["sampled_ids"]}
+    rows = rows_of(tmp_path / "run")
+    assert seen - {()} == {tuple(ids) for row in rows for ids in row["sampled_ids"]}
+    differ = [said_otherwise(row, tokenizer) for row in rows]
+    reports = [json.loads(path.read_text()) for path in sorted((tmp_path / "run").glob("iteration-*/report.json"))]
+    assert sum(report["encoding"].get("sampled_ids_differ", 0) for report in reports) == sum(differ) > 0
+    assert result.metrics["train_rows/sampled_ids_differ"] == sum(differ)
+    assert all(summary_of(report).count("by sampled ids that are not their text's") == 1 for report in reports)
+
+
+def said_otherwise(row: dict[str, Any], tokenizer: Any) -> bool:
+    """Whether a selected response was sampled in other tokens than its text is encoded in."""
+    batch = {"prompt": [row["prompt"]], "response": [row["response"]], "finished": [row["finished"]]}
+    return Encoder(tokenizer, Encoding())(batch, [0])["response_ids"][0] != row["sampled_ids"]
 
 
 def without_ids(path: Path) -> list[dict[str, Any]]:
@@ -264,6 +283,32 @@ def test_ids_that_the_tokenizer_would_not_give_are_trained_on(caplog: pytest.Log
     assert trained([row([*LETTERS, END]), row(LETTERS, finished=False)]) == [[*LETTERS, END], LETTERS]
     assert TOKENIZER("Flour", add_special_tokens=False)["input_ids"] != LETTERS
     assert f"2 {NOTES['_resampled']}" in caplog.messages
+
+
+def test_how_many_are_encoded_otherwise_is_found_after_training(tmp_path: Path, capsys: Any) -> None:
+    """In metrics, for the doctor and in the last words of a command: two are others, one is of another tokenizer."""
+    rows = [row([*LETTERS, END]), row(LETTERS, finished=False), row([*LETTERS, END], by="another")]
+    rows.append(row([]))
+    counts: Counter[str] = Counter()
+    encode_dataset(load_sft(rows), TOKENIZER, counts=counts)
+    assert {name: count for name, count in counts.items() if count} == (
+        expected := {"sampled_ids_differ": 2, "sampled_ids_unused": 1}
+    )
+    trainer = SFTTrainer(
+        tiny_llama(),
+        SFTConfig(**quiet(tmp_path, max_steps=1)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=TOKENIZER,
+    )
+    metrics = trainer.train().metrics
+    trainer.save_metrics("train", metrics)
+    found = json.loads((tmp_path / "run/all_results.json").read_text())
+    assert {name: found[f"train_rows/{name}"] for name in expected} == expected
+    assert not [name for name in found if name.startswith("train_rows/") and name[11:] not in expected]
+    facts = json.loads((tmp_path / "run/doctor.json").read_text())["facts"]["encoding"]
+    assert facts.keys() == COUNTS.keys() and {name: facts[name] for name in expected} == expected
+    summary(trainer, Rows(load_sft(rows), None, LoadReport("rows")), metrics)
+    assert f"2 {NOTES['_resampled']}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("family", FAMILIES)
