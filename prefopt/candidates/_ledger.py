@@ -7,7 +7,6 @@ A kill may leave a file longer than the index says, never shorter: what is behin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ class Ledger:
             files.replace(self.folder / INDEX, sealed({"files": dict(sorted(known.items()))}))
         except OSError:
             if self._index().get(self._name(path), {"bytes": 0})["bytes"] < size:  # else the index is there already
-                os.truncate(path, size - len(data))
+                jsonl.take_back(path, size - len(data))
             raise
         self._hashed[path] = size, hasher
 

@@ -19,6 +19,7 @@ from ..training.arguments import (
 )
 from ..training.checkpoint import newest
 from ..training.declarations import Declaration
+from ..training.interruption import asked_by_any
 from ..training.launch import check_launch
 from ..training.output_folder import AUTO, contents, locked
 from ..utils.signals import Interrupted, interrupted, listener, name_of
@@ -45,6 +46,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     args, model_args, data_args, *scoring = _parser(trainer_type, prog).parse_args_and_config(argv)
     scorer_args = scoring[0] if scoring else ScorerArguments()
     check_launch(args)
+    listener().meet()
     check(model_args, data_args, TASK[trainer_type.objective_type.trains])
     check_scorer(scorer_args, needed=_needs_scorer(trainer_type))
     if scoring and not scorer_args.scorer:
@@ -135,7 +137,7 @@ def _train(trainer: Any, rows: Rows, resume: str | bool) -> int:
 
 def _run(trainer: Any, rows: Rows, resume: str | bool) -> int:
     try:
-        metrics = _trained(trainer, resume)
+        metrics = train_and_save(trainer, resume)
         if rows.evaluation is not None:
             evaluated = trainer.evaluate()
             trainer.save_metrics("eval", evaluated)
@@ -151,13 +153,14 @@ def _run(trainer: Any, rows: Rows, resume: str | bool) -> int:
     return 0
 
 
-def _trained(trainer: Any, resume: str | bool) -> dict[str, Any]:
-    """Train and save; the metrics of it. A signal waits until the model is saved, once it is trained."""
+def train_and_save(trainer: Any, resume: str | bool) -> dict[str, Any]:
+    """Train and save; the metrics of it. A signal waits until the model is saved, once it is trained, in every rank."""
     with listener().deferred():
         metrics = trainer.train(resume_from_checkpoint=resume or None).metrics
         trainer.save_model()
         trainer.save_state()
         trainer.save_metrics("train", metrics)
+        listener().check(asked_by_any(trainer.accelerator))
     return metrics
 
 

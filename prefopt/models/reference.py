@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
@@ -27,6 +28,7 @@ from ..data.encode import stop_token_ids
 from ..data.tokenizer_identity import vocabulary
 from ..utils import files
 from ..utils.flop_counter import scope
+from ..utils.hashing import hash_of
 from .auxiliary import is_critic_parameter
 from .forward import forward
 from .modes import computing_like, evaluating, freeze, without_dropout
@@ -284,9 +286,14 @@ def cache_path(key: str) -> Path:
     return folder / "ref_logps" / f"{key}.safetensors"
 
 
-def read_cache(path: Path) -> Tensor:
-    """Log-probs that `write_cache` kept, token after token: [sum of response lengths]"""
-    return load_file(path)["ref_logps"]
+def read_cache(path: Path) -> Tensor | None:
+    """Log-probs that `write_cache` kept, token after token: [sum of response lengths]; None if they are damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            logps, known = file.get_tensor("ref_logps"), (file.metadata() or {}).get("hash")
+    except (OSError, SafetensorError):
+        return None
+    return logps if known in (None, _hash(logps)) else None  # earlier versions kept no hash
 
 
 def write_cache(path: Path, logps: Tensor) -> None:
@@ -294,5 +301,9 @@ def write_cache(path: Path, logps: Tensor) -> None:
 
     Several runs may write the same log-probs at the same time, so each has a file of its own until it is whole.
     """
-    content = {"ref_logps": logps.contiguous()}
-    files.replace(path, lambda staged: save_file(content, staged), staging=f".{os.getpid()}.staging")
+    content, known = {"ref_logps": logps.contiguous()}, {"hash": _hash(logps)}
+    files.replace(path, lambda staged: save_file(content, staged, known), staging=f".{os.getpid()}.staging")
+
+
+def _hash(logps: Tensor) -> str:
+    return hash_of([f"{logps.dtype} {tuple(logps.shape)}".encode(), logps.contiguous().numpy().data])

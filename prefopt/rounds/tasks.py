@@ -51,6 +51,7 @@ class RoundTask(Task):
     functions = f"{__package__}.stages.run_stage"
     trainings = frozenset({"start", "reward", "train"})
     resumable = frozenset({"ask", "label", "candidates", "search", "generate", "score"})
+    edited = frozenset({"ask"})
 
     round: int = 0
 

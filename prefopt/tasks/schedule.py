@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..utils.signals import GRACE
+from . import done
 from .processes import process_context
 from .task import Task, in_order
 from .worker import fail, run_task, set_up_process
@@ -68,14 +69,14 @@ class Slot:
         task, future = self.task, self.future
         self.task = self.future = None
         try:
-            done = future.result()
+            succeeded = future.result()
         except BrokenProcessPool:
-            done = fail(task, self.out, "the process died without a word: killed, most often for memory")
+            succeeded = fail(task, self.out, "the process died without a word: killed, most often for memory")
         except Exception as error:  # not the task's own, which its process writes down: a full disk, say
-            done = fail(task, self.out, f"{type(error).__name__}: {error}")
-        if not done:
+            succeeded = fail(task, self.out, f"{type(error).__name__}: {error}")
+        if not succeeded:
             self.stop()  # whatever state the failure left behind goes with the process
-        return task, done
+        return task, succeeded
 
     def terminate(self) -> None:
         """Ask the process to end its task, without waiting for it."""
@@ -128,13 +129,19 @@ class Schedule:
                 slot.stop()
 
     def _new(self, task: Task) -> bool:
-        """Whether a task has to be run."""
+        """Whether a task has to be run.
+
+        Raises:
+            DamagedFile: it is done, and a file of its result is not what was written.
+        """
         if self.status.get(task.key) is Status.DONE:
             return False
         result = task.result(self.out)
-        done = result is not None and not result.get("again")  # as of a judge that failed at times
-        self._set(task, Status.DONE if done else Status.WAITING)
-        return not done
+        whole = result is not None and not result.get("again")  # as of a judge that failed at times
+        if whole:
+            done.check(task.folder(self.out), below=done.SMALL)
+        self._set(task, Status.DONE if whole else Status.WAITING)
+        return not whole
 
     def _ended(self, task: Task) -> Status:
         return Status.PAUSED if (task.failure(self.out) or {}).get("waits") else Status.FAILED
@@ -162,8 +169,8 @@ class Schedule:
         running = {slot.future: slot for slot in slots if slot.future is not None}
         ended, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
         for future in ended:
-            task, done = running[future].finish()
-            self._set(task, Status.DONE if done else self._ended(task))
+            task, succeeded = running[future].finish()
+            self._set(task, Status.DONE if succeeded else self._ended(task))
         self.display.tick()
 
 

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 from ..utils import jsonl, secrets
 from ..utils.fingerprint import fingerprint_of_values
+from . import done
+from .done import FAILED
 
-DONE, FAILED = "done.json", "failed.json"
 ORDER_ONLY = {"reference"}
 """Roles of tasks that have to be done first and change nothing of the result."""
 NOT_IN_A_NAME = re.compile(r"[^\w.-]")
@@ -53,6 +54,8 @@ class Task:
     """Kinds that train: a signal waits for a checkpoint, from which the next attempt goes on."""
     resumable: ClassVar[frozenset[str]] = frozenset()
     """Other kinds that go on from what a killed attempt left in their folder; the rest begin with an empty one."""
+    edited: ClassVar[frozenset[str]] = frozenset()
+    """Kinds whose files people change once they are done."""
 
     kind: str
     name: str
@@ -83,8 +86,12 @@ class Task:
         return out / self.key
 
     def result(self, out: Path) -> dict[str, Any] | None:
-        """What the task's function returned, None if the task is not done."""
-        return next(jsonl.read(self.folder(out) / DONE), None)
+        """What the task's function returned, None if the task is not done.
+
+        Raises:
+            DamagedFile: it is not what was written.
+        """
+        return done.read(self.folder(out))
 
     def failure(self, out: Path) -> dict[str, Any] | None:
         """Why the task failed, None if it did not."""

@@ -20,12 +20,11 @@ from pathlib import Path
 from ..utils import jsonl, secrets
 from ..utils.signals import listening
 from ..utils.visible import VisibleFormatter
-from .task import DONE, FAILED, Task, Waiting
+from . import done
+from .done import CHECKPOINTS, FAILED, LOG, SPENT
+from .task import Task, Waiting
 
-LOG = "log.txt"
 PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
-CHECKPOINTS, SPENT = "run/checkpoint-*", "spent.json"
-"""What a training goes on from, which stays until the task is done."""
 GRACE = 0.9
 """A process has this share of the time that a signal leaves to the whole comparison, which waits for it."""
 TRACEBACK_LINES = 30
@@ -89,10 +88,12 @@ def _run(task: Task, out: Path) -> None:
     secrets.remember(task.inputs)
     folder, began = task.folder(out), time.monotonic()
     _clear(folder, keep=task.kind in task.trainings | task.resumable)
+    for needed in task.needs.values():
+        done.check(needed.folder(out))
     with _logged(folder / LOG):
         result = import_module(task.functions).run(task, out)
     about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
-    jsonl.replace(folder / DONE, [{**result, **about}])
+    done.write(folder, {**result, **about}, edited=task.kind in task.edited)
     (folder / SPENT).unlink(missing_ok=True)
     for checkpoint in folder.glob(CHECKPOINTS):
         shutil.rmtree(checkpoint)

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 EXTRAS = "prefopt_state.safetensors"
 FAILURES = (OSError, RuntimeError, SafetensorError)
-"""What a write that fails raises: the system, torch and safetensors each have their own."""
+"""What a write that fails raises: the system, torch and safetensors each have their own, and tokenizers a plain one."""
 
 
 class Checkpoints:
@@ -55,7 +55,7 @@ class Checkpoints:
         trained: what is saved, under which names.
         step: whose state is saved with it.
         tokenizer: saved beside each model.
-        reference_check: of the reference's weights, None where it moves or there is none.
+        reference: what the reference's weights are known by.
         rows: gives the rows that are trained on, without what is computed from them.
         describe: what must be the same for a checkpoint to go on, beside what is so for every run.
     """
@@ -66,12 +66,12 @@ class Checkpoints:
         trained: OneModel,
         step: StepRunner,
         tokenizer: Any,
-        reference_check: str | None,
+        reference: Mapping[str, str | None],
         rows: Callable[[], Any],
         describe: Callable[[], Mapping[str, Any]],
     ):
         self.args, self.trained, self.step, self.tokenizer = args, trained, step, tokenizer
-        self.reference_check, self.rows, self.describe = reference_check, rows, describe
+        self.reference, self.rows, self.describe = reference, rows, describe
         self.accelerator: Accelerator = step.accelerator
         self.kept: str | None = None
         """A checkpoint that must stay beside the best and the newest."""
@@ -132,7 +132,7 @@ class Checkpoints:
             "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
             **config_of(model),
             "initial weights": self._initial_weights,
-            "reference": self.reference_check,
+            **self.reference,
             "tokenizer": tokenizer_description(self.tokenizer),
             "rows": None if rows is None else len(rows),
             "data": rows_hash(rows),
@@ -175,7 +175,9 @@ class Checkpoints:
                 save_file(self._extras(), staged / EXTRAS)
                 checkpoint.publish(staged, run_dir / name, dict(self.run))
                 checkpoint.rotate(run_dir, self.args.save_total_limit, (state.best_model_checkpoint, self.kept))
-        except FAILURES as error:
+        except Exception as error:
+            if not _of_writing(error):
+                raise
             needed = self._trained_bytes() + _optimizer_bytes(optimizer)
             message = _not_written(error, run_dir / name, staged, needed)
             raise OSError(f"{message}; earlier checkpoints are untouched") from error
@@ -209,7 +211,9 @@ class Checkpoints:
         try:
             with locked(folder, take=lambda lock: lock()) if self._is_output(folder) else nullcontext():
                 final_model.write_whole(partial(self._save_into, save), folder)
-        except FAILURES as error:
+        except Exception as error:
+            if not _of_writing(error):
+                raise
             message = _not_written(error, folder, final_model.staged(folder), self._trained_bytes())
             final_model.discard(folder)
             raise OSError(f"{message}; what was there is untouched") from error
@@ -333,12 +337,17 @@ def _optimizer_bytes(optimizer: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+def _of_writing(error: Exception) -> bool:
+    return isinstance(error, FAILURES) or type(error) is Exception
+
+
 def _not_written(error: Exception, folder: Path, staged: Path, needed: int) -> str:
     """What could not be written, why, and how much room that takes."""
     files = [path for path in staged.rglob("*") if path.is_file()]
     written = sum(path.stat().st_size for path in files)
     last = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
-    name = folder if last is None else folder / last.relative_to(staged)
+    told = Path(str(getattr(error, "filename", None) or last or staged))
+    name = folder / told.relative_to(staged) if told.is_relative_to(staged) else told
     room = free(folder) + written
     return f"could not write {name} ({error}): at least {max(needed, written):,} bytes are needed, {room:,} are free"
 

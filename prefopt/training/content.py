@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -36,7 +36,7 @@ FREE: Mapping[str, str] = {
     "hub_always_push hub_revision",
     "what is evaluated": "eval_strategy eval_steps eval_delay per_device_eval_batch_size prediction_loss_only "
     "eval_on_start eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics "
-    "batch_eval_metrics load_best_model_at_end metric_for_best_model greater_is_better do_train do_eval do_predict "
+    "batch_eval_metrics load_best_model_at_end do_train do_eval do_predict "
     "bf16_full_eval fp16_full_eval",
     "how work is dealt out": "dataset_num_proc dataloader_num_workers dataloader_pin_memory "
     "dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order "
@@ -110,6 +110,20 @@ def rows_hash(rows: Any) -> str | None:
                 yield from _parts(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
 
     return hash_of(parts())
+
+
+def deciding_rows(args: PreferenceConfig, rows: Any, own: Callable[[Any], Any]) -> dict[str, Any]:
+    """Hashes of the held-out rows, where weights depend on them: the best checkpoint, an early stop, a plateau.
+
+    Args:
+        rows: a dataset, or several by name.
+        own: a dataset without what was computed from it.
+    """
+    if args.metric_for_best_model is None or rows is None:
+        return {}
+    if isinstance(rows, dict):
+        return {"evaluation data": {name: rows_hash(own(part)) for name, part in rows.items()}}
+    return {"evaluation data": rows_hash(own(rows))}
 
 
 def _parts(column: Any) -> Iterator[Any]:

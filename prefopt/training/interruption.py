@@ -19,14 +19,18 @@ GO_ON = "To go on: --resume_from_checkpoint true, in Python train(resume_from_ch
 
 
 def asked_by_any(accelerator: Accelerator) -> bool:
-    """Whether a signal has come to any rank; then it counts as having come to all, which must all call this."""
+    """Whether a signal has come to any rank; then it counts as having come to all, which must all call this.
+
+    One that comes to a rank while they agree is for the next time: the others do not know of it.
+    """
     here = listener()
-    if world_size() > 1:
-        signum = torch.tensor(here.signum or 0, device=accelerator.device)
-        distributed.all_reduce(signum, op=distributed.ReduceOp.MAX)
-        if signum:
-            here.note(int(signum))
-    return here.signum is not None
+    if world_size() == 1:
+        return here.signum is not None
+    signum = torch.tensor(here.signum or 0, device=accelerator.device)
+    distributed.all_reduce(signum, op=distributed.ReduceOp.MAX)
+    if agreed := int(signum):
+        here.note(agreed)
+    return agreed != 0
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from torch.distributed.fsdp import FSDPModule
 from ..data.batching import sequence_lengths
 from ..models.rope_lengths import length_rules
 from ..models.wrappers import unwrap
+from ..utils.peers import started
 
-MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""How many processes MPI started, as accelerate reads it."""
 UNSHARDED = (DistributedType.NO, DistributedType.MULTI_CPU)
 """Where accelerate applies no FSDP plugin (`AcceleratorState.__init__`)."""
 
@@ -46,8 +45,7 @@ def check_world(world: int, remedy: str, environment: Mapping[str, str] = os.env
     Raises:
         ValueError: there are others, which would all do the same in one folder.
     """
-    sizes = [int(environment[name]) for name in ("WORLD_SIZE", *MPI) if environment.get(name, "").isdecimal()]
-    asked = max(sizes, default=1)
+    asked = started(environment)
     if world == 1 < asked:
         raise ValueError(
             f"{asked} processes were started, and each of them would run alone, all into one folder: torch finds no "
@@ -55,7 +53,7 @@ def check_world(world: int, remedy: str, environment: Mapping[str, str] = os.env
         )
     # accelerate's launcher sets this address for several processes, and then starts one, which gets no rank.
     simple = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
-    if simple and not sizes and not {"LOCAL_RANK", "RANK"} & environment.keys():
+    if simple and not asked and not {"LOCAL_RANK", "RANK"} & environment.keys():
         raise ValueError(
             "accelerate launch was asked for several processes and has started one, as it does with --cpu: use "
             "torchrun --nproc_per_node N with --use_cpu true, or --num_processes 1 (and unset MASTER_ADDR)"

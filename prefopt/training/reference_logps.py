@@ -78,10 +78,14 @@ class ReferencePass:
         return fingerprint(reference.weights(self.model), self.tokenizer, dataset, settings)
 
     def _read_or_compute(self, dataset: Dataset, path: Path) -> Tensor:
+        kept = read_cache(path) if path.is_file() else None
         # All or none: ranks that disagree would sit in different passes, and other nodes may have another disk.
-        if all(gather_object([path.is_file()])):
+        if all(gather_object([kept is not None])):
+            assert kept is not None
             logger.info("reference log-probs read from %s", path)
-            return read_cache(path)
+            return kept
+        if kept is None and path.is_file():
+            logger.warning("%s is damaged, and is computed anew", path)
         flat = self._compute(dataset)
         if self.args.should_save:
             write_cache(path, flat)

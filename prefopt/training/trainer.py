@@ -39,6 +39,7 @@ from .build import build, note_precision
 from .built import Built, reward_models
 from .checkpointing import Checkpoints, ended
 from .config import PreferenceConfig
+from .content import deciding_rows, weights_hash
 from .dataloaders import Batching
 from .evaluation import Evaluation
 from .given_rows import given_rows, purpose_of
@@ -138,6 +139,7 @@ class PreferenceTrainer(Trainer):
             Path(str(args.output_dir)), {"model": model, "ref_model": ref_model, "critic": critic, "scorer": scorer}
         )
         check_launch(args)
+        listener().meet()
         objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(
@@ -187,9 +189,9 @@ class PreferenceTrainer(Trainer):
         check_lengths(self.model, self.train_dataset, self.eval_dataset, spread)
         self._to_device(built)
         check_models(self.model, built.reference, built.scorer)
-        check = self._watch_reference()
+        check = self._watch_reference(given=ref_model is not None)
         self.checkpoints = Checkpoints(
-            args, self.trained, self.step, built.tokenizer, check, self._own_rows, lambda: self.source.description()
+            args, self.trained, self.step, built.tokenizer, check, self._own_rows, self._description
         )
         self._precompute_reference()
         self.health = Health(args, self.step, lambda: self.model, built.tokenizer, encoding)
@@ -208,15 +210,20 @@ class PreferenceTrainer(Trainer):
         if isinstance(built.reference, PolicyBeforeTraining):
             self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
 
-    def _watch_reference(self) -> str | None:
-        """Let the reference follow the policy, if asked for; else a check of its weights, None where there is none."""
+    def _watch_reference(self, given: bool) -> dict[str, str | None]:
+        """Let the reference follow the policy, if asked for; else what its weights are known by.
+
+        Of one that was given that is all of them; another one is made of the policy, whose weights are known.
+        """
         args, reference = self.args, self.reference
         if reference is None:
-            return None
+            return {"reference": None}
         if not args.sync_ref_model:
-            return spot_check(reference.weights(self.model))
+            whole = given and isinstance(reference, FrozenModel)
+            more = {"reference weights": weights_hash(reference.model)} if whole else {}
+            return {"reference": spot_check(reference.weights(self.model)), **more}
         self.add_callback(SyncReference(reference, args.ref_model_mixup_alpha, args.ref_model_sync_steps))
-        return None
+        return {"reference": None}
 
     def _precompute_reference(self) -> None:
         """Run the reference over the data, and release it, if that is asked for."""
@@ -265,9 +272,15 @@ class PreferenceTrainer(Trainer):
 
     def _own_rows(self) -> Any:
         """The rows to train on, without the reference's log-probs where these were computed here."""
-        rows = self.train_dataset
+        return self._less_computed(self.train_dataset)
+
+    def _less_computed(self, rows: Any) -> Any:
         computed = self.args.precompute_ref_log_probs and "ref_logps" in getattr(rows, "column_names", ())
         return rows.remove_columns("ref_logps") if computed else rows
+
+    def _description(self) -> dict[str, Any]:
+        """What must be the same to go on, beside what the checkpoints know."""
+        return {**self.source.description(), **deciding_rows(self.args, self.eval_dataset, self._less_computed)}
 
     def get_train_dataloader(self) -> Any:
         return self.source.train_loader()

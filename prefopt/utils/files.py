@@ -66,10 +66,16 @@ def write(descriptor: int, data: bytes) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: it could not be; the error has its name, which that of `os.fsync` lacks.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 
@@ -96,7 +102,8 @@ def explained(error: OSError, path: Path, needed: int | None = None) -> OSError:
     """
     remedy = "mend that and run it again"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        room = "" if needed is None else f" ({needed:,} bytes are needed, {free(path):,} are free)"
+        wanted = "" if needed is None else f"{needed:,} bytes are needed, "
+        room = f" ({wanted}{free(path):,} are free)"
         remedy = f"make room{room} and run it again"
     reason = f"{error.strerror or error}: nothing was written and what was there is intact; {remedy}"
     return OSError(error.errno, reason, str(path))

@@ -45,7 +45,12 @@ def hash_of_file(path: Path, size: int | None = None) -> str:
 
 def sealed(value: Mapping[str, Any]) -> str:
     """A JSON text of `value` that also holds its hash."""
-    return json.dumps({**value, SEAL: _seal(value)}, indent=2)
+    return json.dumps(seal(value), indent=2)
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object that also holds its hash."""
+    return {**value, SEAL: _seal(value)}
 
 
 def unsealed(text: str | bytes) -> dict[str, Any]:
@@ -60,10 +65,19 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
         raise Damaged(f"no JSON ({error})") from error
     if not isinstance(value, dict):
         raise Damaged("no JSON object")
-    seal = value.pop(SEAL, None)
-    if seal is not None and seal != _seal(value):
+    return unseal(value)
+
+
+def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What `seal` was given; an object without a seal is taken as it is.
+
+    Raises:
+        Damaged: it is not what was sealed.
+    """
+    content = {name: part for name, part in value.items() if name != SEAL}
+    if SEAL in value and value[SEAL] != _seal(content):
         raise Damaged("its content does not fit its seal")
-    return value
+    return content
 
 
 def _seal(value: Mapping[str, Any]) -> str:

@@ -69,16 +69,29 @@ def append(path: Path, records: Iterable[Record]) -> bytes:
     data = b"".join(map(line_of, records))
     if not data:
         return data
+    new = not path.exists()
     try:
-        new = not path.exists()
         files.make_folder(path.parent)
         with path.open("ab", buffering=0) as file:
             _append(file.fileno(), data, complete_size(path))
         if new:
             files.flush(path.parent)  # or a power cut could forget the file's name
-    except OSError as error:
-        raise files.explained(error, path, len(data)) from error
+    except BaseException as error:
+        if new:
+            take_back(path, 0)
+        if isinstance(error, OSError):
+            raise files.explained(error, path, len(data)) from error
+        raise
     return data
+
+
+def take_back(path: Path, size: int) -> None:
+    """Cut a file to the size that it had before what was appended last; one that had none goes, if the disk allows."""
+    with suppress(OSError):
+        if size:
+            os.truncate(path, size)
+        else:
+            path.unlink()
 
 
 def _append(descriptor: int, data: bytes, size: int) -> None:

@@ -5,7 +5,8 @@
             ...
 
 Whatever waits, waits for `grace` seconds at most; then, and at a second signal, the process ends where it stands, with
-the same status. A thread sees to that: handlers in Python run only between two operations of the main thread, of which
+the same status. Processes that were started together end together (`peers.py`): until they have met, nothing ends at
+once. A thread sees to that: handlers in Python run only between two operations of the main thread, of which
 one may hang in compiled code, as when another rank is gone.
 """
 
@@ -20,11 +21,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from . import peers
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
 STREAMS = (1, 2)
 """Standard output and standard error."""
 GRACE = 30.0
 """Seconds between a signal and the end, where nothing else is said."""
+MEETING = 5.0
+"""Seconds that processes which could end at once wait for the others, so as to end with them."""
+TICK = 0.2
+"""Seconds after which it is looked again how long a signal may wait."""
 ECHO = 1.0
 """Seconds within which a signal is the first one again: launchers pass on what a whole group of processes was sent."""
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
@@ -60,6 +67,11 @@ def interrupted(signum: int, message: str = "") -> Interrupted:
 def status_of(signum: int) -> int:
     """The exit status of a program that a signal has ended, as shells have it: 143, 129, 130."""
     return 128 + signum
+
+
+def _asked(signum: int) -> int:
+    """The signal that asks a process to end when this one comes."""
+    return int(signal.SIGTERM) if signum == peers.TOLD else signum
 
 
 def name_of(signum: int) -> str:
@@ -102,7 +114,24 @@ class Listener:
             yield
         finally:
             self._deferred.pop()
-        self.check(not deferred or not self._deferred[-1])
+        self.check(not deferred or self.ends_at_once)
+
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether a signal may end this process at any point."""
+        return not self._deferred[-1] and peers.met()
+
+    @property
+    def left(self) -> float:
+        """Seconds that a signal may wait."""
+        grace = GRACE if self.grace is None else self.grace
+        return grace if self._deferred[-1] or peers.met() else min(grace, MEETING)
+
+    def meet(self) -> None:
+        """Get to know the processes that were started with this one, once; all of them have to call it."""
+        if (signum := peers.meet(self.signum)) is not None:
+            self.note(signum)
+        self.check(self.ends_at_once)
 
     def check(self, wanted: bool = True) -> None:
         """Raise `Interrupted` if a signal has come."""
@@ -116,9 +145,11 @@ class Listener:
             self.signum = signum
 
     def _handle(self, signum: int, frame: Any) -> None:
-        self.note(signum)
+        self.note(_asked(signum))
         _leave_terminal(self.terminals)
-        if not self._deferred[-1] and not self.closed:
+        if self.ends_at_once and not self.closed:
+            if signum != peers.TOLD:
+                peers.tell()
             self.check()
 
 
@@ -129,7 +160,8 @@ class _Installed:
         self.listener = listener
         self.mask: set[int] | None = None
         """What was blocked before a fork that is under way."""
-        self.before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) in DEFAULT}
+        heard = SIGNALS if peers.TOLD is None else (*SIGNALS, peers.TOLD)
+        self.before = {each: signal.getsignal(each) for each in heard if signal.getsignal(each) in DEFAULT}
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.wakeup = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
@@ -157,9 +189,10 @@ class _Installed:
     def _watch(self) -> None:
         asked: float | None = None
         while True:
-            left = None if asked is None else max(0.0, asked + self._grace - time.monotonic())
-            if not select.select([self.reader], [], [], left)[0]:
-                self._leave(f"not done within {self._grace:g} s (signal_grace)")
+            if asked is not None and time.monotonic() > asked + self.listener.left:
+                self._leave(f"not done within {self.listener.left:g} s (signal_grace)")
+            if not select.select([self.reader], [], [], None if asked is None else TICK)[0]:
+                continue
             for signum in os.read(self.reader, 64):
                 if signum == 0:
                     return
@@ -167,17 +200,15 @@ class _Installed:
                     continue
                 if asked is None:
                     asked = time.monotonic()
-                    self.listener.note(signum)
-                    say(f"{name_of(signum)}: ending, within {self._grace:g} s; a second signal ends this at once")
-                elif time.monotonic() - asked > ECHO:
+                    self.listener.note(_asked(signum))
+                    name, left = name_of(_asked(signum)), self.listener.left
+                    say(f"{name}: ending, within {left:g} s; a second signal ends this at once")
+                elif time.monotonic() - asked > ECHO and signum != peers.TOLD:
                     self._leave("a second signal")
-
-    @property
-    def _grace(self) -> float:
-        return GRACE if self.listener.grace is None else self.listener.grace
 
     def _leave(self, why: str) -> None:
         assert self.listener.signum is not None
+        peers.tell()  # they would fail for want of this one
         text = f"{name_of(self.listener.signum)}: {why}: this ends where it stands; what was on disk before stays"
         saying = threading.Thread(target=say, args=(text,), daemon=True)  # nobody may be reading
         saying.start()
@@ -221,6 +252,10 @@ def listening(grace: float | None = None, end: Callable[[Interrupted], None] | N
         if end is not None:
             end(ending)
         raise
+    except Exception as error:  # which may come of the end of another process
+        if listener.signum is None:
+            raise
+        raise interrupted(listener.signum, f"Interrupted by {name_of(listener.signum)}: {error}") from error
 
 
 def listener() -> Listener:

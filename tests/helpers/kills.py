@@ -7,12 +7,15 @@
     assert run.results(other) == whole.results
 
 The process that calls this has paid for all imports, and has computed nothing: every attempt is a fork of it, in a
-group of its own, whose file operations in its folder are counted while they happen. So a kill is at the n-th of them,
-which is where half a file may be left, or after a time.
+group of its own, whose writes in its folder are counted while they happen. So a kill is at the n-th of them, which is
+where half a file may be left, or after a time, counted from when all processes listen to signals.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
+import json
 import multiprocessing
 import os
 import random
@@ -26,14 +29,20 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from prefopt.utils.signals import listening
 from tests.helpers.processes import TIMEOUT_S
 
-EVENTS = frozenset(("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"))
-"""What Python tells an audit hook of files (https://docs.python.org/3/library/audit_events.html)."""
+EVENTS = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"))
+"""What changes files, of what Python tells an audit hook (https://docs.python.org/3/library/audit_events.html)."""
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+"""Flags of an `open` that does so too."""
 ENDED = 0
+ENDS = "\nEnds: "
+"""Before what a process says that is interrupted."""
+MODULES = "log-modules.json"
+"""What a run that has ended had imported."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Whole:
-    """A run that nobody disturbed: seconds, file operations, results."""
+    """A run that nobody disturbed: seconds, changes of files, results."""
 
     seconds: float
     operations: int
@@ -62,7 +71,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal at a moment: before the n-th file operation, or after so many seconds.
+    """A signal at a moment: before the n-th change of a file, or after so many seconds.
 
     Args:
         rank: to whom; SIGKILL takes the others with it, as a launcher sees to.
@@ -80,12 +89,14 @@ class Attempt:
     def __init__(self, run: Run, folder: Path, kill: Kill | None = None):
         self.folder, self.kill = folder, kill
         folder.mkdir(parents=True, exist_ok=True)
-        self.counter = multiprocessing.get_context("fork").Value("q", 0)
+        self.counter, self.ready = (multiprocessing.get_context("fork").Value("q", 0) for _ in range(2))
         port = _free_port()
         sys.stdout.flush()
         sys.stderr.flush()
-        self.began = time.monotonic()
         self.pids = [self._fork(run, rank, port) for rank in range(run.ranks)]
+        while self.ready.value < run.ranks:
+            time.sleep(0.001)
+        self.began = time.monotonic()
 
     def _fork(self, run: Run, rank: int, port: int) -> int:
         if pid := os.fork():
@@ -97,22 +108,23 @@ class Attempt:
             if run.ranks > 1:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": run.ranks, "MASTER_PORT": port}
                 os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
-            self._count(rank)
             with listening():  # as a command does
+                self._count(rank)
+                with self.ready.get_lock():
+                    self.ready.value += 1
                 run.call(self.folder)
-            status = ENDED
+                (self.folder / MODULES).write_text(json.dumps(sorted(sys.modules)))
+                _leave(ENDED)  # while it listens: a signal that comes too late is none
         except SystemExit as ending:
             status = int(ending.code or 0)
+            print(f"{ENDS}{ending}", file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:
-            with suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
+            _leave(status)
 
     def _into_log(self, rank: int) -> None:
-        with (self.folder / f"log-{rank}.txt").open("ab") as log:
+        with (self.folder / f"log-{rank}.txt").open("wb") as log:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w") for stream in (1, 2))
@@ -122,7 +134,7 @@ class Attempt:
         group, root, kill = os.getpid(), str(self.folder), self.kill
 
         def hook(event: str, details: tuple[Any, ...]) -> None:
-            if event not in EVENTS or not str(details[0]).startswith(root) or (kill and kill.rank != rank):
+            if (kill and kill.rank != rank) or not _changes(event, details) or not str(details[0]).startswith(root):
                 return
             with self.counter.get_lock():
                 self.counter.value += 1
@@ -162,11 +174,31 @@ class Attempt:
                 os.killpg(pid, signum)
 
 
+def _leave(status: int) -> NoReturn:
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _changes(event: str, details: tuple[Any, ...]) -> bool:
+    """Whether an event changes a file, or a folder."""
+    if event == "open":
+        return bool((details[2] or 0) & WRITING)
+    return event in EVENTS
+
+
 def undisturbed(run: Run, folder: Path) -> Whole:
-    """A run that goes through; what it says is in `log-0.txt` there."""
+    """A run that goes through; what it says is in `log-0.txt` there. What it had to import is paid for after it."""
     attempt = Attempt(run, folder)
     _ended(attempt.end(), folder)
-    return Whole(time.monotonic() - attempt.began, attempt.counter.value, run.results(folder))
+    whole = Whole(time.monotonic() - attempt.began, attempt.counter.value, run.results(folder))
+    for name in json.loads((folder / MODULES).read_text()):
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    gc.freeze()  # trainers collect garbage when they begin, of which all imports are none
+    return whole
 
 
 def killed(run: Run, folder: Path, kill: Kill) -> list[int]:
@@ -174,9 +206,16 @@ def killed(run: Run, folder: Path, kill: Kill) -> list[int]:
     return Attempt(run, folder, kill).end()
 
 
-def last_word(folder: Path) -> str:
-    """What the first process said of the last interruption, if it had time to."""
-    return (folder / "log-0.txt").read_text("utf-8", "replace").rpartition("Interrupted by")[2]
+def said(folder: Path) -> dict[str, str]:
+    """What was said in the last attempt: how the first process ended, and every traceback."""
+    logs = [path.read_text("utf-8", "replace") for path in sorted(folder.glob("log-[0-9].txt"))]
+    tracebacks = [
+        before[-300:] + mark + after[-2000:] for before, mark, after in (log.rpartition("Traceback") for log in logs)
+    ]
+    return {
+        "said": logs[0].rpartition(ENDS)[2],
+        "tracebacks": "".join(each for each in tracebacks if "Traceback" in each),
+    }
 
 
 def finish(run: Run, folder: Path) -> None:
@@ -185,7 +224,7 @@ def finish(run: Run, folder: Path) -> None:
 
 
 def kills(whole: Whole, count: int, signum: int, rng: random.Random, run: Run, share: float = 1 / 3) -> list[Kill]:
-    """So many moments of a run; a share of them at file operations, at least one where there are two."""
+    """So many moments of a run; a share of them within saves, at changes of files: at least one where there are two."""
     at_files = max(round(count * share), int(count > 1))
     return [
         Kill(signum, operation=rng.randint(1, whole.operations), rank=rng.randrange(run.ranks))
@@ -196,7 +235,7 @@ def kills(whole: Whole, count: int, signum: int, rng: random.Random, run: Run, s
 
 
 def _ended(statuses: list[int], folder: Path) -> None:
-    logs = "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in sorted(folder.glob("log-*.txt")))
+    logs = "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in sorted(folder.glob("log-[0-9].txt")))
     assert set(statuses) == {ENDED}, f"{folder}: {statuses}\n{logs}"
 
 

@@ -239,6 +239,13 @@ def test_a_sharded_model_gives_way_to_one_file(trained: Any, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_two_ranks_resume_one_lock_and_one_damage(tmp_path: Path) -> None:
+    whole = build(tmp_path / "whole")
+    whole.train()
+    build(tmp_path / "split").train()
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "split/run" / f"checkpoint-{step}")
     completed(2, "tests.helpers.programs.resume_ranks", str(tmp_path))
     assert sorted(p.name for p in tmp_path.glob("rank*")) == ["rank-0-of-2", "rank-1-of-2"]
     assert saved(tmp_path / "split") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    found, expected = load_file(tmp_path / "final/model.safetensors"), weights(whole)
+    assert all(torch.allclose(tensor, expected[name], atol=1e-5) for name, tensor in found.items()) and found

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from transformers import TrainerCallback
 import prefopt
 from prefopt import RejectionSamplingTrainer
 from prefopt.testbed import preference_rows
-from prefopt.training import checkpoint
+from prefopt.training import checkpoint, interruption
+from prefopt.utils.signals import listening
 from tests.helpers.checkpoints import assert_equal, build, saved, weights
 from tests.helpers.iterations import config, vowels
 from tests.helpers.models import untrained
@@ -102,6 +104,16 @@ def test_transformers_own_way_does_not_end_a_run_as_if_it_were_done(tmp_path: Pa
     with pytest.raises(prefopt.Interrupted):
         trainer.train()
     assert saved(tmp_path) == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other rank has been told of none, and would wait for this one."""
+    monkeypatch.setattr(interruption, "world_size", lambda: 2)
+    monkeypatch.setattr(interruption.distributed, "all_reduce", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    accelerator: Any = SimpleNamespace(device="cpu")
+    with pytest.raises(prefopt.Interrupted), listening() as signals, signals.deferred():
+        assert not interruption.asked_by_any(accelerator)
+        assert interruption.asked_by_any(accelerator)
 
 
 @pytest.mark.parametrize("grace", [0, -1.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,17 @@ def other_template(folder: Path) -> PreferenceTrainer:
     return PreferenceTrainer(tiny_llama(), DPO(), PreferenceConfig(**quiet(folder, **BASE)), ROWS, None, tokenizer)
 
 
-def one_number_else() -> Any:
-    model = tiny_llama()
+def one_number_else(seed: int = 0) -> Any:
+    model = tiny_llama(seed=seed)
     with torch.no_grad():
         model.model.embed_tokens.weight[3, 5] += 1e-3
     return model
+
+
+def other_vocabulary(folder: Path) -> PreferenceTrainer:
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["巴黎"])
+    return PreferenceTrainer(tiny_llama(), DPO(), PreferenceConfig(**quiet(folder, **BASE)), ROWS, None, tokenizer)
 
 
 OTHERS: dict[str, tuple[Make, str]] = {
@@ -72,6 +79,11 @@ OTHERS: dict[str, tuple[Make, str]] = {
     "another order": (lambda f: on_rows(f, ROWS.select(range(len(ROWS) - 1, -1, -1))), "data: "),
     "another reference": (lambda f: on_rows(f, ROWS, ref_model=tiny_llama(seed=3)), "reference: "),
     "another template": (other_template, "tokenizer.chat template: "),
+    "another vocabulary": (other_vocabulary, "tokenizer.vocabulary: "),
+    "a measure of the best": (
+        lambda f: build(f, metric_for_best_model="eval_loss"),
+        "metric_for_best_model: None -> 'eval_loss'",
+    ),
 }
 
 
@@ -82,6 +94,36 @@ def test_another_run_is_refused_with_what_differs(other: str, finished: Path, tm
     with pytest.raises(ValueError, match=f"checkpoint-6 belongs to another run: .*{difference}"):
         trainer.train(resume_from_checkpoint=str(finished / "checkpoint-6"))
     assert not saved(tmp_path)
+
+
+def test_one_number_of_a_given_reference_is_another_run(tmp_path: Path) -> None:
+    on_rows(tmp_path / "a", ROWS, ref_model=tiny_llama(seed=3)).train()
+    checkpoint_of = str(tmp_path / "a/run/checkpoint-4")
+    with pytest.raises(ValueError, match=r"belongs to another run: reference weights: "):
+        on_rows(tmp_path / "b", ROWS, ref_model=one_number_else(seed=3)).train(resume_from_checkpoint=checkpoint_of)
+    same = on_rows(tmp_path / "b", ROWS, ref_model=tiny_llama(seed=3))
+    same.train(resume_from_checkpoint=checkpoint_of)
+    assert same.state.global_step == 6
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_held_out_rows_may_be_others_where_they_decide_nothing(decides: bool, tmp_path: Path) -> None:
+    """By them the best checkpoint is chosen; where none is, they are only measured on."""
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"} if decides else {}
+    args = {"eval_strategy": "steps", "eval_steps": 2, **best}
+    build(tmp_path, **args).train()
+    shutil.rmtree(tmp_path / "run/checkpoint-6")
+
+    def on(held_out: Any) -> PreferenceTrainer:
+        config = PreferenceConfig(**quiet(tmp_path, **BASE | args))
+        return PreferenceTrainer(tiny_llama(), DPO(), config, ROWS, held_out, build_tokenizer())
+
+    if decides:
+        with pytest.raises(ValueError, match="belongs to another run: evaluation data"):
+            on(ROWS.select(range(6))).train(resume_from_checkpoint=True)
+    trainer = on(ROWS if decides else ROWS.select(range(6)))
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 6
 
 
 def test_what_differs_can_be_named_to_go_on_all_the_same(

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ...candidates.candidate import prompt_key
-from ...tasks import Task, in_order
+from ...tasks import Task, done, in_order
 from ...tasks.worker import versions
 from ...utils import jsonl
 from .. import records
@@ -42,8 +42,11 @@ class CollectedResults:
             command: the command line, for the report.
 
         Raises:
+            DamagedFile: a file of a result is not what was written.
             ValueError: no rows were prepared, so there is nothing to report.
         """
+        for task in in_order(self.all_tasks()):
+            done.check(task.folder(self.out), below=done.SMALL)
         held_out, cells = self._held_out(), list(self._cells())
         failures = list(self._failures())
         return records.Experiment(

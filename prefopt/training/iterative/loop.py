@@ -44,7 +44,7 @@ from ...utils.fingerprint import fingerprint_of_values
 from ...utils.signals import listener
 from .. import checkpoint
 from ..config import PreferenceConfig
-from ..content import settings_of
+from ..content import deciding_rows, settings_of
 from ..identity import FORMAT
 from ..metrics import encoding_counts, encoding_metrics
 from .run_folder import Row, RunFolder
@@ -144,9 +144,11 @@ class IterationLoop:
 
     def select(self, number: int) -> tuple[list[Row], Report]:
         """The rows to train on, which are on disk, and what they were selected from."""
-        groups = by_prompt(self.pool.scored(self.scorer), prior_top_n=self.settings.prior_top_n)
+        # An iteration that is done again, for want of its policy, knows nothing of those that came after it.
+        scored = (row for row in self.pool.scored(self.scorer) if row.candidate.iteration <= number)
+        groups = by_prompt(scored, prior_top_n=self.settings.prior_top_n)
         rows = rows_for(self.objective.offline.responses, groups, self.settings.score_threshold)
-        left = left_out(self.pool.candidates())
+        left = left_out(candidate for candidate in self.pool.candidates() if candidate.iteration <= number)
         if len(groups) < FEWEST * left["prompts"] or not rows:
             raise DataError(self._too_few(number, len(rows), left))
         on_first(partial(self.folder.keep_rows, number, rows))
@@ -207,8 +209,12 @@ class IterationLoop:
         policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
         rows = {"distinct prompts": len(self.dataset.prompts), "prompts": fingerprint_of_values(answers)}
+        held_out = deciding_rows(self.args, self.held_out, lambda rows: rows)
+        if self.settings.temperatures:
+            held_out["held-out prompts"] = fingerprint_of_values(self._held_out_prompts())
         return {
             **settings_of(self.args),
+            **held_out,
             "format": FORMAT,
             "objective": type(self.settings).__name__,
             **sampled,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ...data.records import DataError
 from ...utils import jsonl
 from ...utils.hashing import hash_of_file
 from .. import checkpoint
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 ROWS, REPORT = "selection.jsonl", "report.json"
@@ -30,13 +33,16 @@ class RunFolder:
         return self.place(number) / "policy"
 
     def done(self, iterations: int) -> int:
-        """How many iterations are done, of so many.
+        """How many iterations are done, of so many; says which policy is there and damaged, and made anew.
 
         Raises:
             DataError: the rows or the report of one that is done are not what was written.
         """
         for number in range(iterations):
-            if checkpoint.problem_with(self.policy(number), thorough=True) is not None:
+            problem = checkpoint.problem_with(self.policy(number), thorough=True)
+            if problem is not None:
+                if self.policy(number).is_dir():
+                    logger.warning("%s: %s; this iteration is done again", self.policy(number), problem)
                 return number
             self._check_beside(number)
         return iterations

@@ -13,14 +13,18 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer, testbed
+from prefopt.candidates.plot import new_figure
+from prefopt.cli.train import train_and_save
 from prefopt.compare.run import compare
 from prefopt.compare.run.task_functions import TASK_FUNCTIONS
 from prefopt.models.heads import scorer_from_policy
@@ -33,9 +37,10 @@ from prefopt.scoring import RewardModelScorer
 from prefopt.tasks import schedule
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.checkpoint import problem_with
+from prefopt.training.output_folder import AUTO
 from tests.helpers import iterations, ppo
 from tests.helpers.checkpoints import BASE, LORA
-from tests.helpers.kills import ENDED, Run, Whole, finish, killed, kills, last_word, undisturbed
+from tests.helpers.kills import ENDED, Run, Whole, finish, killed, kills, said, undisturbed
 from tests.helpers.models import tiny_llama, untrained
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
@@ -44,6 +49,8 @@ assert TASK_FUNCTIONS  # paid for here, not by every process of a comparison
 IN_A_ROW = 3
 """How often a run is killed before it may end."""
 SAVING = {"save_strategy": "steps", "save_steps": 2}
+OTHER: dict[str, Any] = {}
+"""Arguments by which all runs are others."""
 PLAN: dict[str, Any] = {
     "title": "比较",
     "policy": "testbed",
@@ -64,16 +71,6 @@ PLAN: dict[str, Any] = {
 }
 
 
-def trained(trainer: PreferenceTrainer, folder: Path, resume: bool | None = None) -> None:
-    """Train from where the run stands, and save."""
-    begun = any(problem_with(each) is None for each in (folder / "run").glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=(begun if resume is None else resume) or None)
-    trainer.save_model(str(folder / "model"))
-    if trainer.is_world_process_zero():
-        losses = [{name: log[name] for name in ("step", "loss")} for log in trainer.state.log_history if "loss" in log]
-        (folder / "model/losses.json").write_text(json.dumps(losses))
-
-
 def offline(objective: Callable[[], Objective], k: int = 2, **changes: Any) -> Callable[[Path], None]:
     """A run over rows that are there."""
 
@@ -83,34 +80,37 @@ def offline(objective: Callable[[], Objective], k: int = 2, **changes: Any) -> C
         adapter, columns = given.pop("adapter", None), given.pop("columns", {})
         # Two ranks have half a step's rows each.
         each = 2 // int(os.environ.get("WORLD_SIZE", "1"))
-        args = {**BASE, "max_steps": 8, "per_device_train_batch_size": each, **given}
+        args = {**BASE, "max_steps": 8, "per_device_train_batch_size": each, **given, **OTHER}
         learnt, model = objective(), tiny_llama()
         rows = ragged_pairs(12, k=k, **columns)
         model = scorer_from_policy(model) if learnt.trains == "scorer" else model
         config = PreferenceConfig(**quiet(folder, **args))
-        trained(PreferenceTrainer(model, learnt, config, rows, None, build_tokenizer(), peft_config=adapter), folder)
+        trainer = PreferenceTrainer(model, learnt, config, rows, None, build_tokenizer(), peft_config=adapter)
+        train_and_save(trainer, AUTO)
 
     return call
 
 
-def in_iterations(folder: Path) -> None:
+def in_iterations(folder: Path, **changes: Any) -> None:
     rows, tokenizer = Dataset.from_list(testbed.preference_rows(16, seed=3)), build_tokenizer()
-    args = iterations.config(folder, iterations=2, max_steps=4, **SAVING)
+    args = iterations.config(folder, iterations=2, max_steps=4, **SAVING, **OTHER, **changes)
     judge = RewardModelScorer(ppo.reward_model(tokenizer), tokenizer)
     more: dict[str, Any] = {"train_dataset": rows, "processing_class": tokenizer, "scorer": judge}
-    trained(RejectionSamplingTrainer(untrained(tokenizer), args, **more), folder, (folder / "run/run.json").is_file())
+    more |= {"eval_dataset": Dataset.from_list(testbed.preference_rows(4, seed=4, split="test"))} if changes else {}
+    train_and_save(RejectionSamplingTrainer(untrained(tokenizer), args, **more), AUTO)
 
 
 def on_policy(folder: Path) -> None:
     rows, tokenizer = Dataset.from_list(testbed.preference_rows(16, seed=3)), build_tokenizer()
-    changes = {"max_steps": 8, "num_ppo_epochs": 2, "critic_pretrain_steps": 2, "ptx_coef": 0.1, **SAVING}
-    trained(ppo.trainer_of(folder, tokenizer, rows, **changes), folder)
+    changes = {"max_steps": 8, "num_ppo_epochs": 2, "critic_pretrain_steps": 2, "ptx_coef": 0.1, **SAVING, **OTHER}
+    train_and_save(ppo.trainer_of(folder, tokenizer, rows, **changes), AUTO)
 
 
 def comparison(folder: Path) -> None:
-    schedule.get_context = lambda _: get_context("fork")  # type: ignore[assignment]
+    schedule.process_context = lambda *_: get_context("fork")  # type: ignore[assignment,return-value]
     torch.set_num_threads(1)
-    findings = compare(PLAN, folder / "out", jobs=1)
+    changes = {name: value for name, value in OTHER.items() if name != "seed"}
+    findings = compare({**PLAN, "training": {**PLAN["training"], **changes}}, folder / "out", jobs=1)
     assert not findings.failures, findings.failures
 
 
@@ -132,26 +132,39 @@ def compared(folder: Path) -> dict[str, bytes]:
     return {**files, "report": json.dumps(report, sort_keys=True).encode()}
 
 
-MODEL = saved("model/**/*.safetensors", "model/losses.json")
+def model(*more: str) -> Callable[[Path], dict[str, bytes]]:
+    """The final model, the losses on the way to it, and these files."""
+
+    def results(folder: Path) -> dict[str, bytes]:
+        history = json.loads((folder / "run/trainer_state.json").read_text())["log_history"]
+        losses = [{name: log[name] for name in ("step", "loss")} for log in history if "loss" in log]
+        files = saved("run/*.safetensors", "run/policy/*.safetensors", "run/critic/*.safetensors", *more)(folder)
+        assert files, "there is no model"
+        return {**files, "losses": json.dumps(losses).encode()}
+
+    return results
+
+
+SAMPLED = saved(
+    "run/*.safetensors",
+    "run/pool/**/*.jsonl",
+    "run/iter*/selection.jsonl",
+    "run/iter*/report.json",
+    "run/iter*/policy/*.safetensors",
+)
 RUNS = {
-    "sft": Run(offline(SFT, k=1), MODEL),
-    "dpo": Run(offline(DPO), MODEL),
-    "dpo-lora": Run(offline(DPO, adapter=LORA), MODEL),
-    "dpo-precomputed": Run(offline(DPO, precompute_ref_log_probs=True), MODEL),
-    "dpo-two-ranks": Run(offline(lambda: DPO(loss_type=["bco_pair"])), MODEL, ranks=2),
-    "reward": Run(offline(BradleyTerry), MODEL),
-    "rrhf": Run(offline(RRHF, columns={"scores": lambda rng: [rng.random(), rng.random()]}), MODEL),
-    "rejection-sampling": Run(
-        in_iterations,
-        saved(
-            "model/*.safetensors",
-            "run/pool/**/*.jsonl",
-            "run/iter*/selection.jsonl",
-            "run/iter*/report.json",
-            "run/iter*/policy/*.safetensors",
-        ),
-    ),
-    "ppo-max": Run(on_policy, saved("model/**/*.safetensors", "model/losses.json", "run/rollouts.jsonl")),
+    "sft": Run(offline(SFT, k=1), model()),
+    "dpo": Run(offline(DPO), model()),
+    "dpo-lora": Run(offline(DPO, adapter=LORA), model()),
+    "dpo-precomputed": Run(offline(DPO, precompute_ref_log_probs=True), model()),
+    "dpo-two-ranks": Run(offline(lambda: DPO(loss_type=["bco_pair"])), model(), ranks=2),
+    "reward": Run(offline(BradleyTerry), model()),
+    "rrhf": Run(offline(RRHF, columns={"scores": lambda rng: [rng.random(), rng.random()]}), model()),
+    "rejection-sampling": Run(in_iterations, SAMPLED),
+    "rejection-sampling-searched": Run(partial(in_iterations, temperatures=[1.6, 2.4]), SAMPLED),
+    "rejection-sampling-two-ranks": Run(in_iterations, SAMPLED, ranks=2),
+    "ppo-max": Run(on_policy, model("run/rollouts.jsonl")),
+    "ppo-max-two-ranks": Run(on_policy, model("run/rollouts.jsonl"), ranks=2),
     "compare": Run(comparison, compared),
 }
 
@@ -160,16 +173,18 @@ def attempts(name: str, folder: Path, count: int, signum: int, rng: random.Rando
     """Kills of a method's run until there are so many, and how each of these runs has ended."""
     run = RUNS[name]
     whole = undisturbed(run, folder / "whole")
-    caught, number = 0, 0
-    while caught < count and number < 3 * count:
+    planned = kills(whole, count, signum, rng, run)
+    number = 0
+    while planned and number < 3 * count:
         place, number = folder / str(number), number + 1
         struck = []
-        for kill in kills(whole, min(IN_A_ROW, count - caught), signum, rng, run):
+        while planned and len(struck) < IN_A_ROW:
+            kill = planned.pop()
             statuses = killed(run, place, kill)
-            if set(statuses) == {ENDED}:
+            if set(statuses) == {ENDED}:  # it was done before
+                planned += kills(whole, 1, signum, rng, run, share=float(kill.operation is not None))
                 break
-            struck.append({**vars(kill), "statuses": statuses, "steps": steps(place), "said": last_word(place)})
-        caught += len(struck)
+            struck.append({**vars(kill), "statuses": statuses, "steps": steps(place), **said(place)})
         finish(run, place)
         yield {"method": name, "kills": struck, "differs": differing(run, place, whole), "folder": str(place)}
         shutil.rmtree(place)
@@ -187,20 +202,41 @@ def differing(run: Run, folder: Path, whole: Whole) -> list[str]:
 
 
 def main(folder: str, methods: dict[str, int], signal: str = "SIGKILL", seed: int = 0) -> None:
+    found = []
     for name, count in methods.items():
         rng = random.Random(f"{seed} {name} {signal}")
         for attempt in attempts(name, Path(folder) / name, count, signum_of(signal), rng):
             print("RESULT " + json.dumps(attempt), flush=True)
+            found.append(attempt)
+    print("\n".join(table(found)))
+
+
+def table(found: list[dict[str, Any]]) -> Iterator[str]:
+    """Of each method: kills, those of them within saves, runs, and runs that ended as the undisturbed one."""
+    yield "| method | kills | within saves | runs | equal |"
+    yield "|---|---:|---:|---:|---:|"
+    for name in dict.fromkeys(each["method"] for each in found):
+        runs = [each for each in found if each["method"] == name and each["kills"]]
+        struck = [kill for each in runs for kill in each["kills"]]
+        saves, equal = sum(kill["operation"] is not None for kill in struck), sum(not each["differs"] for each in runs)
+        yield f"| {name} | {len(struck)} | {saves} | {len(runs)} | {equal} |"
 
 
 def signum_of(name: str) -> int:
     return int(signal.Signals[name])
 
 
-if __name__ == "__main__":
+def prepare() -> None:
+    """Pay for what every attempt needs, before the first one is forked."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     disable_progress_bars()
+    new_figure()
+    get_checkpoint_conversion_mapping("llama")  # which PEFT asks for, of all models there are
     build_tokenizer()  # once for all
-    gc.freeze()  # trainers collect garbage when they begin, of which all imports are none
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    prepare()
     main(**json.loads(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Run by torchrun on a folder: ranks agree on what they go on from, and a run goes from one rank's batches to two's."""
+"""Run by torchrun on a folder: ranks agree on what they go on from; a run that one rank began goes on in two."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.helpers.checkpoints import ROWS, assert_equal, build, weights
+from tests.helpers.checkpoints import ROWS, assert_equal, build, logs, weights
 
 HALF: dict[str, Any] = {"per_device_train_batch_size": 1}
 
@@ -26,6 +26,7 @@ def on_ranks(folder: Path) -> None:
     whole = build(folder / "split", **HALF)
     whole.train(resume_from_checkpoint="auto")
     assert whole.state.global_step == 6 and len(ROWS) == 12
+    assert [log["step"] for log in logs(whole)] == [1, 2, 3, 4, 5, 6]
     assert "learning_rate: 0.01 -> 0.02" in refused(folder / "split", learning_rate=2e-2)
     if whole.args.process_index == 0:
         path = folder / "split" / "run" / "checkpoint-6" / "optimizer.pt"

@@ -1,0 +1,51 @@
+"""Runs on a disk that fails, and on damaged folders: never another result, and always the file's name.
+
+The programs try every change of every file and every damage of each, and print tables; here is a share of both.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.failing_disk import POSSIBLE
+from tests.helpers.processes import completed
+
+FAULTED, DAMAGED = "tests.helpers.programs.faulted_runs", "tests.helpers.programs.damaged_runs"
+EVERY = ("dpo", "dpo-lora", "dpo-precomputed", "ppo-max", "rejection-sampling-searched", "compare")
+
+
+def tried(program: str, folder: Path, **arguments: Any) -> list[dict[str, Any]]:
+    lines = completed(1, program, json.dumps({"folder": str(folder), **arguments})).stdout.splitlines()
+    return [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT ")]
+
+
+def check(found: list[dict[str, Any]], allowed: set[str], least: int) -> None:
+    assert [each for each in found if each["outcome"] not in allowed] == []
+    assert len(found) >= least
+
+
+@pytest.mark.skipif(not POSSIBLE, reason="needs a C compiler, and Linux")
+def test_a_checkpoint_that_cannot_be_written_is_told_and_gone_on_without(tmp_path: Path) -> None:
+    found = tried(FAULTED, tmp_path, methods=["dpo-lora"], only=r"checkpoint-N/optimizer|checkpoint-N$")
+    check(found, {"error", "went on"}, least=6)
+
+
+def test_damage_of_a_checkpoint_falls_back_or_is_refused(tmp_path: Path) -> None:
+    found = tried(DAMAGED, tmp_path, methods=["dpo-lora"], only="adapter_model|trainer_state")
+    check(found, {"equal, named"}, least=8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not POSSIBLE, reason="needs a C compiler, and Linux")
+def test_every_change_of_every_file_fails_once(tmp_path: Path) -> None:
+    check(tried(FAULTED, tmp_path, methods=EVERY), {"error", "went on"}, least=200)
+
+
+@pytest.mark.slow
+def test_every_file_is_damaged_in_every_way(tmp_path: Path) -> None:
+    found = tried(DAMAGED, tmp_path, methods=EVERY)
+    check(found, {"equal", "equal, named", "refused, named"}, least=200)
