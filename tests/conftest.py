@@ -27,6 +27,10 @@ hypothesis.settings.register_profile("prefopt", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("prefopt")
 
 
+UNSUPPORTED = ("pack_vnni2 is only supported when avx512 is supported",)
+"""What torch 2.13 says where ATEN_CPU_CAPABILITY=default takes the kernels of bfloat16 attention away."""
+
+
 @pytest.fixture(scope="session")
 def shared_tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
@@ -45,6 +49,17 @@ def _the_tokenizer_stays(shared_tokenizer: PreTrainedTokenizerFast) -> Iterator[
     yield
     after = {name: getattr(shared_tokenizer, name) for name in names}, len(shared_tokenizer)
     assert after == before, "build a tokenizer of the test's own"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Skip what torch itself cannot do on this processor, and says so."""
+    try:
+        return (yield)
+    except RuntimeError as error:
+        if str(error) in UNSUPPORTED:
+            pytest.skip(f"torch: {error}")
+        raise
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def thought_key(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """What the chat template calls the thought before an answer: it is tried with the names that rows have for it."""
     template = str(tokenizer.chat_template)
     if template not in _thoughts:
-        answers = {"role": "assistant", "content": PROBE}, *_CALLS
+        answers: list[dict[str, Any]] = [{"role": "assistant", "content": PROBE}, *_CALLS]
         said = (
             (name, _tried(tokenizer, [_QUESTION, {**turn, name: _THOUGHT}])) for name in THOUGHTS for turn in answers
         )

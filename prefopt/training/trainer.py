@@ -219,8 +219,8 @@ class PreferenceTrainer(Trainer):
         if reference is None:
             return {"reference": None}
         if not args.sync_ref_model:
-            whole = given and isinstance(reference, FrozenModel)
-            more = {"reference weights": weights_hash(reference.model)} if whole else {}
+            frozen = reference.model if given and isinstance(reference, FrozenModel) else None
+            more = {} if frozen is None else {"reference weights": weights_hash(frozen)}
             return {"reference": spot_check(reference.weights(self.model)), **more}
         self.add_callback(SyncReference(reference, args.ref_model_mixup_alpha, args.ref_model_sync_steps))
         return {"reference": None}

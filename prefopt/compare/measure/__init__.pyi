@@ -1,3 +1,5 @@
+from .accuracy import ACCURACY_LEVEL as ACCURACY_LEVEL
+from .accuracy import Accuracy as Accuracy
 from .accuracy import RewardAccuracies as RewardAccuracies
 from .accuracy import by_category as by_category
 from .accuracy import reward_accuracies as reward_accuracies

@@ -22,7 +22,7 @@ from ...utils.names import hint
 from ..statistics import holm_named, mcnemar
 from .pairs import scored_pairs
 
-LEVEL = 0.95
+ACCURACY_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def accuracy(correct: Sequence[float] | np.ndarray) -> Accuracy:
     if not len(values):
         raise ValueError("accuracy: no pairs are given")
     right, ties, count = int((values == 1).sum()), int((values == 0.5).sum()), len(values)
-    low, high = (stats.binomtest(hits, count).proportion_ci(LEVEL, method="wilson") for hits in (right, right + ties))
+    low, high = (
+        stats.binomtest(hits, count).proportion_ci(ACCURACY_LEVEL, method="wilson") for hits in (right, right + ties)
+    )
     return Accuracy(count, ties, float(values.mean()), float(low.low), float(high.high))
 
 

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from ...utils import files
-from ..measure import RewardAccuracies
-from ..measure.accuracy import LEVEL, Accuracy
+from ..measure import ACCURACY_LEVEL, Accuracy, RewardAccuracies
 from .markdown import as_table, escaped
 from .number_format import MISSING, number, p_value
 from .table_files import write_tables
@@ -60,7 +59,7 @@ def accuracy_table(found: RewardAccuracies, lang: str = "en") -> Table:
     if found.p:
         p = (Cell(p_value(found.p[m]), order=found.p[m]) if m in found.p else Cell(MISSING) for m in models)
         rows.append([Cell(texts["p"].format(first=models[0])), *p])
-    return Table(texts["title"], columns, rows, sortable=False, about=texts["about"].format(level=LEVEL))
+    return Table(texts["title"], columns, rows, sortable=False, about=texts["about"].format(level=ACCURACY_LEVEL))
 
 
 def _cell(value: Accuracy) -> Cell:

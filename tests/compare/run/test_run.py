@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from prefopt import testbed
 from prefopt.compare.plan.plan import PlanError
 from prefopt.compare.report.findings import Findings
 from prefopt.compare.run.comparison import compare
+from prefopt.tasks import done
 from prefopt.testbed.model import build_policy, build_tokenizer
 
 TINY: dict[str, Any] = {
@@ -118,10 +118,10 @@ def test_the_shared_reference_is_computed_once_and_charged_to_each(
 
 def test_a_second_run_does_only_what_is_missing(eventful: tuple[Path, Findings, dict[str, Any]]) -> None:
     out, findings, plan = eventful
-    done = {path: path.stat().st_mtime_ns for path in out.glob("*/*/done.json")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/done.json")}
     methods = {name: plan["methods"][name] for name in ("dpo", "ipo", "best-of-n")}
     again = compare({**plan, "methods": methods}, out, jobs=1)
-    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/done.json")} == done
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/done.json")} == before
     for name in methods:
         assert again.method(name).metrics == findings.method(name).metrics
 
@@ -129,9 +129,10 @@ def test_a_second_run_does_only_what_is_missing(eventful: tuple[Path, Findings, 
 def test_results_of_other_versions_are_told(eventful: tuple[Path, Findings, dict[str, Any]]) -> None:
     out, findings, plan = eventful
     assert not any(each.key == "mixed_versions" for each in findings.warnings)
-    (done,) = out.glob("train/dpo-0-*/done.json")
-    known = json.loads(done.read_text())
-    done.write_text(json.dumps({**known, "packages": {**known["packages"], "torch": "1.0"}}) + "\n")
+    (folder,) = out.glob("train/dpo-0-*")
+    known = done.read(folder)
+    assert known is not None
+    done.write(folder, {**known, "packages": {**known["packages"], "torch": "1.0"}})
     methods = {"dpo": plan["methods"]["dpo"]}
     again = compare({**plan, "methods": methods}, out, report_only=True)
     (mixed,) = [each for each in again.warnings if each.key == "mixed_versions"]

@@ -195,20 +195,29 @@ def test_without_a_scorer_rrhf_trains_on_the_rows(tmp_path, policy, tokenizer, p
 def test_the_best_iteration_by_drawn_responses_is_loaded(tmp_path, tokenizer, pairs) -> None:
     """By a measure that the first iteration wins, so that the last one is not the best.
 
-    In float64, as which one wins would else depend on the kernels that a computer has.
+    Whether it does by the longest or by the shortest responses depends on the kernels that a computer has.
     """
-    policy = untrained(tokenizer).double()
     held_out = Dataset.from_list(preference_rows(6, seed=4, split="test"))
-    args = config(tmp_path, iterations=2, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
-    args.metric_for_best_model, args.greater_is_better = "eval_response_length", True
-    trainer = RejectionSamplingTrainer(
-        policy, args, train_dataset=pairs, eval_dataset=held_out, processing_class=tokenizer, scorer=vowels
-    )
-    trainer.train()
-    lengths = [report["evaluation"]["response_length"] for report in reports(tmp_path / "run")]
-    assert lengths[0] > lengths[1]
+    for longest in (True, False):
+        folder = tmp_path / str(longest)
+        args = config(folder, iterations=2, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+        args.metric_for_best_model, args.greater_is_better = "eval_response_length", longest
+        trainer = RejectionSamplingTrainer(
+            untrained(tokenizer),
+            args,
+            train_dataset=pairs,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            scorer=vowels,
+        )
+        trainer.train()
+        lengths = [report["evaluation"]["response_length"] for report in reports(folder / "run")]
+        assert lengths[0] != lengths[1]
+        if (lengths[0] > lengths[1]) is longest:
+            break
+    assert (lengths[0] > lengths[1]) is longest
     assert trainer.evaluate()["eval_response_length"] == lengths[0]
-    found = reports(tmp_path / "run")[0]["evaluation"]
+    found = reports(folder / "run")[0]["evaluation"]
     assert found["objective/scores_se"] > 0 and 0 <= found["unfinished"] <= 1
     steps = [entry["step"] for entry in trainer.state.log_history if "eval_response_length" in entry]
     assert steps[1] == 2 * steps[0] > 0  # a curve
