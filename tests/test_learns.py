@@ -105,7 +105,7 @@ def test_reward_model_is_surer_of_stronger_preferences(judged: tuple[np.ndarray,
     assert trend.statistic > 0 and trend.pvalue < 0.05
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_dpo_raises_the_gold_reward(seed: int, sft: Any, baseline: Measured, tokenizer: Any, tmp_path: Path) -> None:
     """By at least 3 paired standard errors on 256 held-out prompts."""
     pairs = Dataset.from_list(preference_rows(recipe.preference_rows, seed))

@@ -11,24 +11,32 @@ import pytest
 from tests.helpers.processes import launch
 
 RANKS = "tests.helpers.programs.invariance_ranks"
-STEPS = {
+STEPS: dict[str, tuple[dict[str, int], dict[str, int], int, list[str]]] = {
     "fixed": (
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
         4,
+        [],
     ),
-    "by tokens": (*({"max_tokens_per_batch": 64, "gradient_accumulation_steps": 32},) * 2, 2),
+    "by tokens": (
+        {"max_tokens_per_batch": 64, "gradient_accumulation_steps": 32},
+        {"max_tokens_per_batch": 64, "gradient_accumulation_steps": 32},
+        2,
+        ["dpo", "multi-turn sft", "rrhf", "bco (cross-batch, with state)"],
+    ),
 }
-"""Arguments of one process and of two, and how many steps that makes of two epochs. Fixed: 13 rows, 8 a step; one
-process takes 4x2, two take 2x2 each, and the last step is ragged. By tokens: all rows are one step."""
+"""Arguments of one process and of two, how many steps that makes of two epochs, and of which cases (none: all). Fixed:
+13 rows, 8 a step; one process takes 4x2, two take 2x2 each, and the last step is ragged. By tokens: all rows are one
+step."""
 
 Pair = tuple[dict[str, Any], dict[str, Any], int]
 
 
 @pytest.fixture(scope="module", params=STEPS)
 def one_and_two(request: pytest.FixtureRequest) -> Pair:
-    one, two, steps = STEPS[request.param]
-    return launch(1, RANKS, **one), launch(2, RANKS, **two), steps
+    one, two, steps, cases = STEPS[request.param]
+    found = (launch(ranks, RANKS, args=args, cases=cases) for ranks, args in ((1, one), (2, two)))
+    return next(found), next(found), steps
 
 
 def test_two_processes_really_ran(one_and_two: Pair) -> None:

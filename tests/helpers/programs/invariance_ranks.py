@@ -1,4 +1,4 @@
-"""Run by itself or by torchrun: trains and evaluates each of `cases` on however many ranks there are; prints JSON."""
+"""Run by itself or by torchrun: trains and evaluates cases of `cases` on however many ranks there are; prints JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from prefopt.testbed.model import build_tokenizer
 from tests.helpers.cases import CASES, build, numbers
 
 
-def measure(name: str, args: dict[str, int]) -> dict[str, object]:
+def measure(name: str, args: dict[str, Any]) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(
             name,
@@ -34,6 +35,7 @@ def measure(name: str, args: dict[str, int]) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = {name: measure(name, json.loads(sys.argv[1])) for name in CASES}
+    given = json.loads(sys.argv[1])
+    found = {name: measure(name, given["args"]) for name in given["cases"] or CASES}
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         print("RESULT " + json.dumps(found))
