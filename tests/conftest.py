@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,6 +28,7 @@ hypothesis.settings.register_profile("prefopt", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("prefopt")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 UNSUPPORTED = ("pack_vnni2 is only supported when avx512 is supported",)
 """What torch 2.13 says where ATEN_CPU_CAPABILITY=default takes the kernels of bfloat16 attention away."""
 
@@ -63,12 +65,15 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _same_logging() -> Iterator[None]:
-    """A command sets the level of the log, which the next test must not notice."""
-    logger = logging.getLogger("prefopt")
-    level = logger.level
+def _same_process() -> Iterator[None]:
+    """A command sets the levels of logs, and what signals do, which the next test must not notice."""
+    levels = {name: logging.getLogger(name).level for name in ("prefopt", "transformers")}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield
-    logger.setLevel(level)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

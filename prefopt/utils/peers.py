@@ -24,8 +24,9 @@ _others: list[Callable[[int], object]] | None = None
 """Each sends a signal to a process; None until these are known."""
 
 
-def started(environment: Mapping[str, str] = os.environ) -> int:
+def started(environment: Mapping[str, str] | None = None) -> int:
     """How many processes a launcher has started together, 0 where it does not say."""
+    environment = os.environ if environment is None else environment
     return max((int(environment[name]) for name in SIZES if environment.get(name, "").isdecimal()), default=0)
 
 

@@ -310,7 +310,7 @@ def test_a_cache_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PREFOPT_CACHE", str(tmp_path))
     path = cache_path("abc")
 
-    def disk_full(tensors: Any, file: Path) -> None:
+    def disk_full(tensors: Any, file: Path, *_: Any) -> None:
         Path(file).write_bytes(b"half")
         raise OSError("No space left on device")
 

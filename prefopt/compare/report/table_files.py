@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...utils import files
+from .number_format import MISSING
 from .tables import Cell, Table
 
 FOLDER = "tables"
@@ -56,7 +57,8 @@ def _heads(table: Table, bounded: list[bool]) -> list[str]:
 
 def _values(row: Iterable[Cell], bounded: list[bool]) -> Iterator[str | float]:
     for cell, wide in zip(row, bounded, strict=True):
-        yield cell.order if cell.is_number and isinstance(cell.order, int | float) else cell.text
+        shown = "" if cell.text == MISSING else cell.text
+        yield cell.order if cell.is_number and isinstance(cell.order, int | float) else shown
         if wide:
             yield from cell.bounds or ("", "")
 

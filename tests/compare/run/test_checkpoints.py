@@ -49,6 +49,7 @@ def test_a_copy_is_its_original_and_others_differ(evaluated: tuple[Path, dict[st
     assert list(methods) == ["v0/policy", "copy/policy", "v1/policy", "other"] and report["baseline"] == "v0/policy"
     assert methods["copy/policy"] == methods["v0/policy"] and methods["copy/policy"]["kl"]["mean"] == 0
     assert methods["v1/policy"]["kl"]["mean"] > 0.1
+    assert "few_seeds" not in {warning["key"] for warning in report["warnings"]}
 
 
 def test_another_tokenizer_answers_in_its_own_words_and_has_no_divergence(

@@ -48,7 +48,8 @@ def warnings_of(
 
 
 def _of_seeds(data: Data, findings: Findings, seeds: int) -> Iterator[Warning]:
-    if seeds < FEWEST_SEEDS:
+    # Checkpoints that were trained elsewhere have no further seeds to add.
+    if seeds < FEWEST_SEEDS and any(method.cost.steps or method.cost.shared for method in findings.methods):
         yield Warning("few_seeds", {"seeds": seeds, "needed": FEWEST_SEEDS}, True)
     for name in data.experiment.names:
         table = data.responses.table(name, findings.primary)
