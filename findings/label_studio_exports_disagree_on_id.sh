@@ -45,15 +45,16 @@ tasks = [
     task(103, "pair-9", annotation(3, "right"), annotation(4)),
 ]
 Path("tasks").mkdir()
-Path("tasks/all.json").write_text(json.dumps(tasks))
+for each in tasks:
+    Path(f"tasks/{each['id']}.json").write_text(json.dumps(each))
 exported = {}
 for form in ("JSON", "JSON_MIN", "CSV"):
     Converter(CONFIG, project_dir=None).convert("tasks", form, form, is_dir=True)
     (file,) = Path(form).iterdir()
     text = file.read_text()
     exported[form] = list(csv.DictReader(text.splitlines())) if form == "CSV" else json.loads(text)
-whole = [(row["id"], row["data"]["id"], len(row["annotations"])) for row in exported["JSON"]]
-short, table = ([str(row["id"]) for row in exported[form]] for form in ("JSON_MIN", "CSV"))
+whole = sorted((row["id"], row["data"]["id"], len(row["annotations"])) for row in exported["JSON"])
+short, table = (sorted(str(row["id"]) for row in exported[form]) for form in ("JSON_MIN", "CSV"))
 print("JSON: number, own id, annotations:", whole)
 print("JSON_MIN: id of each row:", short)
 print("CSV: id of each row:", table)
