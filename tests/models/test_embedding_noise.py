@@ -15,6 +15,7 @@ from transformers.integrations import activate_neftune
 from prefopt import DPOConfig, DPOTrainer
 from prefopt.batch import Batch
 from prefopt.data.collate import collate
+from prefopt.models import layout_selection
 from prefopt.models.forward import forward
 from prefopt.models.layout_selection import request_layout
 from prefopt.models.reference import AdapterCopy, reference_for
@@ -66,11 +67,12 @@ def test_the_reference_under_an_adapter_has_none(copied: bool, layout: str) -> N
     assert torch.equal(forward(model, batch, LOGPS).logps, logps)
 
 
-def test_it_does_not_decide_about_the_layout(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_does_not_decide_about_the_layout() -> None:
     model = tiny_llama()
     activate_neftune(model, ALPHA)
     request_layout(model, "segments")  # which is an error where packed rows differ from padded ones
     forward(model.train(), collate(list(PAIRS)), LOGPS)
+    assert layout_selection._selected[model].layout == "segments"
 
 
 def test_a_dpo_run_with_noise_compares_with_the_plain_model(tmp_path: Path, tokenizer: Any) -> None:
