@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ def _show(name: str, sickness: Sickness, lang: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False)
+    # Of a terminal that calls itself dumb, rich does not look at the width.
+    console = Console(file=sys.stdout, highlight=False, width=shutil.get_terminal_size().columns)
     console.print(Text(one_line(f"{name}: {sickness.name}")))
     for part in sickness.parts(lang):
         console.print(Padding(Text(one_line(part)), (0, 0, 0, 2), expand=False))

@@ -76,14 +76,16 @@ def test_how_much_of_a_run_was_looked_at(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == "run: nothing is wrong in what was logged (iterations: 1)\n"
 
 
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
 @pytest.mark.parametrize(("lang", "advice"), [("en", "the reward model says the same"), ("zh", "奖励模型对什么都说")])
 def test_a_terminal_has_paragraphs_of_its_width(
-    lang: str, advice: str, sick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lang: str, advice: str, kind: str, sick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", kind)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert run("doctor", sick, "--lang", lang) == 1
     first, *rest = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert first == "sick: constant_scores" and len(rest) > 2
-    assert all(line.startswith("  ") and cell_len(line.rstrip()) <= 60 for line in rest)
+    assert [line for line in rest if not line.startswith("  ") or cell_len(line.rstrip()) > 60] == []
     assert any(line.strip().startswith(advice) for line in rest)

@@ -12,6 +12,8 @@ import pandas as pd
 from ...records import CHOICES, JUDGEMENTS, PAIRS, RESPONSES, Cell, Experiment
 
 REWARD_MODEL = "reward-model"
+CHECKPOINT = "checkpoint"
+"""What cells are whose models none of the methods that are compared has trained."""
 
 
 @dataclass(frozen=True)

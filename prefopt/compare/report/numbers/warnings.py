@@ -9,13 +9,14 @@ import numpy as np
 
 from ....doctor.of_reward_model import CHANCE
 from ....doctor.of_sampling import DEGENERATE, UNFINISHED
+from ...records import Experiment
 from ...statistics import FEWEST_SEEDS, Claim, detectable, sign_test
 from ..findings import Findings, Warning
 from .curves import over_optimised
 from .judges import behaviour
 from .means import Means
 from .pairings import Compared
-from .tables import REWARD_MODEL, Data
+from .tables import CHECKPOINT, REWARD_MODEL, Data
 
 FEW_PROMPTS = 0.5
 """Standard deviations of a difference over prompts: a medium effect (Cohen 1988), shown by 34 prompts and more."""
@@ -48,8 +49,7 @@ def warnings_of(
 
 
 def _of_seeds(data: Data, findings: Findings, seeds: int) -> Iterator[Warning]:
-    # Checkpoints that were trained elsewhere have no further seeds to add.
-    if seeds < FEWEST_SEEDS and any(method.cost.steps or method.cost.shared for method in findings.methods):
+    if seeds < FEWEST_SEEDS and not _trained_elsewhere(data.experiment):
         yield Warning("few_seeds", {"seeds": seeds, "needed": FEWEST_SEEDS}, True)
     for name in data.experiment.names:
         table = data.responses.table(name, findings.primary)
@@ -58,6 +58,12 @@ def _of_seeds(data: Data, findings: Findings, seeds: int) -> Iterator[Warning]:
         if missing and have:  # of a method without any, its failures say all
             ranked = findings.claim == Claim.METHODS.name
             yield Warning("missing_seeds", {"method": name, "seeds": missing}, ranked and len(have) < FEWEST_SEEDS)
+
+
+def _trained_elsewhere(experiment: Experiment) -> bool:
+    """Whether only checkpoints that a user brings are compared: there are no further seeds of these to add."""
+    checkpoints = {cell.name for cell in experiment.cells if cell.method == CHECKPOINT}
+    return bool(checkpoints) and checkpoints >= {*experiment.names} - {experiment.baseline}
 
 
 def _of_prompts(findings: Findings) -> Iterator[Warning]:
