@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from ..utils.collector import collector_paused
 from .adapters import Adapter, Drop
 from .adapters.columns import QUESTIONS, Columns
 from .adapters.file import File
@@ -123,6 +124,7 @@ def load_prompts(
     return load(source, "prompts", adapter, split, strict, columns)[0]
 
 
+@collector_paused()
 def load(
     source: Source,
     purpose: str = "preferences",

@@ -12,6 +12,7 @@ has no template at all, bare prompts and documents, as they may bring their auth
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..utils.collector import collector_paused
 from .continuation import Continuation, continuations
 from .records import ANSWER_EXTRAS, TURN_EXTRAS, DataError, is_answer, responses_of
 from .rendering import Message
@@ -119,6 +120,7 @@ class Encoder:
                 "know: an answer with such text would be taught to end there. Give it another unk_token or eos_token"
             )
 
+    @collector_paused()
     def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         self.renderer.prepare((row["prompt"], _tails(row)) for row in rows)

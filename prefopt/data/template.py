@@ -73,7 +73,7 @@ class Renderer:
         self._rendered: dict[Any, str] = {}
 
     def prepare(self, rows: Iterable[tuple[list[Message], list[list[Message]]]]) -> None:
-        """Render in two calls what the rows of a batch need, where their conversations are plain and have one answer.
+        """Render in two calls what the rows of a batch need, where their conversations are plain.
 
         Args:
             rows: the prompt of each with its responses, as turns.
@@ -87,8 +87,12 @@ class Renderer:
                 continue
             wanted[True][_key(prompt, True)] = prompt
             for tail in tails:
-                if len(tail) == 1 and are_plain(tail):
-                    wanted[False][_key(prompt + tail, False)] = prompt + tail
+                if not are_plain(tail):
+                    continue
+                wanted[False][_key(prompt + tail, False)] = prompt + tail
+                for number, turn in enumerate(tail):
+                    if number and is_answer(turn):
+                        wanted[True][_key(prompt + tail[:number], True)] = prompt + tail[:number]
         for is_prompt, conversations in wanted.items():
             texts = render_all(self.tokenizer, list(conversations.values()), is_prompt) if conversations else None
             if texts is not None:
@@ -239,7 +243,7 @@ class Renderer:
 
         Trimmed is what it is when that text comes before any verbatim one, which is then somebody else's.
         """
-        start = len(commonprefix([following, opening]))
+        start = len(opening) if following.startswith(opening) else len(commonprefix([following, opening]))
         trimmed, place = following.find(answer.strip(), start), following.find(answer, start)
         if trimmed < 0:
             return None
