@@ -103,7 +103,7 @@ def markdown() -> str:
 
 
 def _line(adapter: Adapter) -> str:
-    source = f"<{adapter.source}>" if adapter.source else ""
+    source = f"<{adapter.source}>" if adapter.source else "no one publisher: names that several use"
     return f"| `{adapter.name}` | {adapter.fields} | {adapter.unread} | {source} |"
 
 

@@ -121,6 +121,7 @@ def _ends_on_answer(row: Row, name: str) -> bool:
 @register(
     "conversations",
     kind="sft",
+    source="https://huggingface.co/docs/trl/dataset_formats",
     fields="messages: [{role, content}], conversations: [{from, value}] or conversation: [{human, assistant}]",
     recognises=_is_conversation,
 )
@@ -222,7 +223,11 @@ def _last_alone(candidates: Candidates) -> Candidates:
 
 
 @register(
-    "text", kind="sft", fields="text: trained on from its first token", recognises=lambda row: is_text(row, "text")
+    "text",
+    kind="sft",
+    source="https://huggingface.co/docs/trl/dataset_formats",
+    fields="text: trained on from its first token",
+    recognises=lambda row: is_text(row, "text"),
 )
 def read_text(row: Row) -> Candidates:
     """TRL's language modeling format: no prompt, no speaker, the whole text verbatim."""
@@ -232,6 +237,7 @@ def read_text(row: Row) -> Candidates:
 @register(
     "prompts",
     kind="prompt",
+    source="https://huggingface.co/docs/trl/dataset_formats",
     fields="prompt: text (verbatim, unless it has speaker tags) or [{role, content}] up to a user's turn",
     recognises=lambda row: isinstance(row.get("prompt"), str | list),
 )
@@ -262,6 +268,7 @@ def read_query_prompt(row: Row) -> Candidates:
 @register(
     "messages-prompts",
     kind="prompt",
+    source="https://huggingface.co/docs/trl/dataset_formats",
     fields="messages: [{role, content}] or conversations, ending on a user's turn",
     recognises=lambda row: any(is_chat(row.get(name)) for name in CONVERSATIONS),
 )

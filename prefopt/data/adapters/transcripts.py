@@ -139,6 +139,7 @@ def read_rm_static(row: Row) -> Candidates:
 register(
     "rm-static-zh",
     kind="pair",
+    source="https://huggingface.co/datasets/zwh9029/rm-static-m2m100-zh-jianti",
     fields="prompt, chosen, rejected: as rm-static, in Chinese (人类：... 助手：)",
     recognises=_is_tagged_chinese,
     finish_columns=True,
@@ -146,6 +147,7 @@ register(
 register(
     "rm-static",
     kind="pair",
+    source="https://huggingface.co/datasets/Dahoas/rm-static",
     fields=r'prompt: "\n\nHuman: ...\n\nAssistant:", chosen, rejected: answers',
     recognises=_is_tagged,
     finish_columns=True,
