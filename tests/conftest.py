@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -51,6 +52,12 @@ def _the_tokenizer_stays(shared_tokenizer: PreTrainedTokenizerFast) -> Iterator[
     yield
     after = {name: getattr(shared_tokenizer, name) for name in names}, len(shared_tokenizer)
     assert after == before, "build a tokenizer of the test's own"
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now is not searched for garbage any more: each training searches once at its start."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

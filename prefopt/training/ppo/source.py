@@ -1,7 +1,7 @@
 """The trainer's side of PPO: what is checked before, what is logged of each rollout, and what a collapse leads to.
 
     rollouts.jsonl   what each rollout came to (`log.py`)
-    rollouts.png     the same as a picture
+    rollouts.png     the same as a picture: once a minute with a checkpoint, and at the end
 
 The loop itself is in `loop.py`. Saving and evaluating wait for the end of a rollout, so that nothing of a rollout has
 to be kept.
@@ -10,6 +10,7 @@ to be kept.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 SUMMANDS = ("nll/policy", "nll/reference", "val/squared_returns", "val/squared_error")
 """Means of which other metrics are made."""
 KL = "objective/kl"
+BETWEEN_PICTURES = 60.0
+"""Seconds: a picture takes one, and a small policy is saved more often than people look."""
 
 
 class RolloutSource(GeneratingSource):
@@ -73,6 +76,8 @@ class RolloutSource(GeneratingSource):
         self._collapsed = False
         self._scored_by = ""
         """The scorer's fingerprint."""
+        self._plotted = 0.0
+        """When there was last a picture, or the training began; seconds of `time.monotonic`."""
 
     # ---- a training ------------------------------------------------------------------------------------------------
 
@@ -89,8 +94,13 @@ class RolloutSource(GeneratingSource):
         self.alarm = None
         self.host.step.state = self.host.step.initial_state()  # a checkpoint brings its own
         self._waiting, self._saved, self._collapsed = (False, False), [], False
+        self._plotted = time.monotonic()
         self._scored_by = self.scorer.fingerprint  # a reward model of its size is read to make it
-        result = train(resume_from)
+        try:
+            result = train(resume_from)
+        except Interrupted:
+            self._plot()
+            raise
         self._plot()
         return result
 
@@ -280,7 +290,8 @@ class RolloutSource(GeneratingSource):
 
     def saved(self) -> None:
         self._saved.append(self.host.state.global_step)
-        self._plot()
+        if time.monotonic() - self._plotted > BETWEEN_PICTURES:
+            self._plot()
 
     def _steps_on_disk(self) -> list[int]:
         return of_first(checkpoint.steps_of(self.path.parent))
@@ -290,6 +301,7 @@ class RolloutSource(GeneratingSource):
         last_good = self.alarm.last_good if self.alarm else None
         if rank() == 0:
             plot_rollouts(self.records, self.path.with_suffix(".png"), last_good=last_good)
+        self._plotted = time.monotonic()
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 
