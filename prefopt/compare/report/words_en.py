@@ -118,6 +118,29 @@ _WARNINGS = {
     "cost.",
     "identical": "{first} and {second} gave the very same responses: a setting without an effect, or one model twice.",
 }
+_ENCODING = {
+    "encoding.prompts_cut": "{rows} prompts of {of} were longer than their room and were cut.",
+    "encoding.answers_cut": "{rows} answers of {of} were cut to max_length.",
+    "encoding.eos_lost": "{rows} answers of {of} lost their stop token with their end: nothing in them teaches to end "
+    "there.",
+    "encoding.boundary_merges": "{rows} answers of {of} merge with the text before them when both are tokenised "
+    "together: they are encoded as sampling gives them.",
+    "encoding.template_mismatches": "{rows} answers of {of} are rendered otherwise by the chat template within the "
+    "whole conversation.",
+    "encoding.answers_dropped": "{rows} later answers of {of} were dropped, since the chat template rewrites an "
+    "answer before them.",
+    "encoding.tool_calls_unwritten": "{rows} rows of {of} were dropped, since the chat template does not write their "
+    "tool calls.",
+    "encoding.sampled_ids_unused": "{rows} responses of {of} were encoded from their text, since their sampled ids "
+    "belong to another tokenizer, stop token or text.",
+    "encoding.template_inputs_unread": "{rows} rows of {of} bring tools, thoughts or variables that the chat template "
+    "does not use.",
+    "encoding.special_tokens_kept": "{rows} rows of {of} spell a special token in a prompt or in text without one: it "
+    "became a real one.",
+    "encoding.special_tokens_split": "{rows} rows of {of} spell a special token in an answer or in a prompt without a "
+    "template: it is ordinary text.",
+}
+"""What encoding did to rows that were trained on, see `data.row_encoder.COUNTS`."""
 _HEADINGS = {
     "section.verdict": "Verdict",
     "section.warnings": "Read this first",
@@ -295,4 +318,4 @@ _SAMPLES = {
     "role.assistant": "assistant",
     "role.system": "system",
 }
-TEXTS = {**_METRICS, **_VERDICTS, **_WARNINGS, **_HEADINGS, **_TERMS, **_COLUMNS, **_FIGURES, **_SAMPLES}
+TEXTS = {**_METRICS, **_VERDICTS, **_WARNINGS, **_ENCODING, **_HEADINGS, **_TERMS, **_COLUMNS, **_FIGURES, **_SAMPLES}

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ...candidates.candidate import prompt_key
+from ...data.row_encoder import COUNTS, REMARKS
 from ...tasks import Task, done, in_order
 from ...tasks.worker import versions
 from ...utils import jsonl
@@ -222,6 +223,7 @@ class CollectedResults:
         untried = [spec.name for spec in self.specs.values() if spec.trains and spec.name not in self._tried]
         if self.tried and untried:
             yield {"key": "unequal_trials", "values": {"methods": untried}, "serious": True}
+        yield from self._encoding()
         if (budget := self.plan.budget) is None:
             return
         for cell in cells:
@@ -230,6 +232,17 @@ class CollectedResults:
             spent = sum(cell.cost["flops"].values()) + charged
             if spec.trains and not 1 - BUDGET_TOLERANCE < spent / budget.flops < 1 + BUDGET_TOLERANCE:
                 yield {"key": "budget_missed", "values": {"method": cell.name, "flops": spent, "budget": budget.flops}}
+
+    def _encoding(self) -> Iterator[dict[str, Any]]:
+        """What encoding did to the rows that the methods were trained on, for each of these once with its most rows."""
+        most: dict[tuple[str, str], int] = {}
+        for task in in_order(self.all_tasks()):
+            for name, count in ((task.result(self.out) or {}).get("encoding") or {}).items():
+                if COUNTS[name] not in REMARKS:
+                    place = task.name or task.kind, name
+                    most[place] = max(count, most.get(place, 0))
+        for (place, name), count in most.items():
+            yield {"key": f"encoding.{name}", "values": {"rows": count, "of": place}}
 
     @cached_property
     def _packages(self) -> dict[str, set[str]]:

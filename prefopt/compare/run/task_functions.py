@@ -7,6 +7,7 @@ is to be kept beside these files, in plain values. A function's name is the kind
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -27,6 +28,7 @@ from ...tasks import Task
 from ...testbed.model import build_policy, build_tokenizer
 from ...training import checkpoint
 from ...training.arguments import get_peft_config, get_quantization_config, loading
+from ...training.metrics import encoding_counts
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from ...utils import jsonl
 from .. import records
@@ -68,16 +70,17 @@ def held_out(context: TaskContext) -> Result:
 
 
 def encode(context: TaskContext) -> Result:
-    _encoded(context, context.rows.pairs).save_to_disk(context.folder / "train")
-    return {}
+    counts: Counter[str] = Counter()
+    _encoded(context, context.rows.pairs, counts).save_to_disk(context.folder / "train")
+    return {"encoding": dict(+counts)}
 
 
-def _encoded(context: TaskContext, table: Dataset) -> Dataset:
-    """Rows as token ids by the starting policy's tokenizer and stop tokens."""
+def _encoded(context: TaskContext, table: Dataset, counts: Counter[str] | None = None) -> Dataset:
+    """Rows as token ids by the starting policy's tokenizer and stop tokens; `counts` is told what encoding did."""
     generation = None
     with suppress(OSError):
         generation = GenerationConfig.from_pretrained(context.start)
-    return encode_dataset(table, context.tokenizer, context.encoding.encoding, None, generation)
+    return encode_dataset(table, context.tokenizer, context.encoding.encoding, None, generation, counts)
 
 
 def sft(context: TaskContext) -> Result:
@@ -89,10 +92,10 @@ def sft(context: TaskContext) -> Result:
         policy = build_policy(tokenizer, context.seed)
     demonstrations = context.rows.demonstrations
     more = {"train_dataset": demonstrations, "processing_class": tokenizer, **adapter(context, "policy")}
-    trainer, cost = trained(context, lambda: SFTTrainer(policy, args, **more))
+    trainer, result = trained(context, lambda: SFTTrainer(policy, args, **more))
     _merge(trainer)
     trainer.save_model(str(context.folder / MODEL))
-    return {"cost": cost}
+    return result
 
 
 def _merge(trainer: Any) -> None:
@@ -104,9 +107,9 @@ def _merge(trainer: Any) -> None:
 def reward(context: TaskContext) -> Result:
     args = RewardConfig(**arguments(context, context.inputs["settings"]))
     more = {"train_dataset": context.encoded, **adapter(context, "scorer")}
-    trainer, cost = trained(context, lambda: RewardTrainer(context.start, args, **more))
+    trainer, result = trained(context, lambda: RewardTrainer(context.start, args, **more))
     trainer.save_model(str(context.folder / MODEL))
-    return {"cost": cost}
+    return result
 
 
 def rank(context: TaskContext) -> Result:
@@ -144,10 +147,10 @@ def train(context: TaskContext) -> Result:
     validated = context.inputs["curve"]["curve_points"] and context.rows.validation
     evaluator = context.evaluator(context.inputs["curve"], VALIDATION_STREAM, context.scorer()) if validated else None
     more |= {"train_dataset": table, **adapter(context, spec.objective.trains)}
-    trainer, cost = trained(context, lambda: make_trainer(spec, context.start, args, **more), spec, evaluator)
+    trainer, result = trained(context, lambda: make_trainer(spec, context.start, args, **more), spec, evaluator)
     trainer.save_model(str(context.folder / MODEL))
     jsonl.replace(context.folder / "log.jsonl", trainer.state.log_history)
-    return {"cost": cost}
+    return result
 
 
 def _method_spec(context: TaskContext) -> MethodSpec:
@@ -169,7 +172,7 @@ def trained(
         evaluator: evaluates the policy for its learning curve; None, where there is to be none.
 
     Returns:
-        the trainer, and the cost of making and running it.
+        the trainer; and the cost of making and running it, with what encoding did to rows that it encoded itself.
     """
     with measured(context.folder) as spent:
         trainer = build()
@@ -178,8 +181,8 @@ def trained(
         trainer.remove_callback(PrinterCallback)
         for callback in _callbacks(context, spec, evaluator, iterations, spent):
             trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=_resumable(context, trainer))
-    return trainer, asdict(spent.cost())
+        output = trainer.train(resume_from_checkpoint=_resumable(context, trainer))
+    return trainer, {"cost": asdict(spent.cost()), "encoding": encoding_counts(output.metrics)}
 
 
 def _callbacks(

@@ -12,6 +12,7 @@ from prefopt import testbed
 from prefopt.compare.plan.plan import PlanError
 from prefopt.compare.report.findings import Findings
 from prefopt.compare.run.comparison import compare
+from prefopt.data.encode import Encoding, encode_dataset
 from prefopt.tasks import done
 from prefopt.testbed.model import build_policy, build_tokenizer
 
@@ -191,3 +192,25 @@ def test_without_a_reward_model_there_is_still_a_report(tmp_path: Path) -> None:
     findings = compare({**plan, "methods": {"dpo": {"max_steps": 1}}, "judges": []}, tmp_path / "out")
     assert findings.pairings == [] and findings.method("dpo").metrics["accuracy"].mean > 0
     assert "no_reward_model" in {warning.key for warning in findings.warnings}
+
+
+def test_what_encoding_did_to_the_rows_stands_in_the_report(tmp_path: Path) -> None:
+    """The counts are those of rows that are longer than the room; other stages have room, and nothing to tell."""
+    room = 20
+    training = {**TINY["training"], "max_length": room, "truncation_mode": "keep_start"}
+    sft = {**TINY["sft"], "max_length": 1024}
+    plan = {**TINY, "sft": sft, "training": training, "methods": {"dpo": {"max_steps": 2}}, "seeds": [0]}
+    findings = compare(plan, tmp_path / "out")
+    told = {warning.key: warning.values for warning in findings.warnings if warning.key.startswith("encoding.")}
+    whole = encode_dataset(testbed.preference_rows(40, 0), build_tokenizer(), Encoding(max_length=None))
+    prompts = [len(row["prompt_ids"]) for row in whole]
+    left = [room - min(length, room - 1) for length in prompts]
+    cut = sum(len(ids) > most for row, most in zip(whole, left, strict=True) for ids in row["response_ids"])
+    assert cut > 0
+    assert told == {
+        "encoding.prompts_cut": {"rows": sum(length > room - 1 for length in prompts), "of": "encode"},
+        "encoding.answers_cut": {"rows": cut, "of": "encode"},
+        "encoding.eos_lost": {"rows": cut, "of": "encode"},
+    }
+    page = (tmp_path / "out/report/report.html").read_text("utf-8")
+    assert f"{cut} answers of encode were cut to max_length" in page
