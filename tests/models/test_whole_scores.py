@@ -127,8 +127,11 @@ def words(cls: bool = False, pad: str = "[PAD]") -> PreTrainedTokenizerFast:
 def test_scores_are_the_logits_alone_and_batched(family: str) -> None:
     model = classifier(family)
     expected = plain(model)
-    close(ours(model), expected)
-    close(torch.cat([ours(model, [row]) for row in ROWS]), expected)
+    batched, alone = ours(model), torch.cat([ours(model, [row]) for row in ROWS])
+    largest = max(float((found - expected).abs().max()) for found in (batched, alone))
+    print(f"{family}: scores of {expected.std():.2f} around their mean, largest difference {largest:.1e}")  # pytest -rP
+    close(batched, expected)
+    close(alone, expected)
 
 
 @pytest.mark.parametrize("family", PADS_BADLY)
