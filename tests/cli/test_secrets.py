@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import pickle
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -221,6 +222,61 @@ def test_a_comparison_and_its_report_hold_none(
     # The copy is not carried out without them.
     assert program(monkeypatch, "compare", out / "plan.yaml", "--output_dir", tmp_path / "again") == 2
     assert "methods: leaky: hub_token: [secret] stands for a secret" in capfd.readouterr().err
+
+
+def asked_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, plan: dict[str, Any]) -> None:
+    """Carry out a plan whose judge is a service that answers with the key that it was given, and then refuses it."""
+
+    def answer(body: dict[str, Any], count: int) -> Any:
+        if count >= 6:
+            return 401, {}, f"Incorrect API key: {UNTOLD['JUDGE']}, in {json.dumps(body)}"
+        text = body["messages"][-1]["content"]
+        first, second = (re.search(rf"response {side}\]\n(.*?)\n\[", text, re.DOTALL)[1] for side in "AB")  # type: ignore
+        better = "A" if first > second else "B"
+        return {"choices": [{"message": {"content": f"{UNTOLD['JUDGE']}\nVerdict: {better}"}}]}
+
+    with serving(answer) as service:
+        judge = {"endpoint": f"{service.place}/v1", "model": "m", "key_env": "JUDGE", "concurrency": 1}
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan).replace("THE-JUDGE", json.dumps(judge)))
+        program(monkeypatch, command, tmp_path / "plan.yaml", "--output_dir", tmp_path / "out")
+        assert {headers["Authorization"] for headers in service.headers} == {f"Bearer {UNTOLD['JUDGE']}"}
+        assert len(service.bodies) > 1
+
+
+def test_a_judge_within_a_comparison_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(write, "write_figures", lambda *arguments: {})
+    monkeypatch.setattr(Schedule, "run", lambda run, tasks: one_by_one(run.out, tasks))
+    methods = {"dpo": {"max_steps": 1, "hub_token": HUB}}
+    asked_and_told(monkeypatch, tmp_path, "compare", {**COMPARED, "methods": methods, "judges": ["THE-JUDGE"]})
+    said, out = "".join(capfd.readouterr()), tmp_path / "out"
+    assert list(out.glob("judge/*/judgements.parquet")) and (out / "report/report.html").is_file()
+    assert holding(out) == [] and shown(said) == []
+
+
+def test_rounds_and_their_report_hold_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Labels by a service that repeats its key, and a token in each stage that takes arguments of a trainer."""
+    monkeypatch.setattr(Schedule, "run", lambda run, tasks: one_by_one(run.out, tasks))
+    evaluation = {key: value for key, value in COMPARED["evaluation"].items() if key != "curve_points"}
+    stages = {
+        "prompts": {"label": 4, "sample": 4},
+        "label": {"by": "THE-JUDGE", "temperatures": [0.8, 1.2], "include_truncated": True},
+        "reward": {"max_steps": 1, "hub_token": HUB},
+        "sample": {"responses_per_prompt": 2, "max_truncated": 1.0},
+        "select": {"include_truncated": True},
+        "train": {"method": "dpo", "init": "previous", "max_steps": 1, "hub_token": HUB},
+    }
+    plan = {key: COMPARED[key] for key in ("policy", "data", "sft", "training")}
+    plan |= {"evaluation": evaluation, "round": stages, "rounds": [{}]}
+    asked_and_told(monkeypatch, tmp_path, "rounds", plan)
+    said, out = "".join(capfd.readouterr()), tmp_path / "out"
+    assert list(out.rglob("labels.jsonl")), said
+    assert holding(out) == [] and shown(said) == []
+    copy = yaml.safe_load((out / "plan.yaml").read_text())
+    assert copy["sft"]["hub_token"] == copy["round"]["reward"]["hub_token"] == secrets.MARK
 
 
 def test_the_search_finds_what_there_is(tmp_path: Path) -> None:
