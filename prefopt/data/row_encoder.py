@@ -16,9 +16,9 @@ from ..utils.collector import collector_paused
 from .continuation import Continuation, continuations
 from .records import ANSWER_EXTRAS, TURN_EXTRAS, DataError, is_answer, responses_of
 from .rendering import Message
+from .sampled_ids import SampledIds, check_sampled, ended
 from .special_tokens import Piece, SpecialTokens
 from .template import Renderer, Rendering, Segment, is_bare, thoughts_left_out
-from .tokenizer_identity import tokenizer_fingerprint
 from .truncation import Encoding, truncate
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Encoder:
         ends = (self.renderer.stop, self.renderer.eos)
         self.end_texts = {end: str(tokenizer.decode([end], skip_special_tokens=False)) for end in ends}
         self.bos = _added_bos(tokenizer)
+        self.sampled_ids = SampledIds(tokenizer)
         self._check_unknown(ends)
 
     def _check_unknown(self, ends: tuple[int, int]) -> None:
@@ -147,7 +148,7 @@ class Encoder:
             opening = self.renderer.prompt(prompt)
             responses = [self.renderer.response(prompt, opening, tail) for tail in tails]
             flags = _finished(row, len(responses))
-            _check_sampled(row, len(responses))
+            check_sampled(row, len(responses))
             segments = [self._ending(response, flag, prompt) for response, flag in zip(responses, flags, strict=True)]
         except DataError as error:
             raise DataError(f"row {number}: {error}") from error
@@ -210,10 +211,11 @@ class Encoder:
         stop = self.renderer.end(row["prompt"])
         said = (piece.ids for piece in own[1:])
         whole = [self._joined(segments, stop, said) for segments in texts.responses]
-        resampled, foreign = self._with_sampled(row, texts, whole)
+        finished = [segments[-1].finished for segments in texts.responses]
+        resampled, foreign = self.sampled_ids.put(row, whole, finished, stop)
         kept, part = truncate(prompt, (len(response) for response, _ in whole), self.encoding, self.bos)
         cut = [len(response[part]) < len(response) for response, _ in whole]
-        lost = sum(c and segments[-1].finished for c, segments in zip(cut, texts.responses, strict=True))
+        lost = sum(map(all, zip(cut, finished, strict=True)))
         encoded = {"prompt_ids": kept, "response_ids": [response[part] for response, _ in whole], **_known(row)}
         if "later_turns" in row:
             encoded["loss_mask"] = [mask[part] for _, mask in whole]
@@ -223,46 +225,6 @@ class Encoder:
         others = (resampled, foreign, texts.inputs_unread, texts.keys_unread)
         counts = (*truncated, *templated, *others, *self._spelled(row, texts, pieces))
         return encoded | dict(zip(NOTES, counts, strict=True))
-
-    def _with_sampled(
-        self, row: Mapping[str, Any], texts: RowTexts, whole: list[tuple[list[int], list[int]]]
-    ) -> tuple[int, int]:
-        """Put the ids that were sampled in the place of those of the text: a policy may have said it in other tokens.
-
-        Returns:
-            How many were other ids, and how many are of another tokenizer, of a text that was edited since, or end with
-            another stop token, so that those of the text stay.
-        """
-        sampled, by = row.get("sampled_ids"), row.get("sampled_by")
-        if not sampled or not by:
-            return 0, 0
-        if by != tokenizer_fingerprint(self.tokenizer) or row.get("later_turns"):
-            return 0, sum(map(bool, sampled))
-        others, left_out = 0, 0
-        for number, (ids, text) in enumerate(zip(sampled, responses_of(row), strict=True)):
-            if not ids or ids == whole[number][0]:
-                continue
-            said = self._as_sampled(ids, text, texts.responses[number][-1].finished, row["prompt"])
-            if said is None:
-                left_out += 1
-            elif said != whole[number][0]:
-                others += 1
-                whole[number] = said, [1] * len(said)
-        return others, left_out
-
-    def _as_sampled(self, ids: list[int], text: str, finished: bool, prompt: list[Message]) -> list[int] | None:
-        """The ids of a response as it was sampled; None where they do not say its text, or end otherwise than it does.
-
-        A stop token of another template than today's would stay in the response, before today's.
-        """
-        stop = self.renderer.end(prompt)
-        ends = not finished or ids[-1:] == [stop]
-        return _ended(ids, stop, finished) if ends and self._says(ids[:-1] if finished else ids, text) else None
-
-    def _says(self, ids: list[int], text: str) -> bool:
-        """Whether ids are those of a text, less the space around it and what the length limit left of a character."""
-        decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True))
-        return _trimmed(decoded) == _trimmed(text)
 
     def _spelled(self, row: Mapping[str, Any], texts: RowTexts, pieces: list[Piece]) -> tuple[bool, bool]:
         """Whether a special token's text became that token somewhere in a row's contents, and whether it did not."""
@@ -302,23 +264,10 @@ class Encoder:
         for segment in segments:
             piece = next(ids)
             if segment.trained:
-                piece = _ended(piece, stop, segment.finished)
+                piece = ended(piece, stop, segment.finished)
             joined += piece
             mask += [int(segment.trained)] * len(piece)
         return joined, mask
-
-
-def _trimmed(text: str) -> str:
-    return text.strip().rstrip("\ufffd").rstrip()
-
-
-def _ended(answer: list[int], stop: int, finished: bool) -> list[int]:
-    """An answer with its one stop token; a truncated one with none, not even one that a tokenizer makes of its text."""
-    if finished:
-        return answer if answer[-1:] == [stop] else [*answer, stop]
-    while answer[-1:] == [stop]:
-        answer = answer[:-1]
-    return answer
 
 
 def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
@@ -329,18 +278,6 @@ def _finished(row: Mapping[str, Any], count: int) -> list[bool]:
     if len(flags) != count or None in flags:
         raise DataError(f"finished is {flags} for {count} responses; give true or false for each, in their order")
     return list(flags)
-
-
-def _check_sampled(row: Mapping[str, Any], count: int) -> None:
-    """Refuse sampled ids that are not a list for each response, or no ids."""
-    sampled = row.get("sampled_ids") or [[]] * count
-    wrong = [ids for ids in sampled if ids is None or min(ids, default=0) < 0]
-    if len(sampled) != count or wrong:
-        found = f"{wrong[0]} for one response" if wrong else f"{len(sampled)} lists for {count} responses"
-        raise DataError(
-            f"sampled_ids has {found}; give a list of ids, none below 0, for each response in their order, [] where "
-            "they are not known"
-        )
 
 
 def _tails(row: Mapping[str, Any]) -> list[list[Message]]:
