@@ -239,8 +239,8 @@ class CollectedResults:
         for task in in_order(self.all_tasks()):
             for name, count in ((task.result(self.out) or {}).get("encoding") or {}).items():
                 if COUNTS[name] not in REMARKS:
-                    place = task.name or task.kind, name
-                    most[place] = max(count, most.get(place, 0))
+                    told = task.name or task.kind, name
+                    most[told] = max(count, most.get(told, 0))
         for (place, name), count in most.items():
             yield {"key": f"encoding.{name}", "values": {"rows": count, "of": place}}
 
