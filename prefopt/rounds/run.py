@@ -22,6 +22,7 @@ from ..utils.extensions import file_of
 from ..utils.signals import GRACE
 from ..utils.visible import visible
 from .context import place_of
+from .estimate import estimate, room_of
 from .plan import RoundsPlan, read_rounds_plan, rounds_plan_from
 from .tasks import RoundTasks
 
@@ -83,6 +84,8 @@ def run_rounds(
     gpus = torch.cuda.device_count()
     jobs = jobs or max(1, gpus)
     stopped = None
+    for line in estimate(tasks, out).lines(_free(out)):
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
     with interruptible(out, signal_grace), locked(out), Progress(console, out, jobs) as progress:
         kept = secrets.without_secrets(plan.plain())
         files.replace(out / "plan.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
@@ -101,6 +104,11 @@ def _announce(plan: RoundsPlan, console: Console) -> None:
         if (file := file_of(module)) is not None:
             line = f"{where}: imports {module}, which runs {file}"
             console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _free(out: Path) -> int:
+    """Bytes that there is room for where a folder is, or will be."""
+    return shutil.disk_usage(next(place for place in (out, *out.parents) if place.exists())).free
 
 
 def _until(wanted: Iterable[Task], number: int | None) -> list[Task]:
@@ -189,14 +197,17 @@ def _run_of(tasks: RoundTasks, wanted: list[Task], out: Path, stopped: str | Non
 
 
 def status_of(tasks: RoundTasks, output_dir: str | Path) -> list[str]:
-    """How far a run is: a line for each stage of each round, with its time and its disk space if it is done."""
+    """How far a run is: a line for each stage of each round, with its time and its disk space if it is done.
+
+    And at the end what the others will take, as far as it is known.
+    """
     out = Path(output_dir).expanduser().resolve()
     lines, done, seconds, size = [], 0, 0.0, 0
     every = in_order(tasks.report_tasks())
     for task in sorted(every, key=_round):
         result, failure = task.result(out), task.failure(out)
         if result is not None:
-            done, seconds, room = done + 1, seconds + result["wall"], _room(task.folder(out))
+            done, seconds, room = done + 1, seconds + result["wall"], room_of(task.folder(out))
             size += room
             lines.append(f"{task.label}: done in {result['wall']:.0f} s, {room / 1e6:.1f} MB")
         elif failure is not None:
@@ -204,8 +215,5 @@ def status_of(tasks: RoundTasks, output_dir: str | Path) -> list[str]:
         else:
             ready = all(needed.result(out) is not None for needed in task.needs.values())
             lines.append(f"{task.label}: {'next' if ready else 'to come'}")
-    return [*lines, f"{done} of {len(every)} stages, {seconds:.0f} s, {size / 1e6:.1f} MB"]
-
-
-def _room(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    lines.append(f"{done} of {len(every)} stages, {seconds:.0f} s, {size / 1e6:.1f} MB")
+    return [*lines, *estimate(tasks, out).lines(_free(out))]

@@ -17,9 +17,10 @@ from prefopt.candidates import Pool
 from prefopt.candidates.candidate import prompt_key
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
 from prefopt.rounds import RoundsRun, results_of, rounds_plan_from, run_rounds, status_of
+from prefopt.rounds.estimate import estimate
 from prefopt.rounds.report import print_rounds, write_rounds_report
 from prefopt.rounds.tasks import RoundTasks
-from prefopt.tasks import Task
+from prefopt.tasks import Task, in_order
 from prefopt.testbed.gold_reward import gold_of
 from prefopt.utils import jsonl
 
@@ -233,11 +234,57 @@ def test_what_is_done_is_not_done_again_and_a_longer_plan_does_what_is_new(two_r
     again = run_rounds(TINY, out, jobs=1, console=Console(quiet=True))
     assert again.versions == (0, 1, 2)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/done.json")} == done
-    lines = status_of(tasks, out)
+    lines = status_of(tasks, out)  # and nothing of what is to come
     assert lines[-1].startswith(f"{len(lines) - 1} of {len(lines) - 1} stages")
     longer = RoundTasks(rounds_plan_from({**TINY, "rounds": [*TINY["rounds"], {}]}))
-    to_do = [line for line in status_of(longer, out) if ": done in" not in line][:-1]
+    to_do = [line for line in status_of(longer, out) if line.endswith((": next", ": to come"))]
     assert to_do and all(line.startswith("v3") or " rank" in line or "by-v3" in line for line in to_do)
+
+
+def test_what_is_left_is_estimated_by_the_plan_and_by_what_the_stages_took(two_rounds: Run) -> None:
+    """By hand: 12 pairs to label, 2 temperatures x 3 responses x 2 prompts to search once, 3 responses to 6 prompts."""
+    out, tasks, _ = two_rounds
+    begin = estimate(tasks, out / "nothing here")
+    per_version = 6 * 2
+    assert begin.responses == {
+        "to measure versions": 3 * per_version,
+        "to be labelled": 2 * 2 * 12,
+        "to search temperatures": 2 * 2 * 3,
+        "to be selected from": 2 * 6 * 3,
+    }
+    assert (begin.models, begin.seconds, begin.bytes) == (1 + 2 + 2, 0, 0)
+    assert begin.untimed == tuple(sorted({task.kind for task in in_order(tasks.report_tasks())}))
+    assert estimate(tasks, out).lines() == []
+    longer = RoundTasks(rounds_plan_from({**TINY, "rounds": [*TINY["rounds"], {}]}))
+    third = estimate(longer, out)
+    assert third.responses["to be selected from"] == 18 and third.models == 2
+    assert third.untimed == ("rank",)  # which looks at the labels of all rounds, so that there is none of three
+    left = [task for task in in_order(longer.report_tasks()) if task.result(out) is None]
+    done = [task for task in in_order(tasks.report_tasks())]
+    walls = {kind: [result(task, out)["wall"] for task in done if task.kind == kind] for kind in {t.kind for t in done}}
+    assert third.stages == len(left)
+    known = [walls[task.kind] for task in left if task.kind != "rank"]
+    assert third.seconds == pytest.approx(sum(sum(each) / len(each) for each in known))
+    weights = (out / "rlhf-v1/policy/model.safetensors").stat().st_size
+    assert third.bytes > 2 * weights
+    *_, first, second, warning = status_of(longer, out) + third.lines(free=10)
+    assert first.startswith(f"to come: {len(left)} stages, 2 models, ") and "18 to be selected from" in first
+    assert (
+        second.startswith("time: at least ") and "(10 B free)" in second and warning.startswith("! the disk has less")
+    )
+
+
+def test_the_weights_of_a_policy_on_disk_are_counted_before_anything_is_done(two_rounds: Run, tmp_path: Path) -> None:
+    out, _, _ = two_rounds
+    policy = out / "rlhf-v1/policy"
+    count = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(policy).parameters())
+    plan = {**TINY, "policy": str(policy), "sft": None, "rounds": 1}
+    plan["round"] = {**TINY["round"], "prompts": {"label": 12}}
+    begin = estimate(RoundTasks(rounds_plan_from(plan)), tmp_path)
+    assert begin.models == 3 and begin.bytes == 4 * count * (begin.models + 3)
+    assert begin.responses["to be selected from"] is None
+    first, second = begin.lines()
+    assert "all to be selected from" in first and second.startswith("time: unknown until a stage is done; disk: about ")
 
 
 def test_a_round_waits_for_people_and_goes_on_with_a_part_of_their_labels(tmp_path: Path) -> None:
