@@ -53,8 +53,9 @@ class Estimate:
         """For people; `free` is the disk space that there is, in bytes."""
         if not self.stages:
             return []
-        counts = (f"{'all' if count is None else f'{count:,}'} {what}" for what, count in self.responses.items())
-        lines = [f"to come: {', '.join((f'{self.stages} stages, {self.models} models', *counts))}"]
+        counts = [f"{'all' if count is None else f'{count:,}'} {what}" for what, count in self.responses.items()]
+        sampled = f"; responses: {', '.join(counts)}" if counts else ""
+        lines = [f"to come: {self.stages} stages, {self.models} models{sampled}"]
         time = f"about {duration(self.seconds)}" if self.seconds else "unknown until a stage is done"
         if self.seconds and self.untimed:
             time = f"at least {duration(self.seconds)}, and that of the first {', '.join(self.untimed)}"

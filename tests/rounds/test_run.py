@@ -268,7 +268,7 @@ def test_what_is_left_is_estimated_by_the_plan_and_by_what_the_stages_took(two_r
     weights = (out / "rlhf-v1/policy/model.safetensors").stat().st_size
     assert third.bytes > 2 * weights
     *_, first, second, warning = status_of(longer, out) + third.lines(free=10)
-    assert first.startswith(f"to come: {len(left)} stages, 2 models, ") and "18 to be selected from" in first
+    assert first.startswith(f"to come: {len(left)} stages, 2 models; responses: ") and "18 to be selected from" in first
     assert (
         second.startswith("time: at least ") and "(10 B free)" in second and warning.startswith("! the disk has less")
     )
