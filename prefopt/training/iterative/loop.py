@@ -159,7 +159,8 @@ class IterationLoop:
         if self.base is not None:
             restore(self.policy, self.base)
         left = self.folder.newest_checkpoint(number)
-        trained = self.training.train(Dataset.from_list(rows), number, self.folder.place(number), left)
+        read = [{name: value for name, value in row.items() if name != "score"} for row in rows]  # of the one answer
+        trained = self.training.train(Dataset.from_list(read), number, self.folder.place(number), left)
         self.loss = trained.training_loss
         return trained
 

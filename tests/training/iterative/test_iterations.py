@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -61,9 +62,11 @@ def reports(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("iteration-*/report.json"))]
 
 
-def test_a_run_writes_what_it_drew_selected_and_learnt(tmp_path, policy, tokenizer, pairs) -> None:
+def test_a_run_writes_what_it_drew_selected_and_learnt(tmp_path, policy, tokenizer, pairs, caplog) -> None:
     trainer = trainer_of(tmp_path, policy, tokenizer, pairs)
-    result = trainer.train()
+    with caplog.at_level(logging.INFO, "prefopt"):
+        result = trainer.train()
+    assert "not read" not in caplog.text  # of rows that it wrote itself
     folder = tmp_path / "run"
     pool = Pool(folder / "pool")
     prompts = {prompt_key(row["prompt"]) for row in pairs}
