@@ -119,25 +119,25 @@ _WARNINGS = {
     "identical": "{first} and {second} gave the very same responses: a setting without an effect, or one model twice.",
 }
 _ENCODING = {
-    "encoding.prompts_cut": "{rows} prompts of {of} were longer than their room and were cut.",
-    "encoding.answers_cut": "{rows} answers of {of} were cut to max_length.",
-    "encoding.eos_lost": "{rows} answers of {of} lost their stop token with their end: nothing in them teaches to end "
+    "encoding.prompts_cut": "{of}: {rows} prompts were longer than their room and were cut.",
+    "encoding.answers_cut": "{of}: {rows} answers were cut to max_length.",
+    "encoding.eos_lost": "{of}: {rows} answers lost their stop token with their end: nothing in them teaches to end "
     "there.",
-    "encoding.boundary_merges": "{rows} answers of {of} merge with the text before them when both are tokenised "
+    "encoding.boundary_merges": "{of}: {rows} answers merge with the text before them when both are tokenised "
     "together: they are encoded as sampling gives them.",
-    "encoding.template_mismatches": "{rows} answers of {of} are rendered otherwise by the chat template within the "
+    "encoding.template_mismatches": "{of}: {rows} answers are rendered otherwise by the chat template within the "
     "whole conversation.",
-    "encoding.answers_dropped": "{rows} later answers of {of} were dropped, since the chat template rewrites an "
+    "encoding.answers_dropped": "{of}: {rows} later answers were dropped, since the chat template rewrites an "
     "answer before them.",
-    "encoding.tool_calls_unwritten": "{rows} rows of {of} were dropped, since the chat template does not write their "
+    "encoding.tool_calls_unwritten": "{of}: {rows} rows were dropped, since the chat template does not write their "
     "tool calls.",
-    "encoding.sampled_ids_unused": "{rows} responses of {of} were encoded from their text, since their sampled ids "
+    "encoding.sampled_ids_unused": "{of}: {rows} responses were encoded from their text, since their sampled ids "
     "belong to another tokenizer, stop token or text.",
-    "encoding.template_inputs_unread": "{rows} rows of {of} bring tools, thoughts or variables that the chat template "
+    "encoding.template_inputs_unread": "{of}: {rows} rows bring tools, thoughts or variables that the chat template "
     "does not use.",
-    "encoding.special_tokens_kept": "{rows} rows of {of} spell a special token in a prompt or in text without one: it "
+    "encoding.special_tokens_kept": "{of}: {rows} rows spell a special token in a prompt or in text without one: it "
     "became a real one.",
-    "encoding.special_tokens_split": "{rows} rows of {of} spell a special token in an answer or in a prompt without a "
+    "encoding.special_tokens_split": "{of}: {rows} rows spell a special token in an answer or in a prompt without a "
     "template: it is ordinary text.",
 }
 """What encoding did to rows that were trained on, see `data.row_encoder.COUNTS`."""

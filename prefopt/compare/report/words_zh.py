@@ -89,17 +89,17 @@ _WARNINGS = {
     "identical": "{first} 与 {second} 的回答完全相同：要么某项设置没有生效，要么同一个模型列了两次。",
 }
 _ENCODING = {
-    "encoding.prompts_cut": "{of} 中有 {rows} 条提示超长，已被截断。",
-    "encoding.answers_cut": "{of} 中有 {rows} 个回答超过 max_length，已被截断。",
-    "encoding.eos_lost": "{of} 中有 {rows} 个回答的结尾连同终止符被截掉，模型无法从中学会在那里结束。",
-    "encoding.boundary_merges": "{of} 中有 {rows} 个回答与前文一起分词时会合并：这里按采样得到的方式编码。",
-    "encoding.template_mismatches": "{of} 中有 {rows} 个回答在整段对话里会被对话模板写成另一种样子。",
-    "encoding.answers_dropped": "{of} 中有 {rows} 个后续回答被去掉，因为对话模板会改写它们之前的回答。",
-    "encoding.tool_calls_unwritten": "{of} 中有 {rows} 行被去掉，因为对话模板不会写出其中的工具调用。",
-    "encoding.sampled_ids_unused": "{of} 中有 {rows} 个回答按文本重新编码，因为采样时的 id 来自别的分词器、终止符或文本。",
-    "encoding.template_inputs_unread": "{of} 中有 {rows} 行带有对话模板不使用的工具、思考或变量。",
-    "encoding.special_tokens_kept": "{of} 中有 {rows} 行的提示或无提示文本拼写了特殊符号，它成了真正的特殊符号。",
-    "encoding.special_tokens_split": "{of} 中有 {rows} 行的回答或无模板提示拼写了特殊符号，按普通文本处理。",
+    "encoding.prompts_cut": "{of}：有 {rows} 条提示超长，已被截断。",
+    "encoding.answers_cut": "{of}：有 {rows} 个回答超过 max_length，已被截断。",
+    "encoding.eos_lost": "{of}：有 {rows} 个回答的结尾连同终止符被截掉，模型无法从中学会在那里结束。",
+    "encoding.boundary_merges": "{of}：有 {rows} 个回答与前文一起分词时会合并：这里按采样得到的方式编码。",
+    "encoding.template_mismatches": "{of}：有 {rows} 个回答在整段对话里会被对话模板写成另一种样子。",
+    "encoding.answers_dropped": "{of}：有 {rows} 个后续回答被去掉，因为对话模板会改写它们之前的回答。",
+    "encoding.tool_calls_unwritten": "{of}：有 {rows} 行被去掉，因为对话模板不会写出其中的工具调用。",
+    "encoding.sampled_ids_unused": "{of}：有 {rows} 个回答按文本重新编码，因为采样时的 id 来自别的分词器、终止符或文本。",
+    "encoding.template_inputs_unread": "{of}：有 {rows} 行带有对话模板不使用的工具、思考或变量。",
+    "encoding.special_tokens_kept": "{of}：有 {rows} 行的提示或无提示文本拼写了特殊符号，它成了真正的特殊符号。",
+    "encoding.special_tokens_split": "{of}：有 {rows} 行的回答或无模板提示拼写了特殊符号，按普通文本处理。",
 }
 """What encoding did to rows that were trained on, see `data.row_encoder.COUNTS`."""
 _HEADINGS = {

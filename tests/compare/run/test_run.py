@@ -213,4 +213,4 @@ def test_what_encoding_did_to_the_rows_stands_in_the_report(tmp_path: Path) -> N
         "encoding.eos_lost": {"rows": cut, "of": "encode"},
     }
     page = (tmp_path / "out/report/report.html").read_text("utf-8")
-    assert f"{cut} answers of encode were cut to max_length" in page
+    assert f"encode: {cut} answers were cut to max_length" in page
