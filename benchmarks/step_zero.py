@@ -34,7 +34,7 @@ from peft import LoraConfig, PeftModel
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from prefopt import DPOConfig, DPOTrainer
@@ -175,7 +175,7 @@ class Maker:
             "save_strategy": "no",
             "overwrite_output_dir": True,
         }
-        return DPOTrainer(
+        trainer = DPOTrainer(
             model,
             args=DPOConfig(output_dir=str(self.folder / "run"), **given | self.args),
             train_dataset=pairs(),
@@ -183,6 +183,8 @@ class Maker:
             processing_class=self.tokenizer,
             peft_config=peft_config,
         )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
     def start(self, origin: str) -> DPOTrainer:
         if origin == "fresh":
@@ -226,7 +228,7 @@ def main() -> None:
         padding=0,
     )
     for name in ("kind", "origin", "live", "precomputed"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
     tokenizer = build_tokenizer()
     for name, origin in combinations(args.kinds):
         if origin in args.origins:
