@@ -84,7 +84,7 @@ def run_rounds(
     gpus = torch.cuda.device_count()
     jobs = jobs or max(1, gpus)
     stopped = None
-    for line in estimate(tasks, out).lines(_free(out)):
+    for line in estimate(tasks, out).lines(files.free(out)):
         console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
     with interruptible(out, signal_grace), locked(out), Progress(console, out, jobs) as progress:
         kept = secrets.without_secrets(plan.plain())
@@ -104,11 +104,6 @@ def _announce(plan: RoundsPlan, console: Console) -> None:
         if (file := file_of(module)) is not None:
             line = f"{where}: imports {module}, which runs {file}"
             console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
-
-
-def _free(out: Path) -> int:
-    """Bytes that there is room for where a folder is, or will be."""
-    return shutil.disk_usage(next(place for place in (out, *out.parents) if place.exists())).free
 
 
 def _until(wanted: Iterable[Task], number: int | None) -> list[Task]:
@@ -216,4 +211,4 @@ def status_of(tasks: RoundTasks, output_dir: str | Path) -> list[str]:
             ready = all(needed.result(out) is not None for needed in task.needs.values())
             lines.append(f"{task.label}: {'next' if ready else 'to come'}")
     lines.append(f"{done} of {len(every)} stages, {seconds:.0f} s, {size / 1e6:.1f} MB")
-    return [*lines, *estimate(tasks, out).lines(_free(out))]
+    return [*lines, *estimate(tasks, out).lines(files.free(out))]

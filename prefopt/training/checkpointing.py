@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerState
@@ -31,7 +31,6 @@ from ..models.reference import FrozenModel
 from ..models.saved_adapter import differing_names
 from ..models.wrappers import unwrap
 from ..utils.distributed import on_first
-from ..utils.files import free
 from . import checkpoint, final_model
 from .config import PreferenceConfig
 from .content import config_of, rows_hash, settings_of, tokenizer_description, weights_hash
@@ -39,12 +38,11 @@ from .identity import FORMAT, objective_description
 from .one_model import OneModel
 from .output_folder import claim, locked
 from .step import StepRunner
+from .unwritten import is_of_writing, not_written
 
 logger = logging.getLogger(__name__)
 
 EXTRAS = "prefopt_state.safetensors"
-FAILURES = (OSError, RuntimeError, SafetensorError)
-"""What a write that fails raises: the system, torch and safetensors each have their own, and tokenizers a plain one."""
 
 
 class Checkpoints:
@@ -176,10 +174,10 @@ class Checkpoints:
                 checkpoint.publish(staged, run_dir / name, dict(self.run))
                 checkpoint.rotate(run_dir, self.args.save_total_limit, (state.best_model_checkpoint, self.kept))
         except Exception as error:
-            if not _of_writing(error):
+            if not is_of_writing(error):
                 raise
             needed = self._trained_bytes() + _optimizer_bytes(optimizer)
-            message = _not_written(error, run_dir / name, staged, needed)
+            message = not_written(error, run_dir / name, staged, needed)
             raise OSError(f"{message}; earlier checkpoints are untouched") from error
         finally:
             self._staging = False
@@ -212,9 +210,9 @@ class Checkpoints:
             with locked(folder, take=lambda lock: lock()) if self._is_output(folder) else nullcontext():
                 final_model.write_whole(partial(self._save_into, save), folder)
         except Exception as error:
-            if not _of_writing(error):
+            if not is_of_writing(error):
                 raise
-            message = _not_written(error, folder, final_model.staged(folder), self._trained_bytes())
+            message = not_written(error, folder, final_model.staged(folder), self._trained_bytes())
             final_model.discard(folder)
             raise OSError(f"{message}; what was there is untouched") from error
 
@@ -335,21 +333,6 @@ def _optimizer_bytes(optimizer: Any) -> int:
     states = getattr(optimizer, "state", {}).values()
     tensors = (value for state in states for value in state.values() if isinstance(value, Tensor))
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _of_writing(error: Exception) -> bool:
-    return isinstance(error, FAILURES) or type(error) is Exception
-
-
-def _not_written(error: Exception, folder: Path, staged: Path, needed: int) -> str:
-    """What could not be written, why, and how much room that takes."""
-    files = [path for path in staged.rglob("*") if path.is_file()]
-    written = sum(path.stat().st_size for path in files)
-    last = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
-    told = Path(str(getattr(error, "filename", None) or last or staged))
-    name = folder / told.relative_to(staged) if told.is_relative_to(staged) else told
-    room = free(folder) + written
-    return f"could not write {name} ({error}): at least {max(needed, written):,} bytes are needed, {room:,} are free"
 
 
 def _adapters(model: nn.Module) -> list[Any]:

@@ -123,6 +123,24 @@ def test_a_full_disk_names_the_file_that_was_being_written(trained: Any, tmp_pat
     AutoTokenizer.from_pretrained(tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "training_args.bin"])
+@pytest.mark.parametrize("target", ["/dev/full", "nowhere/at/all"])
+def test_a_file_that_cannot_be_written_or_opened_is_named_whatever_library_writes_it(
+    name: str, target: str, trained: Any, tmp_path: Path
+) -> None:
+    """Python, tokenizers and torch say it in their own ways, and some without a name."""
+
+    def make(folder: Path) -> None:
+        files.make_folder(folder)
+        if folder == final_model.staged(tmp_path / "out"):
+            (folder / name).symlink_to(target)
+
+    with mock.patch.object(final_model, "make_folder", make), pytest.raises(OSError) as caught:
+        trained.save_model(str(tmp_path / "out"))
+    assert str(caught.value).startswith(f"could not write {tmp_path / 'out' / name} (")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_kill_behind_the_last_checkpoint_only_saves(tmp_path: Path) -> None:
     build(tmp_path).train()
     whole = bytes_of(tmp_path / "run" / "checkpoint-6")
