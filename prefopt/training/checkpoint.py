@@ -41,8 +41,12 @@ def publish(staged: Path, final: Path, run: dict[str, Any]) -> None:
         hashes = {names[path]: hash_of_file(path) for path in paths}
         flushing.result()
     sizes = {names[path]: path.stat().st_size for path in paths}
-    (staged / MANIFEST).write_text(sealed({"files": sizes, "hashes": hashes, "run": run}))
-    _flush_all([staged / MANIFEST, *(path for path in staged.rglob("*") if path.is_dir()), staged])
+    manifest = staged / MANIFEST
+    try:
+        manifest.write_text(sealed({"files": sizes, "hashes": hashes, "run": run}))
+    except OSError as error:  # that of a write does not name the file
+        raise files.explained(error, manifest, None) from error
+    _flush_all([manifest, *(path for path in staged.rglob("*") if path.is_dir()), staged])
     if final.exists():
         _remove(final)
     os.replace(staged, final)

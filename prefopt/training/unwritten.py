@@ -19,7 +19,7 @@ def is_of_writing(error: Exception) -> bool:
     return isinstance(error, FAILURES) or type(error) is Exception
 
 
-def not_written(error: Exception, folder: Path, staged: Path, needed: int) -> str:
+def not_written(error: Exception, folder: Path, staged: Path, needed: int = 0) -> str:
     """What could not be written, why, and how much room that takes.
 
     Args:

@@ -13,6 +13,7 @@ from ...data.records import DataError
 from ...utils import jsonl
 from ...utils.hashing import hash_of_file
 from .. import checkpoint
+from ..unwritten import not_written
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,16 @@ class RunFolder:
         write_rewards(self.folder / "rewards.png", self.reports(number + 1))
 
     def publish(self, number: int, staged: Path) -> None:
-        """A saved policy as the iteration's, which is done with it."""
+        """A saved policy as the iteration's, which is done with it.
+
+        Raises:
+            OSError: a file could not be written; the message names it, and how much room there is.
+        """
         beside = {name: hash_of_file(self.place(number) / name) for name in (ROWS, REPORT)}
-        checkpoint.publish(staged, self.policy(number), {"iteration": number, "beside": beside})
+        try:
+            checkpoint.publish(staged, self.policy(number), {"iteration": number, "beside": beside})
+        except OSError as error:
+            raise OSError(not_written(error, self.policy(number), staged)) from error
 
 
 def _less_no_ids(row: Row) -> Row:

@@ -80,12 +80,12 @@ def tried(run: Run, folder: Path, fault: Fault, whole: Whole) -> dict[str, Any]:
 
 
 def named(log: str, path: str, folder: Path) -> bool:
-    """Whether the last error names the file as it is to be called, or the checkpoint that it is part of."""
+    """Whether the last error names the file, as it is or is to be called, or the checkpoint that it is part of."""
     said = log.rpartition("Traceback")[2]
     final = re.sub(r"/\.staging(/model)?|\.(\d+\.)?staging", "", path)
     checkpoint = re.search(r".*/checkpoint-\d+", final)
     temporary = Path(final).name.startswith(".tmp")  # safetensors', beside the file
-    wanted = [final, *([checkpoint[0]] if checkpoint else []), *([str(Path(final).parent)] if temporary else [])]
+    wanted = [path, final, *([checkpoint[0]] if checkpoint else []), *([str(Path(final).parent)] if temporary else [])]
     return any(each in said for each in wanted)
 
 
