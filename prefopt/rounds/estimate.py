@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from ..compare.plan import built
-from ..compare.report.number_format import duration, size
+from ..compare.report import duration, size
 from ..objectives.sampling_arguments import SamplingArguments
 from ..tasks import Task, in_order
 from .sections import Round

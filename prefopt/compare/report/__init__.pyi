@@ -10,7 +10,9 @@ from .fonts import fonts_for as fonts_for
 from .markdown import as_table as as_table
 from .markdown import escaped as escaped
 from .markdown import fenced as fenced
+from .number_format import duration as duration
 from .number_format import number as number
+from .number_format import size as size
 from .numbers import findings_of as findings_of
 from .table_files import write_tables as write_tables
 from .tables import Cell as Cell
