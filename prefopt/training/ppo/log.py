@@ -6,6 +6,7 @@ a policy exploits its reward model; KL, length, perplexity and the distribution 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...utils import jsonl
 from ...utils.renamed import renamed
+
+logger = logging.getLogger(__name__)
 
 FILE = "rollouts.jsonl"
 
@@ -70,11 +73,20 @@ class RolloutLog:
     def begin(self, first: int) -> None:
         """Forget the rollouts from number `first` on, which the run is about to make: all of them, or none if killed.
 
+        Earlier ones that are missing, as where the file was cut or deleted, are told of: the run itself needs none.
+
         Raises:
             DamagedFile: see `read`.
             OSError: the disk is full; what the file held is intact.
         """
         kept = [record for record in self.read() if record.rollout < first]
+        if missing := sorted({*range(first)} - {record.rollout for record in kept}):
+            logger.warning(
+                "%s lacks rollouts %s: training goes on as it was, but its record, its picture and the guard against "
+                "collapse begin without them; restore the file to have them",
+                self.path,
+                ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else ""),
+            )
         jsonl.replace(self.path, map(_row, kept))
         self._last = kept[-1].rollout if kept else -1
 

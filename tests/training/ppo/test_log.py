@@ -94,6 +94,20 @@ def test_a_resumed_run_makes_its_rollouts_again(trace: RolloutLog, first: int, k
     assert trace.read() == [*records[:kept], again]
 
 
+def test_rollouts_that_are_missing_are_told_of(trace: RolloutLog, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that was cut or deleted: the run goes on, and says what its record lacks."""
+    filled(trace, 4)
+    RolloutLog(trace.path).begin(3)
+    assert caplog.text == ""
+    trace.path.write_bytes(trace.path.read_bytes()[:-9])
+    RolloutLog(trace.path).begin(3)
+    assert f"{trace.path} lacks rollouts 2: training goes on as it was" in caplog.text
+    trace.path.unlink()
+    caplog.clear()
+    RolloutLog(trace.path).begin(12)
+    assert "lacks rollouts 0, 1, 2, 3, 4, 5, 6, 7 and 4 more: " in caplog.text
+
+
 def test_no_rollout_is_there_twice_or_out_of_order(trace: RolloutLog) -> None:
     filled(trace, 3)
     for writer in (trace, RolloutLog(trace.path)):
