@@ -149,10 +149,13 @@ class Checkpoints:
         """Where Trainer is to write what it means for this folder."""
         return str(Path(folder) / checkpoint.STAGING) if self._staging else folder
 
-    def write(self, save: Callable[[], None], run_dir: Path, state: TrainerState, optimizer: Any) -> None:
+    def write(
+        self, save: Callable[[], None], save_more: Callable[[Path], None], run_dir: Path, state: Any, optimizer: Any
+    ) -> None:
         """One more checkpoint in `run_dir`: of what `save` writes below `output_dir`, and of what it does not know.
 
         Args:
+            save_more: puts into the folder what else belongs there.
             optimizer: by whose state it is known how much room is needed.
 
         Raises:
@@ -167,6 +170,7 @@ class Checkpoints:
         self._staging = True
         try:
             save()
+            save_more(staged)
             self._point_at_best(state, run_dir, staged)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
@@ -99,12 +100,18 @@ class Source:
         )
         return host.accelerator.prepare(loader)
 
+    def resumes(self, checkpoint: Path | None) -> None:
+        """Trainer is about to go on from this folder, or to begin."""
+
     def begun(self, batches_to_skip: int) -> int:
         """Trainer knows at which step it begins. How many batches of the epoch it is to skip."""
         return batches_to_skip
 
     def before_saving(self) -> None:
         """Trainer is about to look at `control`, after a step, for what it is to log, save and evaluate."""
+
+    def save(self, checkpoint: Path) -> None:
+        """Put into a checkpoint that is being written what Trainer does not know."""
 
     def saved(self) -> None:
         """A checkpoint is on disk."""

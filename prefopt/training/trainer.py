@@ -262,6 +262,7 @@ class PreferenceTrainer(Trainer):
 
     def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
         folder = self.checkpoints.to_resume(resume_from)
+        self.source.resumes(None if folder is None else Path(folder))
         self.step.guard.start()
         self._saved_at = None
         result = super().train(folder, *args, **kwargs)
@@ -436,7 +437,7 @@ class PreferenceTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir, save = Path(self._get_output_dir(trial)), partial(super()._save_checkpoint, model, trial)
-        self.checkpoints.write(save, run_dir, self.state, self.optimizer)
+        self.checkpoints.write(save, self.source.save, run_dir, self.state, self.optimizer)
         self._saved_at = self.state.global_step
         self.source.saved()
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ...utils import jsonl
+from ...utils import files, jsonl
 from ...utils.renamed import renamed
 
 logger = logging.getLogger(__name__)
 
 FILE = "rollouts.jsonl"
+SHOWN = 8
+"""How many numbers of missing rollouts are written out."""
 
 
 class Example(TypedDict):
@@ -70,25 +73,55 @@ class RolloutLog:
         self._last: int | None = None
         """Number of the last record, once it is known."""
 
-    def begin(self, first: int) -> None:
+    def begin(self, first: int, checkpoint: Path | None = None) -> None:
         """Forget the rollouts from number `first` on, which the run is about to make: all of them, or none if killed.
 
-        Earlier ones that are missing, as where the file was cut or deleted, are told of: the run itself needs none.
+        A checkpoint carries those before it (`keep`), and what is in the file then counts no more: where it was
+        damaged, is another run's or is not there at all, it is made anew. Earlier versions' checkpoints carry none; of
+        these the file is taken as it is, and rollouts that it lacks are told of: the run itself needs none.
+
+        Args:
+            checkpoint: the folder that the run goes on from.
 
         Raises:
             DamagedFile: see `read`.
             OSError: the disk is full; what the file held is intact.
         """
-        kept = [record for record in self.read() if record.rollout < first]
-        if missing := sorted({*range(first)} - {record.rollout for record in kept}):
-            logger.warning(
-                "%s lacks rollouts %s: training goes on as it was, but its record, its picture and the guard against "
-                "collapse begin without them; restore the file to have them",
-                self.path,
-                ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else ""),
-            )
-        jsonl.replace(self.path, map(_row, kept))
+        carried = None if checkpoint is None else checkpoint / FILE
+        if carried is not None and carried.is_file():
+            kept = self._taken_from(carried)
+        else:
+            kept = [record for record in self.read() if record.rollout < first]
+            self._tell_missing({*range(first)} - {record.rollout for record in kept})
+            jsonl.replace(self.path, map(_row, kept))
         self._last = kept[-1].rollout if kept else -1
+
+    def _taken_from(self, carried: Path) -> list[Record]:
+        """What a checkpoint carries, which then is what the file holds."""
+        kept, data = RolloutLog(carried).read(), carried.read_bytes()
+        there = self.path.is_file()
+        if not there or not self.path.read_bytes().startswith(data):
+            state = "is not what this run wrote" if there else "is missing"
+            logger.warning("%s %s: it is made anew from %s, %d rollouts", self.path, state, carried, len(kept))
+        files.replace(self.path, data)
+        return kept
+
+    def _tell_missing(self, numbers: set[int]) -> None:
+        if not numbers:
+            return
+        first = sorted(numbers)[:SHOWN]
+        more = f" and {len(numbers) - len(first)} more" if len(numbers) > len(first) else ""
+        logger.warning(
+            "%s lacks rollouts %s: training goes on as it was, but its record, its picture and the guard against "
+            "collapse begin without them; restore the file to have them",
+            self.path,
+            ", ".join(map(str, first)) + more,
+        )
+
+    def keep(self, checkpoint: Path) -> None:
+        """Put what there is so far into a checkpoint that is being written."""
+        if self.path.is_file():
+            shutil.copyfile(self.path, checkpoint / FILE)
 
     def add(self, record: Record) -> None:
         """Add a rollout, and return when it is on the disk.

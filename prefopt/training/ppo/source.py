@@ -1,6 +1,6 @@
 """The trainer's side of PPO: what is checked before, what is logged of each rollout, and what a collapse leads to.
 
-    rollouts.jsonl   what each rollout came to (`log.py`)
+    rollouts.jsonl   what each rollout came to (`log.py`); a checkpoint carries those before it
     rollouts.png     the same as a picture: once a minute with a checkpoint, and at the end
 
 The loop itself is in `loop.py`. Saving and evaluating wait for the end of a rollout, so that nothing of a rollout has
@@ -69,6 +69,7 @@ class RolloutSource(GeneratingSource):
         self.alarm: Alarm | None = None
         self.loop: RolloutLoop | None = None
         """Of the training that goes on, or was the last."""
+        self._resumed_from: Path | None = None
         self._waiting = (False, False)
         """Whether a checkpoint and an evaluation are due at the end of this rollout."""
         self._saved: list[int] = []
@@ -200,6 +201,9 @@ class RolloutSource(GeneratingSource):
     def train_loader(self) -> Any:
         return self.loop
 
+    def resumes(self, checkpoint: Path | None) -> None:
+        self._resumed_from = checkpoint
+
     def begun(self, batches_to_skip: int) -> int:
         """Forget what a killed run recorded of the rollouts that are about to be made; no batch is skipped for them."""
         on_first(self._begin_log)
@@ -216,7 +220,7 @@ class RolloutSource(GeneratingSource):
 
     def _begin_log(self) -> None:
         assert self.loop is not None
-        self.rollout_log.begin(self.loop.minibatches.first)
+        self.rollout_log.begin(self.loop.minibatches.first, self._resumed_from)
         self.records = self.rollout_log.read()
 
     # ---- a rollout -------------------------------------------------------------------------------------------------
@@ -287,6 +291,10 @@ class RolloutSource(GeneratingSource):
         kept = ended and not self._collapsed  # what was there at the collapse is saved already
         control.should_save, control.should_evaluate = due if kept else (False, False)
         self._waiting = (False, False) if ended else due
+
+    def save(self, checkpoint: Path) -> None:
+        if rank() == 0:
+            self.rollout_log.keep(checkpoint)
 
     def saved(self) -> None:
         self._saved.append(self.host.state.global_step)

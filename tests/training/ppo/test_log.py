@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,39 @@ def test_rollouts_that_are_missing_are_told_of(trace: RolloutLog, caplog: pytest
     caplog.clear()
     RolloutLog(trace.path).begin(12)
     assert "lacks rollouts 0, 1, 2, 3, 4, 5, 6, 7 and 4 more: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda data: data, ""),
+        (lambda data: data.replace(b"1.5", b"1.6", 1), "is not what this run wrote"),
+        (lambda data: data.replace(b'"step": 4', b'"step": 5'), "is not what this run wrote"),
+        (lambda data: data[: len(data) // 2], "is not what this run wrote"),
+        (lambda data: bytes(len(data)), "is not what this run wrote"),
+        (lambda data: None, "is missing"),
+    ],
+)
+def test_what_a_checkpoint_carries_is_what_counts(trace: RolloutLog, caplog: Any, spoil: Any, said: str) -> None:
+    """One digit, another run's file, half a file, zeros, no file: the record is the checkpoint's, and that is said."""
+    records = filled(trace, 3)
+    checkpoint = trace.path.parent / "checkpoint-6"
+    checkpoint.mkdir()
+    trace.keep(checkpoint)
+    whole = trace.path.read_bytes()
+    trace.add(record(3))
+    spoilt = spoil(whole)
+    if spoilt is None:
+        trace.path.unlink()
+    else:
+        trace.path.write_bytes(spoilt + trace.path.read_bytes()[len(whole) :])
+    resumed = RolloutLog(trace.path)
+    resumed.begin(3, checkpoint)
+    assert trace.path.read_bytes() == whole and resumed.read() == records
+    assert f"{trace.path} {said}: it is made anew from {checkpoint / 'rollouts.jsonl'}, 3 rollouts" in caplog.text or (
+        not said and caplog.text == ""
+    )
+    resumed.add(record(3))
 
 
 def test_no_rollout_is_there_twice_or_out_of_order(trace: RolloutLog) -> None:

@@ -484,6 +484,8 @@ def test_a_resumed_run_is_the_run(changes: dict[str, Any], tmp_path, tokenizer, 
     killed.add_callback(Kill())
     with pytest.raises(KeyboardInterrupt):
         killed.train()
+    recorded = tmp_path / "killed" / "run" / "rollouts.jsonl"
+    recorded.write_text(recorded.read_text().replace('"step": 0', '"step": 1'))  # which the checkpoint makes good
     resumed = trainer_of(tmp_path / "killed", tokenizer, pairs, **saving)
     resumed.train(resume_from_checkpoint=True)
     for name, group in weights(whole.model).items():
