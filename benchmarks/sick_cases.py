@@ -216,5 +216,7 @@ UNSEEN = [
 REAL = (
     *("dpo-rate-10", "dpo-rate-0", "dpo-other-reference", "dpo-all-cut", "dpo-cut", "dpo-broken", "dpo-broken-row"),
     *("reward-by-length", "dpo", "dpo-peft", "sft", "reward"),
+    *("ppo-constant", "ppo-critic", "ppo-shrinks", "ppo-never-ends", "ppo-explodes", "rs-cut"),
+    *("rejection-sampling", "ppo-max", "ppo"),
 )
 """Cases of which a few steps are enough, for a model whose steps are slow."""

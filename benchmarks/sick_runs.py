@@ -61,6 +61,7 @@ def main() -> int:
     logging.getLogger("prefopt").setLevel(logging.ERROR)
     wanted = args.cases or (REAL if args.model else ())
     cases = [case for case in (UNSEEN if args.unseen else FIXED) if not wanted or case.name in wanted]
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     records = []
     for case in cases:
         for seed in args.seeds:

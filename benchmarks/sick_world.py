@@ -44,6 +44,16 @@ QUIET = {
 USUAL = {"num_train_epochs": 1, "per_device_train_batch_size": 16, "warmup_steps": 0.1}
 SHORT = {"max_steps": 6, "logging_steps": 1, "per_device_train_batch_size": 2}
 """Of a real model, whose step takes seconds."""
+SHORT_PPO = {
+    "max_steps": 40,
+    "critic_pretrain_steps": 8,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-5,
+    "critic_learning_rate": 1e-4,
+}
+"""Of PPO with a real model: ten rollouts, of which the policy learns from eight, at rates that such models bear."""
+SHORT_SFT = {"max_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 1e-4, "lr_scheduler_type": "cosine"}
+"""Of what makes of a real model one that answers the small world's prompts, and scores such answers."""
 SFT_ROWS, PAIRS, FEW_PAIRS = 1600, 192, 48
 
 
@@ -68,16 +78,22 @@ class World:
 
     @property
     def policy(self) -> str:
-        """The path of a policy that has learnt to answer."""
+        """The path of a chat model, or of a policy of the small world that has learnt to answer."""
+        return self.model or self.answering
+
+    @property
+    def answering(self) -> str:
+        """The path of a policy that has learnt to answer the small world's prompts, from which PPO begins."""
         folder = self.folder / f"sft-{self.seed}"
-        if self.model or (folder / "config.json").is_file():
-            return self.model or str(folder)
-        tokenizer = build_tokenizer()
-        args = SFTConfig(f"{folder}-run", seed=self.seed, **QUIET, **USUAL, learning_rate=3e-3)
-        rows = Dataset.from_list(sft_rows(SFT_ROWS, self.seed))
-        trainer = SFTTrainer(build_policy(tokenizer, self.seed), args, None, rows, processing_class=tokenizer)
-        quietly(trainer)
-        trainer.save_model(str(folder))
+        if not (folder / "config.json").is_file():
+            tokenizer = load_tokenizer(self.model) if self.model else build_tokenizer()
+            policy = load_policy(self.model) if self.model else build_policy(tokenizer, self.seed)
+            usual = SHORT_SFT if self.model else {**USUAL, "learning_rate": 3e-3}
+            args = SFTConfig(f"{folder}-run", seed=self.seed, **{**QUIET, **usual})
+            rows = Dataset.from_list(sft_rows(SFT_ROWS, self.seed))
+            trainer = SFTTrainer(policy, args, None, rows, processing_class=tokenizer)
+            quietly(trainer)
+            trainer.save_model(str(folder))
         return str(folder)
 
     @property
@@ -85,8 +101,10 @@ class World:
         """The path of a reward model that has learnt from this seed's pairs."""
         folder = self.folder / f"reward-{self.seed}"
         if not (folder / "config.json").is_file():
-            args = RewardConfig(f"{folder}-run", seed=self.seed, **QUIET, **USUAL, learning_rate=1.5e-3)
-            trainer = RewardTrainer(self.policy, args, None, self.pairs(480))
+            usual = SHORT_SFT if self.model else {**USUAL, "learning_rate": 1.5e-3}
+            args = RewardConfig(f"{folder}-run", seed=self.seed, **{**QUIET, **usual})
+            rows = Dataset.from_list(preference_rows(480, self.seed))
+            trainer = RewardTrainer(self.answering, args, None, rows)
             quietly(trainer)
             trainer.save_model(str(folder))
         return str(folder)
@@ -100,7 +118,7 @@ class World:
 
     def arguments(self, kind: Any, out: Path, given: dict[str, Any], **defaults: Any) -> Any:
         """A config of a trainer; what a case gives comes first."""
-        short = SHORT if self.model else {}
+        short = {} if not self.model else SHORT_PPO if kind is PPOConfig else SHORT
         return kind(output_dir=str(out), seed=self.seed, **{**QUIET, **USUAL, **defaults, **short, **given})
 
 
@@ -180,9 +198,9 @@ def ppo(world: World, out: Path, scorer: Any = None, **given: Any) -> Any:
         kl_coef=0.1,
     )
     prompts = Dataset.from_list(prompt_rows(400, world.seed))
-    tokenizer = load_tokenizer(world.policy)
+    tokenizer = load_tokenizer(world.answering)
     scorer = world.reward_model if scorer is None else scorer
-    return PPOTrainer(world.changed(None), args, None, prompts, processing_class=tokenizer, scorer=scorer)
+    return PPOTrainer(load_policy(world.answering), args, None, prompts, processing_class=tokenizer, scorer=scorer)
 
 
 def rejection_sampling(world: World, out: Path, **given: Any) -> Any:
@@ -197,7 +215,7 @@ def rejection_sampling(world: World, out: Path, **given: Any) -> Any:
         max_new_tokens=48,
     )
     prompts = Dataset.from_list(prompt_rows(64, world.seed))
-    tokenizer = load_tokenizer(world.policy)
+    tokenizer = load_tokenizer(world.answering)
     return RejectionSamplingTrainer(
-        world.changed(None), args, None, prompts, processing_class=tokenizer, scorer=world.reward_model
+        load_policy(world.answering), args, None, prompts, processing_class=tokenizer, scorer=world.reward_model
     )

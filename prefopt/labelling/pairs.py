@@ -67,7 +67,7 @@ class LabelPair:
 def pairs_to_label(
     candidates: Iterable[Candidate],
     *,
-    count: int,
+    count: int | None,
     seed: int,
     repeats: float = 0.1,
     how: str | Fits = "random",
@@ -80,23 +80,24 @@ def pairs_to_label(
     out, and logged, are empty responses, truncated ones, and all but one of equal texts.
 
     Args:
-        count: how many different pairs.
+        count: how many different pairs; None is all that there are.
         repeats: a share of them is shown again with its sides swapped, half of all that is shown away from the first.
         how: one of `HOW`, or a function that says of two responses to a prompt whether they may make a pair.
         include_truncated: choose also from responses that the length limit truncated.
 
     Raises:
-        ValueError: fewer pairs than asked for, no such way, or a share that is none.
+        ValueError: fewer pairs than asked for, or none, no such way, or a share that is none.
     """
     fits = _fits(how)
-    if count < 1 or not 0 <= repeats <= 1:
+    if (count is not None and count < 1) or not 0 <= repeats <= 1:
         raise ValueError(f"count={count} and repeats={repeats}: ask for one pair or more, and a share from 0 to 1")
     by_prompt = _by_prompt(candidates, include_truncated)
     prompts = sorted(by_prompt, key=lambda key: _chance(seed, "prompt", key))
     pairs = _in_turn([_pairs_of(by_prompt[key], fits, seed) for key in prompts], count)
-    if len(pairs) < count:
+    if len(pairs) < (count or 1):
         raise ValueError(
-            f"count={count}: {len(by_prompt)} prompts have {len(pairs)} pairs of different responses"
+            f"{'' if count is None else f'count={count}: '}{len(by_prompt)} prompts have {len(pairs)} pairs of "
+            "different responses"
             + ("" if how == "random" else f" for how={how!r}")
             + (": sample more responses to each prompt" if not pairs else f": ask for {len(pairs)}, or sample more")
         )
@@ -151,14 +152,16 @@ def _pairs_of(candidates: list[Candidate], fits: Fits, seed: int) -> Iterator[tu
                 yield one, other
 
 
-def _in_turn(prompts: list[Iterator[tuple[Candidate, Candidate]]], count: int) -> list[tuple[Candidate, Candidate]]:
+def _in_turn(
+    prompts: list[Iterator[tuple[Candidate, Candidate]]], count: int | None
+) -> list[tuple[Candidate, Candidate]]:
     """One pair of each prompt, then a second one, until there are enough."""
     pairs: list[tuple[Candidate, Candidate]] = []
-    while prompts and len(pairs) < count:
+    while prompts and (count is None or len(pairs) < count):
         left = []
         for prompt in prompts:
             found = next(prompt, None)
-            if found is not None and len(pairs) < count:
+            if found is not None and (count is None or len(pairs) < count):
                 pairs.append(found)
                 left.append(prompt)
         prompts = left

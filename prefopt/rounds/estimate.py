@@ -12,6 +12,7 @@ from ..compare.plan import built
 from ..compare.report import duration, size
 from ..objectives.sampling_arguments import SamplingArguments
 from ..tasks import Task, in_order
+from .context import place_of
 from .sections import Round
 from .tasks import RoundTasks
 
@@ -76,7 +77,7 @@ def estimate(tasks: RoundTasks, out: Path) -> Estimate:
     models = sum(task.kind in MODELS for task in left)
     took = {kind: mean((task.result(out) or {})["wall"] for task in there) for kind, there in timed.items()}
     rooms = {kind: mean(room_of(task.folder(out)) for task in there) for kind, there in timed.items()}
-    weights = _weights(tasks) if tasks.start.result(out) is None else 0
+    weights = _weights(tasks, out)
     # The stages that end with no model are small beside those that do, and are counted when one of them is there.
     room = sum(rooms.get(task.kind, weights if task.kind in MODELS else 0) for task in left)
     return Estimate(
@@ -112,11 +113,12 @@ def _count(tasks: RoundTasks, task: Task) -> int | None:
     return None if round.prompts.sample is None else round.prompts.sample * k
 
 
-def _weights(tasks: RoundTasks) -> int:
+def _weights(tasks: RoundTasks, out: Path) -> int:
     """Bytes of the policy's weights in float32, in which it is trained and saved; 0 where they are not on this disk."""
     from safetensors import safe_open
 
-    folder = Path(tasks.plan.policy).expanduser()
+    start = tasks.start
+    folder = Path(tasks.plan.policy if start.result(out) is None else place_of(start, out)).expanduser()
     count = 0
     for path in folder.glob("*.safetensors") if folder.is_dir() else ():
         with safe_open(path, "pt") as file:

@@ -88,10 +88,14 @@ def _responses(side: Sequence[Candidate]) -> pd.DataFrame:
 
 
 def ask_people(
-    folder: Path, candidates: Sequence[Candidate], *, count: int, seed: int, lang: str, include_truncated: bool
+    folder: Path, candidates: Sequence[Candidate], *, seed: int, lang: str, include_truncated: bool
 ) -> dict[str, Any]:
-    """Write what people are to label, blind, and where what they send back is looked for."""
-    pairs = pairs_to_label(candidates, count=count, seed=seed, include_truncated=include_truncated)
+    """Write what people are to label, blind, and where what they send back is looked for.
+
+    Raises:
+        ValueError: no prompt has two responses that differ.
+    """
+    pairs = pairs_to_label(candidates, count=None, seed=seed, include_truncated=include_truncated)
     page = export_labels(folder, pairs, lang=lang)
     (folder / ARRIVED).mkdir(exist_ok=True)
     return {"pairs": len(pairs), "page": str(page.relative_to(folder))}

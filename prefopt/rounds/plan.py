@@ -26,7 +26,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..compare.plan import TESTBED, Data, Evaluation, PlanError, built, check_start, read_values, with_sections
+from ..compare.plan import (
+    TESTBED,
+    Data,
+    Evaluation,
+    PlanError,
+    built,
+    check_launch,
+    check_start,
+    read_values,
+    with_sections,
+)
 from ..training.arguments import ModelConfig
 from ..utils.extensions import is_named
 from ..utils.names import hint
@@ -46,6 +56,9 @@ from .sections import (
 )
 from .training_stage import training_stage
 
+LAUNCHED = ("sft", "reward", "train")
+"""What a launcher can start."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsPlan:
@@ -57,6 +70,8 @@ class RoundsPlan:
         sft: settings of supervised fine-tuning, which makes v0; None takes the policy as it is.
         model: fields of `ModelConfig`, such as `dtype` or `use_peft`.
         training: settings for every training that has them.
+        launch: the command of a launcher, as `torchrun --nproc_per_node 2`, by whose processes trainings are done
+            together: one for all, or "sft", "reward" or "train" -> command.
         round: what every round does: stage -> settings.
         rounds: how many, or what each does otherwise.
         evaluation: how each version is measured, as of a comparison.
@@ -72,6 +87,7 @@ class RoundsPlan:
     sft: Mapping[str, Any] | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    launch: Mapping[str, str] | str | None = None
     evaluation: Evaluation = Evaluation(curve_points=0)
     seed: int = 0
     stop_below: float | None = None
@@ -81,6 +97,8 @@ class RoundsPlan:
         if self.data.train is None:
             raise PlanError("data: `train` is missing: rows that bring the rounds' prompts")
         built(ModelConfig, self.model, "model")
+        if self.launch is not None:
+            check_launch(self.launch, LAUNCHED)
 
     @cached_property
     def each(self) -> tuple[Round, ...]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, wraps
 from typing import Any, TypeVar
 
-from ..compare.plan import TESTBED, PlanError
+from ..compare.plan import TESTBED, PlanError, launched_by
 from ..compare.run import ENCODING, READING, contents_of
 from ..scoring.http import is_service
 from ..tasks import Task
@@ -126,7 +126,7 @@ class RoundTasks:
             return self._task("start", 0, {**self._models, "settings": None}, {})
         known = {name for name in SFTConfig.__dataclass_fields__}
         shared = {name: value for name, value in self.plan.training.items() if name in known}
-        inputs = {**self._models, "settings": {**shared, **self.plan.sft}}
+        inputs = {**self._models, "settings": {**shared, **self.plan.sft}, **launched_by(self.plan.launch, "sft")}
         return self._task("start", 0, inputs, {"rows": self.rows})
 
     # ---- a round ---------------------------------------------------------------------------------------------------
@@ -170,8 +170,7 @@ class RoundTasks:
     def ask(self, number: int) -> Task:
         """Writes what people are to label."""
         label = self._label(number)
-        inputs = {"count": self._round(number).prompts.label, "lang": label.lang}
-        inputs["include_truncated"] = label.include_truncated
+        inputs = {"lang": label.lang, "include_truncated": label.include_truncated}
         return self._task("ask", number, inputs, {"candidates": self.candidates(number)})
 
     def labels(self, number: int) -> dict[str, Task]:
@@ -201,6 +200,7 @@ class RoundTasks:
             "settings": dict(reward.settings),
         }
         inputs |= {"init": reward.init if reward.init in (BASE, PREVIOUS) else contents_of(reward.init), "scorer": None}
+        inputs |= launched_by(self.plan.launch, "reward")
         before = self.reward(number - 1) if reward.init == PREVIOUS and number > 1 else None
         if before is not None:
             needs["previous"] = before
@@ -275,6 +275,7 @@ class RoundTasks:
         inputs = {**self._models, "place": place}
         inputs |= {"source": stage.spec.source_fingerprint if stage.spec else "", **self._own(number, "train")}
         inputs |= {"given": dict(stage.given), "training": dict(self.plan.training)}
+        inputs |= launched_by(self.plan.launch, "train")
         return self._task(
             "train", number, inputs, needs, f"{place + 1}-{stage.method.partition(':')[2] or stage.method}"
         )

@@ -151,13 +151,25 @@ class Schedule:
         self.display.changed(task, status)
 
     def _start(self, waiting: Sequence[Task], slots: Sequence[Slot]) -> list[Task]:
-        """Start the tasks that can be started; returns those that still wait."""
+        """Start the tasks that can be started; returns those that still wait.
+
+        One with a launcher has the machine, and all of its devices, to itself.
+        """
         left = []
         free = [slot for slot in slots if slot.task is None]
+        if any(slot.task is not None and slot.task.launcher for slot in slots):
+            free = []
         for task in waiting:
             states = {self.status[needed.key] for needed in task.needs.values()}
             if states & {Status.FAILED, Status.BLOCKED, Status.PAUSED}:
                 self._set(task, Status.BLOCKED)
+            elif free and states <= {Status.DONE} and task.launcher:
+                if len(free) == len(slots):
+                    free[0].start(task)
+                    self._set(task, Status.RUNNING)
+                else:
+                    left.append(task)
+                free = []  # for which the others wait, or it would wait for them for ever
             elif free and states <= {Status.DONE}:
                 free.pop(0).start(task)
                 self._set(task, Status.RUNNING)

@@ -21,6 +21,8 @@ from .done import FAILED
 
 ORDER_ONLY = {"reference"}
 """Roles of tasks that have to be done first and change nothing of the result."""
+LAUNCH = "launch"
+"""The input that names a launcher. How many rows a step has depends on it."""
 NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 FORMAT_1 = "0.1.0"
 
@@ -81,6 +83,11 @@ class Task:
     def label(self) -> str:
         parts = [self.kind, self.name, "" if self.seed is None else f"seed {self.seed}"]
         return ", ".join(part for part in parts if part)
+
+    @property
+    def launcher(self) -> str | None:
+        """The command that starts the processes in which the task is done together; None for the usual one."""
+        return self.inputs.get(LAUNCH)
 
     def folder(self, out: Path) -> Path:
         return out / self.key

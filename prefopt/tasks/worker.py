@@ -20,7 +20,7 @@ from pathlib import Path
 from ..utils import jsonl, secrets
 from ..utils.signals import listening
 from ..utils.visible import VisibleFormatter
-from . import done
+from . import done, launched
 from .done import CHECKPOINTS, FAILED, LOG, SPENT
 from .task import Task, Waiting
 
@@ -39,8 +39,9 @@ def set_up_process(out: Path, threads: int, gpu: str | None, environment: Mappin
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ["PREFOPT_CACHE"] = str(out / "cache")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    launched.devices = os.environ.get(launched.VISIBLE)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        os.environ[launched.VISIBLE] = gpu
     threading.Thread(target=_end_with_parent, daemon=True).start()
     secrets.guard_streams()
     import torch
@@ -72,26 +73,31 @@ def run_task(task: Task, out: Path, grace: float) -> bool:
     """
     try:
         with listening(GRACE * grace) as signals, signals.at_once(task.kind not in task.trainings):
-            _run(task, out)
+            _run(task, out, GRACE * grace)
     except Waiting as wanted:
         jsonl.replace(task.folder(out) / FAILED, [{"reason": str(wanted), "details": "", "waits": True}])
         return False
     except (Exception, SystemExit) as error:  # whatever a user's file raises, the other cells go on
         if task.result(out) is not None:  # the signal came when it was done
             return True
-        lines = traceback.format_exc().strip().splitlines()
+        lines = (getattr(error, "details", "") or traceback.format_exc()).strip().splitlines()
         return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-TRACEBACK_LINES:]))
     return True
 
 
-def _run(task: Task, out: Path) -> None:
+def _run(task: Task, out: Path, grace: float) -> None:
     secrets.remember(task.inputs)
     folder, began = task.folder(out), time.monotonic()
     _clear(folder, keep=task.kind in task.trainings | task.resumable)
     for needed in task.needs.values():
         done.check(needed.folder(out))
     with _logged(folder / LOG):
-        result = import_module(task.functions).run(task, out)
+        launcher = task.launcher
+        result = (
+            launched.run_launched(task, out, launcher, grace)
+            if launcher
+            else import_module(task.functions).run(task, out)
+        )
     about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
     done.write(folder, {**result, **about}, edited=task.kind in task.edited)
     (folder / SPENT).unlink(missing_ok=True)

@@ -75,6 +75,13 @@ def test_what_cannot_be_compared_is_left_out(caplog: pytest.LogCaptureFixture) -
     assert {pair.first.k, pair.second.k} == {0, 3}
 
 
+def test_no_count_takes_all_pairs_that_there_are() -> None:
+    every = pairs_to_label(candidates(20, 3), count=None, seed=3)
+    assert every == pairs_to_label(candidates(20, 3), count=60, seed=3)
+    with pytest.raises(ValueError, match=r"^20 prompts have 0 pairs of different responses: sample more"):
+        pairs_to_label(candidates(20, 1), count=None, seed=3)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

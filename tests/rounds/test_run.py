@@ -20,7 +20,7 @@ from prefopt.rounds import RoundsRun, results_of, rounds_plan_from, run_rounds, 
 from prefopt.rounds.estimate import estimate
 from prefopt.rounds.report import print_rounds, write_rounds_report
 from prefopt.rounds.tasks import RoundTasks
-from prefopt.tasks import Task, in_order
+from prefopt.tasks import Progress, Schedule, Task, in_order
 from prefopt.testbed.gold_reward import gold_of
 from prefopt.utils import jsonl
 
@@ -274,6 +274,20 @@ def test_what_is_left_is_estimated_by_the_plan_and_by_what_the_stages_took(two_r
     )
 
 
+def test_models_of_a_kind_that_was_not_trained_yet_are_as_large_as_the_one_that_is_there(tmp_path: Path) -> None:
+    """After v0 alone: two models are to come, with a training's checkpoint of one, and Adam's moments."""
+    round = {**TINY["round"], "train": {"method": "dpo", "rows": "labels", "max_steps": 1}, "sample": None}
+    (tmp_path / "labels.jsonl").write_text('{"prompt": "a row without responses"}\n')
+    plan = {**TINY, "round": round, "rounds": [{"label": {"files": [str(tmp_path / "labels.jsonl")]}}]}
+    run = run_rounds(plan, tmp_path / "out", jobs=1, console=Console(quiet=True))
+    assert run.versions == (0,) and set(run.failures) == {"v1 label"}
+    left = estimate(RoundTasks(rounds_plan_from(plan)), tmp_path / "out")
+    weights = sum(
+        4 * w.numel() for w in AutoModelForCausalLM.from_pretrained(tmp_path / "out/rlhf-v0/policy").parameters()
+    )
+    assert left.models == 2 and 4.9 * weights < left.bytes < 5.2 * weights
+
+
 def test_the_weights_of_a_policy_on_disk_are_counted_before_anything_is_done(two_rounds: Run, tmp_path: Path) -> None:
     out, _, _ = two_rounds
     policy = out / "rlhf-v1/policy"
@@ -324,3 +338,21 @@ def test_a_round_waits_for_people_and_goes_on_with_a_part_of_their_labels(tmp_pa
         if (key := prompt_key(prompt)) in by_prompt:
             assert by_prompt[key]["chosen"].strip() == row["a"].strip()
     assert rows and len(rows) <= len(half)
+
+
+def test_two_processes_of_a_launcher_train_what_one_trains_on_as_many_rows(tmp_path: Path) -> None:
+    """v0 by torchrun with batches of 8 and 8, and by one process with batches of 16; the cost is that of both."""
+    weights, costs = [], []
+    sft = {"max_steps": 4, "learning_rate": 0.1, "optim": "sgd"}  # Adam makes large steps of what rounding leaves
+    two: dict[str, Any] = {"launch": {"sft": "torchrun --nproc_per_node 2"}}
+    cases: list[tuple[str, dict[str, Any], int]] = [("one", {}, 16), ("two", two, 8)]
+    for name, more, each in cases:
+        plan = {**TINY, **more, "sft": {**sft, "per_device_train_batch_size": each}}
+        tasks, out = RoundTasks(rounds_plan_from(plan)), tmp_path / name
+        with Progress(Console(quiet=True), out, 1) as progress:
+            Schedule(out, 1, progress).run([tasks.start])
+        costs.append(result(tasks.start, out)["cost"]["cost"])
+        policy = AutoModelForCausalLM.from_pretrained(tasks.start.folder(out) / "model")
+        weights.append(torch.cat([weight.detach().flatten() for weight in policy.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+    assert costs[1]["tokens"] == costs[0]["tokens"] and costs[1]["steps"] == costs[0]["steps"] == 4

@@ -26,7 +26,7 @@ from ...utils.settings import plain
 from ...utils.visible import shown
 from .method_spec import BASELINE, MethodSpec, make_method_spec
 from .sections import PlanError as PlanError
-from .sections import built, read_values, with_sections
+from .sections import built, check_launch, read_values, with_sections
 
 TESTBED = "testbed"
 
@@ -152,6 +152,8 @@ class Plan:
             take its place: its URL, or a mapping with `url` and other fields of `scoring.HTTPScorer`.
         model: fields of `ModelConfig`, such as `dtype` or `use_peft`.
         training: settings for every method and stage that has them.
+        launch: the command of a launcher, as `torchrun --nproc_per_node 2`, by whose processes trainings are done
+            together: one for all, or "sft", "reward" or the name of a method -> command.
         methods: name -> settings; `method` among them where the name is none. `checkpoint` is a policy that was
             trained elsewhere, `{method: checkpoint, policy: PATH}`.
         seeds: each trains its own SFT policy and reward model, unless `one_stage`.
@@ -168,6 +170,7 @@ class Plan:
     reward: Mapping[str, Any] | str | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    launch: Mapping[str, str] | str | None = None
     seeds: tuple[int, ...] = (0,)
     one_stage: bool = False
     evaluation: Evaluation = Evaluation()
@@ -185,6 +188,10 @@ class Plan:
                 raise PlanError(f"judges: {shown(judge)} is {what}: give `score`, module:function, a path or a mapping")
         check_start(self.policy, self.data, self.sft)
         built(ModelConfig, self.model, "model")
+        if self.launch is not None:
+            check_launch(self.launch, ("sft", "reward", *map(str, self.methods)))
+            if self.budget is not None:
+                raise PlanError("launch: a budget is counted by one process: leave out `launch` or `budget`")
 
     @property
     def active_judges(self) -> tuple[Any, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...tasks.launched import command_of
+from ...tasks.task import LAUNCH
 from ...utils import settings
+from ...utils.names import hint
 
 T = TypeVar("T")
 
@@ -39,6 +42,33 @@ def with_sections(given: Mapping[str, Any], kinds: Mapping[str, type], where: st
         if isinstance(given.get(name), Mapping)
     }
     return {**given, **sections}
+
+
+def check_launch(given: Any, names: Collection[str]) -> None:
+    """Refuse a `launch` of which no stage could be started.
+
+    Args:
+        given: a launcher's command for all trainings, or one by the name of what is trained.
+
+    Raises:
+        PlanError: there is no such program, or nothing of such a name is trained.
+    """
+    commands = dict.fromkeys(names, given) if isinstance(given, str) else given
+    if not isinstance(commands, Mapping):
+        raise PlanError(f"launch: given {given!r}: write a command, or `name of a stage: command`")
+    for name, command in commands.items():
+        if name not in names:
+            raise PlanError(f"launch: nothing called {name!r} is trained{hint(str(name), names)}")
+        try:
+            command_of(str(command))
+        except ValueError as error:
+            raise PlanError(str(error)) from None
+
+
+def launched_by(given: Any, name: str) -> dict[str, str]:
+    """What a task's inputs say of the launcher that does what is called so; nothing where there is none."""
+    command = given if isinstance(given, str) else (given or {}).get(name)
+    return {} if command is None else {LAUNCH: str(command)}
 
 
 def read_values(path: str | Path, needed: str) -> dict[str, Any]:

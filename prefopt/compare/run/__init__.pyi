@@ -7,6 +7,7 @@ from .task_context import source_from as source_from
 from .task_functions import adapter as adapter
 from .task_functions import arguments as arguments
 from .task_functions import trained as trained
+from .task_functions import write_log as write_log
 from .tasks import ENCODING as ENCODING
 from .tasks import READING as READING
 from .tasks import ComparisonTask as ComparisonTask

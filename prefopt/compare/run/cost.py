@@ -17,6 +17,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ...utils import files
+from ...utils.distributed import gathered
 from ...utils.flop_counter import FlopCounter, count_flops, paused
 from ..report import Cost
 
@@ -56,12 +58,18 @@ class Spent(TrainerCallback, ExportableState):
             self._restore(saved["now"])
 
     def cost(self, shared: Mapping[str, float] | None = None) -> Cost:
-        """The cost so far.
+        """The cost so far, of all processes together; each has to call it. Seconds are this one's.
 
         Args:
             shared: FLOPs of stages that several methods use, by name.
         """
-        return Cost(**self._numbers(), shared=dict(shared or {}))
+        numbers, *others = gathered(self._numbers())
+        for other in others:
+            for name in ("flops", "tokens"):
+                numbers[name] = dict(Counter(numbers[name]) + Counter(other[name]))
+            numbers["cpu_seconds"] += other["cpu_seconds"]
+            numbers["peak_memory"] = _larger(numbers["peak_memory"], other["peak_memory"])
+        return Cost(**numbers, shared=dict(shared or {}))
 
     def update(self) -> None:
         """Read the clocks and the peak of memory up to now."""

@@ -31,6 +31,7 @@ from ...training.arguments import get_peft_config, get_quantization_config, load
 from ...training.metrics import encoding_counts
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from ...utils import jsonl
+from ...utils.distributed import on_first
 from .. import records
 from ..measure import (
     STREAM,
@@ -149,8 +150,13 @@ def train(context: TaskContext) -> Result:
     more |= {"train_dataset": table, **adapter(context, spec.objective.trains)}
     trainer, result = trained(context, lambda: make_trainer(spec, context.start, args, **more), spec, evaluator)
     trainer.save_model(str(context.folder / MODEL))
-    jsonl.replace(context.folder / "log.jsonl", trainer.state.log_history)
+    write_log(context, trainer)
     return result
+
+
+def write_log(context: TaskContext, trainer: Any) -> None:
+    """Keep what a training logged; of several processes, one writes."""
+    on_first(lambda: jsonl.replace(context.folder / "log.jsonl", trainer.state.log_history))
 
 
 def _method_spec(context: TaskContext) -> MethodSpec:

@@ -25,6 +25,7 @@ from ..plan import (
     Plan,
     PlanError,
     check_settings,
+    launched_by,
     make_dataset_source,
     objective_of,
 )
@@ -122,6 +123,7 @@ class Tasks:
         if self.plan.sft is None:
             return {}
         inputs = {**self._models, "settings": dict(self._shared(SFTConfig) | dict(self.plan.sft))}
+        inputs |= launched_by(self.plan.launch, "sft")
         return {"start": ComparisonTask("sft", "", self.stage_seed(seed), inputs, {"rows": self.rows(seed)})}
 
     def reward(self, seed: int) -> dict[str, Task]:
@@ -129,6 +131,7 @@ class Tasks:
         if not isinstance(self.plan.reward, Mapping) or is_service(self.plan.reward):
             return {}
         inputs = {**self._models, "settings": dict(self._shared(RewardConfig) | dict(self.plan.reward))}
+        inputs |= launched_by(self.plan.launch, "reward")
         needs = {"encoded": self.encode(seed, inputs["settings"]), **self.start(seed)}
         return {"reward": ComparisonTask("reward", "", self.stage_seed(seed), inputs, needs)}
 
@@ -174,6 +177,7 @@ class Tasks:
         curve = {name: getattr(self.plan.evaluation, name) for name in CURVE}
         how = {"method": spec.method, "settings": dict(spec.settings), "training": dict(self.plan.training)}
         how["stands for"] = stands_for(spec)
+        how |= launched_by(self.plan.launch, spec.name)
         code = spec.source_fingerprint
         return {**self._models, **self._scorer, **how, "source": code, "curve": curve, "budget": budget}
 

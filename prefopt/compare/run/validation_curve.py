@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from ...candidates.evaluate import standard_error
 from ...data.records import Messages
 from ...utils import files, jsonl
+from ...utils.distributed import gathered
 from ..measure import ResponseEvaluator
 from .cost import Spent
 
@@ -50,7 +51,8 @@ class ValidationCurve(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         share = _share_done(args, state, self.iterations)
         kept = [line for line in jsonl.read(self.path) if line["share"] <= share]
-        jsonl.replace(self.path, kept)  # without the lines of a run that was killed after its last checkpoint
+        if state.is_world_process_zero:
+            jsonl.replace(self.path, kept)  # without the lines of a run that was killed after its last checkpoint
         self._next_point = kept[-1]["look"] + 1 if kept else 0
         self._evaluate_if_due(args, state, kwargs["model"])
 
@@ -64,8 +66,10 @@ class ValidationCurve(TrainerCallback):
             return
         self._next_point = point + 1
         step = _iteration(args) * state.max_steps + state.global_step
-        line = {"look": point, "step": step, "share": share, "flops": self.spent.tally.total}
-        jsonl.append(self.path, [{**line, **self._evaluate(policy)}])
+        line = {"look": point, "step": step, "share": share, "flops": sum(gathered(self.spent.tally.total))}
+        made = {**line, **self._evaluate(policy)}  # by all ranks, of which each may hold a part of the policy
+        if state.is_world_process_zero:
+            jsonl.append(self.path, [made])
 
     def _evaluate(self, policy: Any) -> dict[str, dict[str, float]]:
         """The means of the metrics that are known, and their standard errors over prompts."""
@@ -87,7 +91,8 @@ class ProgressFile(TrainerCallback):
         share = _share_done(args, state, self.iterations)
         if share - self._written >= 0.01 or share >= 1:
             self._written = share
-            files.replace(self.path, f"{share:.4f}")
+            if state.is_world_process_zero:
+                files.replace(self.path, f"{share:.4f}")
 
 
 def _share_done(args: Any, state: Any, iterations: int) -> float:

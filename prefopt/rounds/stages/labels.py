@@ -50,7 +50,7 @@ def ask(context: StageContext) -> Result:
     folder = context.folder_of("candidates")
     assert folder is not None
     responses = list(Pool(folder / POOL).candidates())
-    wanted = {name: context.inputs[name] for name in ("count", "lang", "include_truncated")}
+    wanted = {name: context.inputs[name] for name in ("lang", "include_truncated")}
     return ask_people(context.folder, responses, seed=context.stream, **wanted)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from ...compare.plan import TESTBED
-from ...compare.run import adapter, arguments, trained
+from ...compare.run import adapter, arguments, trained, write_log
 from ...testbed.model import build_policy, build_tokenizer
 from ...training.trainers import SFTConfig, SFTTrainer
 from ...utils import jsonl
@@ -48,7 +48,7 @@ def train(context: StageContext) -> Result:
     model = context.policy_at("policy")
     trainer, cost = trained(context, lambda: make_trainer(stage, model, arguments(context, {}), **more))
     history = trainer.state.log_history
-    jsonl.replace(context.folder / "log.jsonl", history)
+    write_log(context, trainer)
     lineage = {"init": context.task.needs["policy"].key, "rows": len(more["train_dataset"])}
     if "ref_model" in context.task.needs:
         lineage["reference"] = context.task.needs["ref_model"].key

@@ -33,11 +33,16 @@ from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
 from prefopt.objectives.rrhf import RRHF
 from prefopt.objectives.sft import SFT
+from prefopt.rounds import results_of, rounds_plan_from, run_rounds
+from prefopt.rounds.report import write_rounds_report
+from prefopt.rounds.stages.run_stage import STAGE_FUNCTIONS
+from prefopt.rounds.tasks import RoundTasks
 from prefopt.scoring import RewardModelScorer
 from prefopt.tasks import schedule
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.checkpoint import problem_with
 from prefopt.training.output_folder import AUTO
+from prefopt.utils import jsonl
 from tests.helpers import iterations, ppo
 from tests.helpers.checkpoints import BASE, LORA
 from tests.helpers.kills import ENDED, Run, Whole, finish, killed, kills, said, undisturbed
@@ -45,7 +50,7 @@ from tests.helpers.models import tiny_llama, untrained
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
 
-assert TASK_FUNCTIONS  # paid for here, not by every process of a comparison
+assert TASK_FUNCTIONS and STAGE_FUNCTIONS  # paid for here, not by every process of a comparison
 IN_A_ROW = 3
 """How often a run is killed before it may end."""
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -69,6 +74,37 @@ PLAN: dict[str, Any] = {
     },
     "seeds": [0],
 }
+
+ROUNDS: dict[str, Any] = {
+    **{name: PLAN[name] for name in ("title", "policy", "training")},
+    "data": {"train": "testbed", "train_rows": 40},
+    "sft": PLAN["sft"],
+    "evaluation": {**PLAN["evaluation"], "curve_prompts": 4},
+    "round": {
+        "prompts": {"label": 12, "sample": 6},
+        "label": {"by": "testbed", "temperatures": [0.8, 1.2], "include_truncated": True},
+        "reward": {"max_steps": 4, "margin": "small"},
+        "sample": {"responses_per_prompt": 3, "temperatures": [0.7, 1.0], "search_prompts": 2, "max_truncated": 1.0},
+        "select": {"include_truncated": True},
+        "train": {"method": "rejection-sampling", "max_steps": 4},
+    },
+    "rounds": [
+        {"sample": {"temperatures": []}},
+        {"train": [{"method": "dpo", "max_steps": 4}, {"method": "ppo-max", "max_steps": 4, "num_mini_batches": 2}]},
+    ],
+}
+"""Two rounds, every kind of stage."""
+PEOPLE: dict[str, Any] = {
+    **ROUNDS,
+    "round": {
+        **ROUNDS["round"],
+        "label": {"by": "people", "at_least": 0.9, "include_truncated": True},
+        "reward": {"max_steps": 2},
+        "train": {"method": "dpo", "rows": "labels", "max_steps": 2},
+    },
+    "rounds": 1,
+}
+"""A round that waits for people, who send half of their labels at a time."""
 
 
 def offline(objective: Callable[[], Objective], k: int = 2, **changes: Any) -> Callable[[Path], None]:
@@ -114,6 +150,27 @@ def comparison(folder: Path) -> None:
     assert not findings.failures, findings.failures
 
 
+def in_rounds(plan: Any, folder: Path) -> None:
+    schedule.process_context = lambda *_: get_context("fork")  # type: ignore[assignment,return-value]
+    torch.set_num_threads(1)
+    out = folder / "out"
+    while (run := run_rounds(plan, out, jobs=1)).waits:
+        label_half(next(out.glob("rlhf-v1/ask-*")))
+    assert not run.failures, run.failures
+    results = results_of(RoundTasks(rounds_plan_from(plan)), out)
+    write_rounds_report(results, out / "report")
+
+
+def label_half(asked: Path) -> None:
+    """The half of a round's pairs that is not labelled yet: first every other one, then the others."""
+    arrived = asked / "labels"
+    number = len(list(arrived.glob("*.jsonl")))
+    rows = list(jsonl.read(asked / "annotate/pairs.jsonl"))[number::2]
+    choices = ("A better", "B significantly better")
+    given = [{"pair_id": row["pair_id"], "choice": choices[len(row["a"]) % 2], "annotator": "李"} for row in rows]
+    jsonl.replace(arrived / f"{number}.jsonl", given)
+
+
 def saved(*patterns: str) -> Callable[[Path], dict[str, bytes]]:
     """The files of a folder that these patterns match."""
     return lambda folder: {
@@ -129,6 +186,19 @@ def compared(folder: Path) -> dict[str, bytes]:
         for name in ("seconds", "cpu_seconds", "peak_memory"):
             del method["cost"][name]
     files = saved("out/*/*/*.parquet", "out/*/*/model/**/*.safetensors", "out/train/*/run/**/selection.jsonl")(folder)
+    return {**files, "report": json.dumps(report, sort_keys=True).encode()}
+
+
+def of_rounds(folder: Path) -> dict[str, bytes]:
+    """What every stage of rounds came to: labels, selections, models, tables, and the report but for times."""
+    report = json.loads((folder / "out/report/rounds.json").read_text("utf-8"))
+    for version in report["versions"]:
+        del version["seconds"]
+    names = ("labels", "held_out", "selected", "prompts")
+    patterns = [f"out/rlhf-v*/*/{name}.jsonl" for name in names]
+    patterns += ["out/rlhf-v*/policy/*.safetensors", "out/rlhf-v*/reward/*.safetensors", "out/rlhf-v*/*/*.parquet"]
+    files = saved(*patterns, "out/rlhf-v*/*/pool/**/*.jsonl")(folder)
+    assert {Path(name).name for name in files} >= {"labels.jsonl", "model.safetensors", "responses.parquet"}
     return {**files, "report": json.dumps(report, sort_keys=True).encode()}
 
 
@@ -166,6 +236,8 @@ RUNS = {
     "ppo-max": Run(on_policy, model("run/rollouts.jsonl")),
     "ppo-max-two-ranks": Run(on_policy, model("run/rollouts.jsonl"), ranks=2),
     "compare": Run(comparison, compared),
+    "rounds": Run(partial(in_rounds, ROUNDS), of_rounds),
+    "rounds-by-people": Run(partial(in_rounds, PEOPLE), of_rounds),
 }
 
 
