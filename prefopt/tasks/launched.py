@@ -39,7 +39,7 @@ devices: str | None = None
 
 
 class LaunchError(RuntimeError):
-    """A task failed in a process that a launcher has started, or the launcher itself did; `details` is its traceback."""
+    """A process that a launcher has started failed, or the launcher itself did; `details` is the traceback."""
 
     def __init__(self, message: str, details: str = ""):
         super().__init__(message)

@@ -28,7 +28,7 @@ class Completed:
     stderr: str
 
 
-def completed(processes: int, module: str, argument: str) -> Completed:
+def completed(processes: int, module: str, argument: str, timeout_s: float = TIMEOUT_S) -> Completed:
     """What a program has said once it has ended: as `python -m module argument`, on so many ranks.
 
     Raises:
@@ -46,7 +46,7 @@ def completed(processes: int, module: str, argument: str) -> Completed:
         for process in ranks:
             process.start()
         for process in ranks:
-            process.join(TIMEOUT_S)
+            process.join(timeout_s)
         codes = [process.exitcode for process in ranks]
         for process in ranks:
             process.kill()
@@ -90,5 +90,6 @@ def _run(module: str, argument: str, folder: Path, rank: int, environment: dict[
     for number, kind in enumerate(STREAMS, 1):
         with (folder / f"{kind}-{rank}").open("wb") as file:
             os.dup2(file.fileno(), number)
+    multiprocessing.process._parent_process = None  # type: ignore[attr-defined]  # it is nobody's worker
     sys.argv = [module, argument]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
