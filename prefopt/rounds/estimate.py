@@ -24,6 +24,7 @@ PURPOSES = {
     "candidates": "to be labelled",
     "search": "to search temperatures",
     "generate": "to be selected from",
+    "gatt": "under instructions",
     "evaluate": "to measure versions",
 }
 """Kind of a stage that samples -> what its responses are for."""
@@ -106,6 +107,8 @@ def _count(tasks: RoundTasks, task: Task) -> int | None:
     round: Round = tasks.rounds[getattr(task, "round", 1) - 1]
     if task.kind == "candidates":
         return 2 * round.prompts.label
+    if task.kind == "gatt":
+        return None  # one to each turn of each conversation
     assert round.sample is not None
     k = built(SamplingArguments, round.sample.settings, "sample").responses_per_prompt
     if task.kind == "search":

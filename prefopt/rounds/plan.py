@@ -161,7 +161,7 @@ class RoundsPlan:
             raise PlanError(
                 f"{where}: reward: there are no labels to learn from: give a `label`, or `mix: {{open: 1}}`"
             )
-        if round.sample is None and any(not stage.on_policy and not stage.on_labels for stage in round.train):
+        if round.sample is None and any(stage.on_selected for stage in round.train):
             raise PlanError(f"{where}: train: on what? give a `sample`, or `rows: labels` to train on the labels")
         if round.reward is not None and round.reward.scorer is not None:
             check_origin(round.reward.scorer, round.number, f"{where}: reward: scorer")

@@ -31,7 +31,7 @@ T = TypeVar("T")
 FORMATS = dict.fromkeys(
     (
         *("rows", "held_out", "start", "prompts", "candidates", "ask", "label", "reward", "rank", "search"),
-        *("generate", "score", "select", "train", "evaluate", "rescore", "judge"),
+        *("generate", "score", "select", "gatt", "train", "evaluate", "rescore", "judge"),
     ),
     2,
 )
@@ -50,7 +50,7 @@ class RoundTask(Task):
     formats = FORMATS
     functions = f"{__package__}.stages.run_stage"
     trainings = frozenset({"start", "reward", "train"})
-    resumable = frozenset({"ask", "label", "candidates", "search", "generate", "score"})
+    resumable = frozenset({"ask", "label", "candidates", "search", "generate", "score", "gatt"})
     edited = frozenset({"ask"})
 
     round: int = 0
@@ -266,7 +266,9 @@ class RoundTasks:
         needs: dict[str, Task] = {"policy": init, "start": self.start, "rows": self.rows}
         if stage.reference is not None:
             needs["ref_model"] = self.version(stage.reference, number)
-        if stage.on_policy:
+        if stage.instructions is not None:
+            needs["selected"] = self.gatt(number, place, stage, init)
+        elif stage.on_policy:
             needs |= {"prompts": self.prompts(number), "reward": self._scorer(number)}
         elif stage.on_labels:
             needs |= self.labels(number)
@@ -279,6 +281,15 @@ class RoundTasks:
         return self._task(
             "train", number, inputs, needs, f"{place + 1}-{stage.method.partition(':')[2] or stage.method}"
         )
+
+    def gatt(self, number: int, place: int, stage: TrainingStage, init: Task) -> Task:
+        """Samples the rows of Ghost Attention from the policy that it begins with."""
+        assert stage.instructions is not None
+        given = asdict(stage.instructions)
+        sampling = {name: given.pop(name) for name in ("temperature", "max_new_tokens")}
+        inputs = {**self._encoding, "instructions": given, "sampling": sampling}
+        needs = {"prompts": self.prompts(number), "start": self.start, "policy": init}
+        return self._task("gatt", number, inputs, needs, str(place + 1))
 
     @once
     def version(self, name: str, number: int) -> Task:

@@ -6,14 +6,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..compare.plan import MethodSpec, PlanError, make_method_spec, objective_of
+from ..compare.plan import MethodSpec, PlanError, built, make_method_spec, objective_of
 from ..compare.plan import make_trainer as make_method_trainer
+from ..data.gatt import KINDS, sample_instructions
 from ..training.trainers import SFTConfig, SFTTrainer
 from ..utils.names import hint
 
+GATT = "gatt"
+"""Ghost Attention: raises the likelihood of what the policy itself answers under an instruction, said only once."""
 LIKELIHOOD = ("sft", "rejection-sampling")
 """What a round's training is called that raises the likelihood of the best responses: the round does all else of it."""
 OWN = ("method", "init", "reference", "rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """What the conversations of Ghost Attention are told to keep to, and how answers under it are sampled.
+
+    Args:
+        languages: of the instructions, "en" and "zh".
+        kinds: what they are about, see `data.gatt.sample_instructions`.
+        keep: leave out answers that do not keep to their instruction.
+        temperature: at which answers are sampled.
+        max_new_tokens: the longest answer; longer ones are left out.
+    """
+
+    languages: tuple[str, ...] = ("en", "zh")
+    kinds: tuple[str, ...] = KINDS
+    keep: bool = True
+    temperature: float = 1.0
+    max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        sample_instructions(0, languages=self.languages, kinds=self.kinds)
 
 
 @dataclass(frozen=True)
@@ -29,6 +54,7 @@ class TrainingStage:
         settings: for the trainer's config.
         given: what the plan says of it, by which another process makes it again.
         responses: how many responses to a prompt the objective compares; None is a ranking of all.
+        instructions: of Ghost Attention.
     """
 
     method: str
@@ -39,6 +65,7 @@ class TrainingStage:
     settings: Mapping[str, Any]
     given: Mapping[str, Any]
     responses: int | None
+    instructions: Instructions | None = None
 
     @property
     def on_policy(self) -> bool:
@@ -48,6 +75,11 @@ class TrainingStage:
     @property
     def on_labels(self) -> bool:
         return self.rows == "labels"
+
+    @property
+    def on_selected(self) -> bool:
+        """Whether it trains on what the round selects of its candidates."""
+        return not self.on_policy and not self.on_labels and self.instructions is None
 
     @property
     def trains(self) -> str:
@@ -67,13 +99,20 @@ def training_stage(given: Any, training: Mapping[str, Any], where: str) -> Train
     if rows not in ("selected", "labels"):
         raise PlanError(f"{where}: rows={rows!r}: choose selected or labels")
     settings = {name: value for name, value in given.items() if name not in OWN}
-    if method in LIKELIHOOD:
+    instructions = None
+    if method == GATT:
+        own = {field.name: settings.pop(field.name) for field in fields(Instructions) if field.name in settings}
+        shared = {name: training[name] for name in ("max_new_tokens",) if name in training}
+        instructions = _instructions({**shared, **own}, where)
+    if method in (*LIKELIHOOD, GATT):
         known = {field.name for field in fields(SFTConfig)}
         for name in settings:
             if name not in known:
                 raise PlanError(f"{where}: there is no setting {name!r}{hint(str(name), sorted(known))}")
         shared = {name: value for name, value in training.items() if name in known}
         init, arguments, spec, responses = "base", {**shared, **settings}, None, 1
+        if method == GATT:
+            init = "previous"
     else:
         spec = make_method_spec(
             where,
@@ -91,7 +130,15 @@ def training_stage(given: Any, training: Mapping[str, Any], where: str) -> Train
         arguments,
         dict(given),
         responses,
+        instructions,
     )
+
+
+def _instructions(given: Mapping[str, Any], where: str) -> Instructions:
+    try:
+        return built(Instructions, given, where)
+    except ValueError as error:
+        raise error if isinstance(error, PlanError) else PlanError(f"{where}: {error}") from error
 
 
 def _optional(method: str) -> bool:

@@ -1,7 +1,9 @@
 from .checks import CHECKS as CHECKS
 from .checks import holds as holds
+from .dialogue import Reply as Reply
 from .dialogue import Respond as Respond
 from .dialogue import with_instruction as with_instruction
+from .instructions import KINDS as KINDS
 from .instructions import Constraint as Constraint
 from .instructions import Instruction as Instruction
 from .instructions import sample_instructions as sample_instructions

@@ -12,6 +12,7 @@ from pathlib import Path
 from ...tasks import Task
 from ..context import StageContext
 from .files import Result
+from .ghost_attention import gatt
 from .labels import ask, candidates, label
 from .measure import evaluate, rescore
 from .reward_model import rank, reward
@@ -20,7 +21,7 @@ from .sampling import generate, score, search, select
 from .training import start, train
 
 BEFORE = (rows, held_out, start)
-ROUND = (prompts, candidates, ask, label, reward, rank, search, generate, score, select, train)
+ROUND = (prompts, candidates, ask, label, reward, rank, search, generate, score, select, gatt, train)
 STAGE_FUNCTIONS: dict[str, Callable[[StageContext], Result]] = {
     function.__name__: function for function in (*BEFORE, *ROUND, evaluate, rescore)
 }
