@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from ..candidates.candidate import Candidate, Scored
+from ..candidates.candidate import Candidate, Scored, prompt_key
 from ..candidates.evaluate import standard_error
 from ..candidates.pool import Pool
 from ..compare.measure import ResponseEvaluator, divergences
 from ..compare.plan import TESTBED, DatasetSource
 from ..compare.run import MODEL, TaskContext, source_from
+from ..data.records import Messages
+from ..scoring.combine import CombinedScorer, SafetyFirst
 from ..scoring.http import is_service, service_from
 from ..scoring.load import scorer_from
 from ..scoring.reward_model import RewardModelScorer
 from ..tasks import Task
+from ..utils import jsonl
 from ..utils.extensions import is_named, load_named
+from .tasks import PARTS
 
+SAFETY = "safety_prompts.jsonl"
 Pair = tuple[Candidate, Candidate]
 
 
@@ -79,7 +84,16 @@ class StageContext(TaskContext):
         return os.path.expanduser(self.inputs["policy"][0])
 
     def scorer(self) -> Any:
-        """The round's reward model, or what the plan names in its place."""
+        """The round's reward model, or what the plan names in its place; or two of them, as Llama 2 combines them."""
+        task = self.task.needs["reward"]
+        if task.kind == "combine":
+            known = safety_test(task.needs["safety prompts"], self.out)
+            # The heads' own scores, of which the sigmoid is a probability.
+            parts = {
+                name: RewardModelScorer(place_of(task.needs[name], self.out), name=name, normalized=False)
+                for name in PARTS
+            }
+            return CombinedScorer(parts, SafetyFirst(known, task.inputs["threshold"]), name="score")
         place = self.policy_at("reward")
         if is_service(place):
             return service_from(place, name="score")
@@ -128,6 +142,15 @@ class StageContext(TaskContext):
         both = [(group[0], group[1]) for group in by_prompt.values() if len(group) == 2]
         kept = [(a, b) for a, b in both if include_truncated or (a.finished and b.finished)]
         return [(a, b) for a, b in kept if a.response.strip() != b.response.strip()]
+
+
+def safety_test(task: Task, out: Path) -> Callable[[Messages], bool]:
+    """Whether a prompt is a safety prompt, as a stage that is done knows it."""
+    source = task.inputs["prompts"][0]
+    if is_named(source):
+        return cast(Callable[[Messages], bool], load_named(source, "reward: safety: prompts:"))
+    known = {row["prompt_key"]: True for row in jsonl.read(task.folder(out) / SAFETY)}
+    return lambda prompt: prompt_key(prompt) in known
 
 
 def place_of(task: Task, out: Path) -> str:

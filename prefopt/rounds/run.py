@@ -24,7 +24,7 @@ from ..utils.visible import visible
 from .context import place_of
 from .estimate import estimate, room_of
 from .plan import RoundsPlan, read_rounds_plan, rounds_plan_from
-from .tasks import RoundTasks
+from .tasks import PARTS, RoundTasks
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +138,16 @@ def _publish(tasks: RoundTasks, out: Path) -> None:
         _link(Path(place_of(policy, out)), folder / "policy")
         reward = tasks.reward(number) if number else None
         if reward is not None and reward.result(out) is not None:
-            _link(Path(place_of(reward, out)), folder / "reward")
+            for name, model in published(reward).items():
+                _link(Path(place_of(model, out)), folder / name)
         jsonl.replace(folder / LINEAGE, [_lineage(tasks, out, number)])
+
+
+def published(reward: Task) -> dict[str, Task]:
+    """The names of a round's reward models below its folder: of two, that of safety has another one."""
+    if reward.kind != "combine":
+        return {"reward": reward}
+    return {"reward": reward.needs[PARTS[0]], "reward-safety": reward.needs[PARTS[1]]}
 
 
 def _link(model: Path, name: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..compare.plan import PlanError, built
 from ..objectives.sampling_arguments import SamplingArguments
+from ..scoring.combine import THRESHOLD
 from ..training.trainers import RewardConfig
 from ..utils.names import hint
 from .training_stage import TrainingStage
@@ -97,6 +98,27 @@ class Mix:
             raise PlanError(f"reward: mix: {self}: weights are 0 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Safety:
+    """A second reward model, of safety, as Llama 2 (arXiv:2307.09288, sections 3.2.2 and 3.2.3) has one.
+
+    Args:
+        prompts: rows whose prompts are safety prompts; or module:function, which says of a prompt whether it is one.
+        threshold: where the safety model's probability is lower, its score counts; and at safety prompts.
+        helpful: how often each pair of other prompts counts in the training of the safety model.
+        safe: how often each pair of a safety prompt counts in the training of the other model.
+    """
+
+    prompts: str
+    threshold: float = THRESHOLD
+    helpful: float = 0.1
+    safe: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1 or min(self.helpful, self.safe) < 0:
+            raise PlanError(f"reward: safety: {self}: the threshold is a probability, and weights are 0 or more")
+
+
 @dataclass(frozen=True)
 class Reward:
     """The reward model of a round.
@@ -106,12 +128,14 @@ class Reward:
             before; or a path.
         scorer: what scores instead, and none is trained: the path of a reward model, "v1" for that of an earlier round,
             module:function, of (prompts, responses), or the URL of a service.
+        safety: with it there are two models, one of which learns from the pairs of safety prompts.
         settings: of `RewardConfig`.
     """
 
     init: str = BASE
     scorer: str | None = None
     mix: Mix = Mix()
+    safety: Safety | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -187,10 +211,15 @@ def check_origin(name: str | None, round: int, where: str) -> None:
 
 def reward_section(given: Any, where: str, training: Mapping[str, Any]) -> Reward:
     known = {f.name for f in fields(RewardConfig)}
-    parts = _parts(given, where, ("init", "scorer", "mix"), known)
+    parts = _parts(given, where, ("init", "scorer", "mix", "safety"), known)
     settings = {k: v for k, v in training.items() if k in known} | parts.pop("settings")
     mix = built(Mix, parts.pop("mix", {}), f"{where}: mix")
-    return Reward(**parts, mix=mix, settings=settings)
+    safety = parts.pop("safety", None)
+    if safety is not None:
+        safety = built(Safety, safety, f"{where}: safety")
+        if parts.get("scorer") is not None:
+            raise PlanError(f"{where}: a `scorer` scores by itself: leave out `scorer` or `safety`")
+    return Reward(**parts, mix=mix, safety=safety, settings=settings)
 
 
 def sample_section(given: Any, where: str, training: Mapping[str, Any]) -> Sample:

@@ -24,18 +24,20 @@ from ..training.trainers import SFTConfig
 from ..utils.extensions import is_named, load_named
 from ..utils.fingerprint import fingerprint_of_code
 from .plan import RoundsPlan
-from .sections import BASE, GOLD, PEOPLE, PREVIOUS, VERSION, Round
+from .sections import BASE, GOLD, PEOPLE, PREVIOUS, VERSION, Reward, Round
 from .training_stage import TrainingStage
 
 T = TypeVar("T")
 FORMATS = dict.fromkeys(
     (
         *("rows", "held_out", "start", "prompts", "candidates", "ask", "label", "reward", "rank", "search"),
-        *("generate", "score", "select", "gatt", "train", "evaluate", "rescore", "judge"),
+        *("generate", "score", "select", "gatt", "train", "evaluate", "rescore", "judge", "safety", "combine"),
     ),
     2,
 )
 """Kind of task -> the number of what its code makes of the same inputs, see `Task.formats`."""
+PARTS = ("helpfulness", "safety")
+"""Two reward models, the second of safety, of which a third stage makes one scorer."""
 DATA = ("train", "test", "validation", "demonstrations")
 
 
@@ -192,7 +194,22 @@ class RoundTasks:
                 [reward.scorer, judge_source(reward.scorer) if named else None] if ready else contents_of(reward.scorer)
             )
             return RoundTask("reward", "", self.plan.seed, {**self._models, "scorer": source}, {}, 0)
-        needs = {"rows": self.rows, "start": self.start, **self.labels(number)}
+        if reward.safety is None:
+            return self._reward_model(number, reward, "")
+        needs = {part: self._reward_model(number, reward, part) for part in PARTS}
+        needs["safety prompts"] = self.safety(reward.safety.prompts)
+        return RoundTask("combine", "", self.plan.seed, {"threshold": reward.safety.threshold}, needs, number)
+
+    @once
+    def safety(self, prompts: str) -> Task:
+        """Knows which prompts are safety prompts."""
+        named = is_named(prompts)
+        source = [prompts, judge_source(prompts)] if named else contents_of(prompts)
+        return RoundTask("safety", "", None, {"prompts": source}, {})
+
+    def _reward_model(self, number: int, reward: Reward, part: str) -> Task:
+        """One that is trained; `part` is "" of one alone, and else which of two it is."""
+        needs: dict[str, Task] = {"rows": self.rows, "start": self.start, **self.labels(number)}
         inputs = {
             **self._models,
             **self._own(number, "reward"),
@@ -201,10 +218,13 @@ class RoundTasks:
         }
         inputs |= {"init": reward.init if reward.init in (BASE, PREVIOUS) else contents_of(reward.init), "scorer": None}
         inputs |= launched_by(self.plan.launch, "reward")
+        if part and reward.safety is not None:
+            needs["safety prompts"] = self.safety(reward.safety.prompts)
+            inputs |= {"part": part, "other part": reward.safety.safe if part == PARTS[0] else reward.safety.helpful}
         before = self.reward(number - 1) if reward.init == PREVIOUS and number > 1 else None
         if before is not None:
-            needs["previous"] = before
-        return self._task("reward", number, inputs, needs)
+            needs["previous"] = before.needs[part or PARTS[0]] if before.kind == "combine" else before
+        return self._task("reward", number, inputs, needs, part)
 
     @once
     def rank(self, number: int) -> Task | None:

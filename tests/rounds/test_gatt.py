@@ -14,7 +14,7 @@ from prefopt.rounds.stages.ghost_attention import CHUNK, _written_down
 from prefopt.rounds.tasks import RoundTasks
 from prefopt.testbed.dialogues import sample_dialogues
 from prefopt.utils import jsonl
-from tests.rounds.test_run import TINY
+from tests.helpers.rounds import TINY
 
 
 def plan(source: Path, **changes: Any) -> dict[str, Any]:
@@ -93,6 +93,6 @@ def test_conversations_of_one_turn_and_unknown_instructions_are_refused(tmp_path
     (reason,) = run.failures.values()
     assert "none of 5 prompts has a second turn of the user" in reason and "source: dialogues.jsonl" in reason
     with pytest.raises(PlanError, match=r"rounds: 1: train: \['hobbies'\]: give one or more of hobby, language"):
-        rounds_plan_from(plan(source, kinds=["hobbies"])).each
+        len(rounds_plan_from(plan(source, kinds=["hobbies"])).each)
     with pytest.raises(PlanError, match="there is no setting 'kind'"):
-        rounds_plan_from(plan(source, kind="hobby")).each
+        len(rounds_plan_from(plan(source, kind="hobby")).each)

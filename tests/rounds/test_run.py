@@ -23,37 +23,8 @@ from prefopt.rounds.tasks import RoundTasks
 from prefopt.tasks import Progress, Schedule, Task, in_order
 from prefopt.testbed.gold_reward import gold_of
 from prefopt.utils import jsonl
+from tests.helpers.rounds import TINY
 
-TINY: dict[str, Any] = {
-    "title": "tiny <b>轮</b>",
-    "policy": "testbed",
-    "data": {"train": "testbed", "train_rows": 40},
-    "sft": {"max_steps": 2, "learning_rate": 3e-3, "per_device_train_batch_size": 16},
-    "training": {
-        "per_device_train_batch_size": 8,
-        "max_length": 128,
-        "max_new_tokens": 8,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "learning_rate": 1e-3,
-    },
-    "evaluation": {
-        "prompts": 6,
-        "pairs": 8,
-        "responses_per_prompt": 2,
-        "max_new_tokens": 8,
-        "curve_prompts": 4,
-    },
-    "round": {
-        "prompts": {"label": 12, "sample": 6},
-        "label": {"by": "testbed", "held_out": 0.25, "temperatures": [0.8, 1.2], "include_truncated": True},
-        "reward": {"max_steps": 1},
-        "sample": {"responses_per_prompt": 3, "temperatures": [0.7, 1.0], "search_prompts": 2, "max_truncated": 1.0},
-        "select": {"include_truncated": True},
-        "train": {"method": "dpo", "init": "previous", "max_steps": 1},
-    },
-    "rounds": [{}, {"sample": {"temperatures": []}, "train": {"reference": "base"}}],
-}
 Run = tuple[Path, RoundTasks, RoundsRun]
 
 
@@ -356,3 +327,36 @@ def test_two_processes_of_a_launcher_train_what_one_trains_on_as_many_rows(tmp_p
         weights.append(torch.cat([weight.detach().flatten() for weight in policy.parameters()]))
     torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
     assert costs[1]["tokens"] == costs[0]["tokens"] and costs[1]["steps"] == costs[0]["steps"] == 4
+
+
+def test_two_reward_models_score_as_llama_2_combines_them(two_rounds: Run, tmp_path: Path) -> None:
+    """Safety prompts by a file; each model learns from its own pairs, and that of safety from half of the others."""
+    out, tasks, _ = two_rounds
+    labels = list(jsonl.read(tasks.label(1).folder(out) / "labels.jsonl"))
+    safe = [row["prompt"] for row in labels[::2]]
+    jsonl.replace(tmp_path / "safe.jsonl", [{"prompt": prompt} for prompt in safe])
+    reward = {"max_steps": 1, "safety": {"prompts": str(tmp_path / "safe.jsonl"), "helpful": 0.5, "threshold": 0.4}}
+    plan = {**TINY, "round": {**TINY["round"], "reward": reward}, "rounds": [{"sample": {"temperatures": []}}]}
+    run = run_rounds(plan, tmp_path / "out", jobs=1, console=Console(quiet=True))
+    assert run.failures == {} and run.versions == (0, 1)
+    tasks, out = RoundTasks(rounds_plan_from(plan)), tmp_path / "out"
+    combined = tasks.reward(1)
+    assert combined is not None and combined.kind == "combine"
+    rows = {part: sum(result(combined.needs[part], out)["rows"].values()) for part in ("helpfulness", "safety")}
+    helpful = len(labels) - len(safe)
+    assert rows == {"helpfulness": helpful, "safety": len(safe) + round(helpful / 2)}
+    from prefopt.scoring import RewardModelScorer
+
+    folders = {"helpfulness": out / "rlhf-v1/reward", "safety": out / "rlhf-v1/reward-safety"}
+    models = {part: RewardModelScorer(str(folder), normalized=False) for part, folder in folders.items()}
+    score = tasks.score(1)
+    scored = list(Pool(score.folder(out) / "pool").scored(result(score, out)["scorer"]))
+    keys, from_safety = {prompt_key(prompt) for prompt in safe}, set()
+    for row in scored:
+        candidate = row.candidate
+        given = [list(candidate.prompt)], [candidate.response], [candidate.finished]
+        (help_score,), (safe_score,) = (models[part].score(*given) for part in ("helpfulness", "safety"))
+        by_safety = candidate.prompt_key in keys or 1 / (1 + math.exp(-safe_score)) < 0.4
+        from_safety.add(by_safety)
+        assert row.score == pytest.approx(safe_score if by_safety else help_score, abs=1e-5)
+    assert from_safety == {True, False}

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from ...candidates.candidate import prompt_key
 from ...candidates.evaluate import standard_error
 from ...compare import records
 from ...compare.measure import scored_pairs
 from ...compare.run import adapter, arguments, trained
+from ...data.loading import load
 from ...data.records import DataError
 from ...training.trainers import RewardConfig, RewardTrainer
 from ...utils import jsonl
-from ...utils.extensions import load_named
-from ..context import StageContext
+from ...utils.extensions import is_named, load_named
+from ..context import SAFETY, StageContext, safety_test
+from ..tasks import PARTS
 from .files import HELD_OUT, LABELS, Result, saved
 
 
@@ -27,6 +30,9 @@ def reward(context: StageContext) -> Result:
     if context.inputs["scorer"] is not None:
         return {"policy": os.path.expanduser(context.inputs["scorer"][0])}
     parts = _mixed(context)
+    if not any(map(len, parts.values())):
+        what = f"for {context.inputs['part']}" if "part" in context.inputs else "to learn from"
+        raise DataError(f"reward: there is no pair {what}: { ({name: len(part) for name, part in parts.items()}) }")
     table = concatenate_datasets([part for part in parts.values() if len(part)])
     if context.inputs.get("stage"):
         return dict(load_named(context.inputs["stage"], "reward:")(context, table) or {})
@@ -37,6 +43,21 @@ def reward(context: StageContext) -> Result:
         context, lambda: RewardTrainer(model, args, train_dataset=table, **adapter(context, "scorer"))
     )
     return {**saved(context, trainer, cost, merge=False), "rows": {name: len(part) for name, part in parts.items()}}
+
+
+def safety(context: StageContext) -> Result:
+    """Which prompts are safety prompts, by rows of them or by a function."""
+    source = context.inputs["prompts"][0]
+    if is_named(source):
+        return {"prompts": source}
+    keys = list(dict.fromkeys(prompt_key(prompt) for prompt in load(source, "any")[0]["prompt"]))
+    jsonl.replace(context.folder / SAFETY, [{"prompt_key": key} for key in keys])
+    return {"prompts": len(keys)}
+
+
+def combine(context: StageContext) -> Result:
+    """The scorer of two reward models: what it is made of are its needs."""
+    return {}
 
 
 def _reward_start(context: StageContext) -> str:
@@ -55,15 +76,13 @@ def _mixed(context: StageContext) -> dict[str, Dataset]:
     for role, task in context.task.needs.items():
         if role.startswith("labels "):
             groups[role] = jsonl.read(task.folder(context.out) / LABELS)
-    made = {}
+    made: dict[str, list[Any]] = {}
     for name, group in groups.items():
         weight = mix["open"] if name == "open" else mix["new" if name == f"labels {number}" else "old"]
-        kept = _weighted(
-            [{c: row[c] for c in columns if row.get(c) is not None} for row in group],
-            weight,
-            f"{context.stream} {name}",
-        )
-        made[name] = kept
+        rows = [{c: row[c] for c in columns if row.get(c) is not None} for row in group]
+        made[name] = []
+        for share, part in _of_part(context, rows):
+            made[name] += _weighted(part, weight * share, f"{context.stream} {name}")
     grades = all("grade" in row for part in made.values() for row in part)
     common = [c for c in columns if c != "grade" or grades]
     if not grades and context.inputs["settings"].get("margin") in ("small", "large"):
@@ -75,6 +94,17 @@ def _mixed(context: StageContext) -> dict[str, Dataset]:
         name: Dataset.from_list([{c: row[c] for c in common if c in row} for row in part])
         for name, part in made.items()
     }
+
+
+def _of_part(context: StageContext, rows: list[Any]) -> Iterator[tuple[float, list[Any]]]:
+    """The rows that a reward model learns from and how often each counts: of two models, its own and the other's."""
+    if "part" not in context.inputs:
+        yield 1.0, rows
+        return
+    is_safe = safety_test(context.task.needs["safety prompts"], context.out)
+    for_safety = context.inputs["part"] == PARTS[1]
+    for share, wanted in ((1.0, for_safety), (context.inputs["other part"], not for_safety)):
+        yield share, [row for row in rows if bool(is_safe(row["prompt"])) is wanted]
 
 
 def _weighted(rows: list[Any], weight: float, stream: str) -> list[Any]:

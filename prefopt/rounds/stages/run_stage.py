@@ -15,13 +15,13 @@ from .files import Result
 from .ghost_attention import gatt
 from .labels import ask, candidates, label
 from .measure import evaluate, rescore
-from .reward_model import rank, reward
+from .reward_model import combine, rank, reward, safety
 from .round_prompts import held_out, prompts, rows
 from .sampling import generate, score, search, select
 from .training import start, train
 
-BEFORE = (rows, held_out, start)
-ROUND = (prompts, candidates, ask, label, reward, rank, search, generate, score, select, gatt, train)
+BEFORE = (rows, held_out, start, safety)
+ROUND = (prompts, candidates, ask, label, reward, combine, rank, search, generate, score, select, gatt, train)
 STAGE_FUNCTIONS: dict[str, Callable[[StageContext], Result]] = {
     function.__name__: function for function in (*BEFORE, *ROUND, evaluate, rescore)
 }
