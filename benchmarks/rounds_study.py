@@ -76,6 +76,15 @@ ARMS: Mapping[str, dict[str, Any]] = {
     "ppo on v4": {"rounds": [{}, {}, {}, {"train": [BEST, PPO]}, {}]},
 }
 
+TABLES = (
+    ("Gold reward over v0", "gold", True),
+    ("Score by the reward model of round 1, over v0", "first", True),
+    ("KL to v0, nats a response", "kl", False),
+    ("Best temperature", "temperature", False),
+    ("Accuracy of the reward model on test pairs", "accuracy", False),
+)
+"""Captions, what is shown, and whether what v0 had is taken off."""
+
 
 def plan_of(arm: str, seed: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What an arm does with a seed; `sizes` are sections of the plan that take the place of its own."""
@@ -124,7 +133,8 @@ def table(records: Sequence[Mapping[str, Any]], what: str, *, over_first: bool =
         seeds = sorted({seed for seed, _ in own})
         cells = []
         for number in numbers:
-            found = [own[seed, number] - (own[seed, 0] if over_first else 0.0) for seed in seeds if own[seed, number]]
+            known = [seed for seed in seeds if own[seed, number] is not None]
+            found = [own[seed, number] - (own[seed, 0] if over_first else 0.0) for seed in known]
             cells.append(interval(found) if found else "")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import traceback
 from pathlib import Path
 
@@ -39,13 +40,15 @@ def not_written(error: Exception, folder: Path, staged: Path, needed: int = 0) -
 def _file_of(error: Exception, staged: Path) -> Path:
     """The file that an error is of; the folder where that is not known.
 
-    Errors of torch, tokenizers and safetensors do not name it: it is what the innermost function that knows of a path
-    in the folder was about to write.
+    Errors of writes, and those of torch, tokenizers and safetensors, do not name it: it is what the innermost function
+    that knows of a path in the folder has opened, or was about to write.
     """
     if getattr(error, "filename", None):
         return Path(str(error.filename))  # type: ignore[attr-defined]
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        paths = [Path(value) for value in frame.f_locals.values() if isinstance(value, str | Path)]
+        values = list(frame.f_locals.values())
+        opened = [value.name for value in values if isinstance(value, io.IOBase) and hasattr(value, "name")]
+        paths = [Path(value) for value in (*values, *opened) if isinstance(value, str | Path)]
         inside = [path for path in paths if path != staged and path.is_relative_to(staged) and not path.is_dir()]
         if inside:
             return inside[-1]
