@@ -98,7 +98,7 @@ class RoundsPlan:
             raise PlanError("data: `train` is missing: rows that bring the rounds' prompts")
         built(ModelConfig, self.model, "model")
         if self.launch is not None:
-            check_launch(self.launch, LAUNCHED)
+            check_launch(self.launch, LAUNCHED if self.sft is not None else LAUNCHED[1:])
 
     @cached_property
     def each(self) -> tuple[Round, ...]:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, wraps
 from typing import Any, TypeVar
 
-from ..compare.plan import TESTBED, PlanError, launched_by
-from ..compare.run import ENCODING, READING, contents_of
+from ..compare.plan import TESTBED, PlanError
+from ..compare.run import ENCODING, READING, contents_of, launched_by
 from ..scoring.http import is_service
 from ..tasks import Task
 from ..training.trainers import SFTConfig

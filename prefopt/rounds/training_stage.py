@@ -9,6 +9,7 @@ from typing import Any
 from ..compare.plan import MethodSpec, PlanError, built, make_method_spec, objective_of
 from ..compare.plan import make_trainer as make_method_trainer
 from ..data.gatt import KINDS, sample_instructions
+from ..objectives.sampling_arguments import SamplingArguments
 from ..training.trainers import SFTConfig, SFTTrainer
 from ..utils.names import hint
 
@@ -39,6 +40,7 @@ class Instructions:
 
     def __post_init__(self) -> None:
         sample_instructions(0, languages=self.languages, kinds=self.kinds)
+        SamplingArguments(temperature=self.temperature, max_new_tokens=self.max_new_tokens).check_sampling()
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def training_stage(given: Any, training: Mapping[str, Any], where: str) -> Train
     settings = {name: value for name, value in given.items() if name not in OWN}
     instructions = None
     if method == GATT:
+        if "rows" in given or "reference" in given:
+            raise PlanError(f"{where}: gatt makes its own rows, and has no reference: leave out `rows` and `reference`")
         own = {field.name: settings.pop(field.name) for field in fields(Instructions) if field.name in settings}
         shared = {name: training[name] for name in ("max_new_tokens",) if name in training}
         instructions = _instructions({**shared, **own}, where)

@@ -1,38 +1,45 @@
 """Does a task in several processes, which a launcher starts: torchrun, or accelerate with a config of its own.
 
-The launcher runs this module once for each process. All of them do the task, as ranks of one run; the first one's
-result is the task's.
+The launcher runs this module once for each process. Each of them connects to the process that has called the launcher,
+which tells them what to do, and of signals, and hears what came of it; whose connection ends, ends. So no rank outlives
+the program, whatever ends the program or the launcher, and nothing of a task is on the disk.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import pickle
+import secrets as random_numbers
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import threading
+import time
 import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib import import_module
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from ..utils import files, secrets
-from ..utils.signals import listener, listening
+from ..utils import secrets
+from ..utils.peers import started
+from ..utils.signals import Interrupted, listener, listening
 from ..utils.visible import VisibleFormatter
 from .task import Task
 
-TASK, RESULT, FAILED, ALIVE = "task", "result.json", "failed-{rank}.txt", "alive.lock"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+WHERE = "PREFOPT_LAUNCHED_BY"
+"""Tells the processes where to connect, and by which key."""
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 TICK = 0.2
 """Seconds between two looks at whether the launcher has ended, or a signal has come."""
-
+LEFT = 10.0
+"""Seconds that a launcher may go on when its processes have ended, or they when it has."""
 
 devices: str | None = None
 """The GPUs of the whole program, as `VISIBLE` names them: a task with a launcher has all of them."""
@@ -50,19 +57,82 @@ def command_of(launcher: str) -> list[str]:
     """The words of a launcher's command line, its program looked for beside this Python first, as in an environment.
 
     Raises:
-        ValueError: there is no such program, or the text is no command line.
+        ValueError: there is no such program, the text is no command line, or what is started stands in a file that it
+            does not name.
     """
+    remedy = "write `torchrun --nproc_per_node 2`"
     try:
-        program, *words = shlex.split(launcher)
+        words = [word.strip("\"'") for word in shlex.split(launcher, posix=os.name != "nt")]
     except ValueError as error:
-        raise ValueError(
-            f"launch: {launcher!r} is no command line ({error}): write `torchrun --nproc_per_node 2`"
-        ) from None
+        raise ValueError(f"launch: {launcher!r} is no command line ({error}): {remedy}") from None
+    program = words[0] if words else ""
     beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     found = shutil.which(program, path=beside)
     if found is None:
-        raise ValueError(f"launch: there is no program {program!r}: write `torchrun --nproc_per_node 2`, or its path")
-    return [found, *words]
+        raise ValueError(f"launch: there is no program {program!r}: {remedy}, or its path")
+    own = ("--config_file", "--num_processes", "--num-processes", "--config-file")
+    if Path(found).stem == "accelerate" and not any(word.partition("=")[0] in own for word in words):
+        raise ValueError(f"launch: {launcher!r} starts what a file elsewhere says: give its path, --config_file FILE")
+    return [found, *words[1:]]
+
+
+def files_of(launcher: str) -> list[str]:
+    """The files that a launcher's command names: what they say changes what it starts."""
+    words = [word.rpartition("=")[2] for word in command_of(launcher)[1:]]
+    return [word for word in words if Path(word).is_file()]
+
+
+# ---- the process that has called the launcher ------------------------------------------------------------------------
+
+
+@dataclass
+class Ranks:
+    """The processes of a launcher, as far as they have connected."""
+
+    connections: list[Connection] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    """Rank, reason, traceback, in the order in which they were told."""
+    world: int = 0
+    closed: bool = False
+
+    def serve(self, server: Listener, message: Any) -> None:
+        """Tell each process that connects what to do, until `closed`."""
+        while not self.closed:
+            with suppress(Exception):  # one that has another key, or is gone again
+                connection = server.accept()
+                if self.closed:
+                    return connection.close()
+                connection.send(message)
+                self.connections.append(connection)
+                threading.Thread(target=self._hear, args=(connection,), daemon=True).start()
+
+    def _hear(self, connection: Connection) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                kind, rank, world, *told = connection.recv()
+                self.world = max(self.world, world)
+                if kind == "failed":
+                    self.failures.append((rank, *told))
+                else:
+                    self.results[rank] = told[0]
+        with suppress(ValueError):
+            self.connections.remove(connection)
+
+    def tell(self, signum: int) -> None:
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.send(signum)
+
+    def close(self) -> None:
+        """End the processes that there still are, and take no others."""
+        self.closed = True
+        for connection in list(self.connections):
+            connection.close()
+
+    @property
+    def done(self) -> bool:
+        return 0 < self.world == len(self.results)
 
 
 def run_launched(task: Task, out: Path, launcher: str, grace: float) -> dict[str, Any]:
@@ -72,69 +142,100 @@ def run_launched(task: Task, out: Path, launcher: str, grace: float) -> dict[str
         LaunchError: a process failed; the message quotes it.
         Interrupted: a signal came.
     """
-    with tempfile.TemporaryDirectory(prefix="prefopt-") as folder:  # of this user alone
-        place = Path(folder)
-        (place / TASK).write_bytes(pickle.dumps((task, out, grace)))
+    key = random_numbers.token_bytes(16)
+    with Listener(authkey=key, backlog=64) as server:
+        ranks = Ranks()
+        message = (sys.path, task, out, grace)
+        threading.Thread(target=ranks.serve, args=(server, message), daemon=True).start()
         environment = {name: value for name, value in os.environ.items() if name != VISIBLE}
         environment |= {} if devices is None else {VISIBLE: devices}
-        with FileLock(place / ALIVE):  # which is free when this process is gone, whatever has ended it
-            process = subprocess.Popen([*command_of(launcher), "-m", __name__, folder], env=environment)
+        environment[WHERE] = f"{key.hex()} {server.address}"
+        command = [*command_of(launcher), "-m", __name__]
+        with _started(command, environment) as process:
             try:
-                _wait(process)
+                _wait(process, ranks)
             finally:
-                if process.poll() is None:
-                    process.kill()
-        listener().check()
-        if process.returncode == 0 and (place / RESULT).is_file():
-            return dict(json.loads((place / RESULT).read_text("utf-8")))
-        raise _error(place, launcher, process.returncode)
+                ranks.close()
+                with suppress(OSError):  # by which the thread that waits for processes is woken
+                    Client(server.address, authkey=key).close()
+    if ranks.done:
+        return dict(ranks.results["0"])
+    listener().check()
+    if not ranks.failures:
+        raise LaunchError(f"`{launcher}` ended with status {process.returncode}, and none of its processes said why")
+    rank, reason, details = ranks.failures[0]  # others fail for want of it, later
+    raise LaunchError(f"process {rank} of `{launcher}`: {reason}", details)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    told = False
-    while process.poll() is None:
-        if listener().signum is not None and not told:
-            told = True
+@contextmanager
+def _started(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A launcher in a session of its own: what a terminal sends to all, its processes hear from us alone."""
+    process = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
             process.terminate()
-        try:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LEFT)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], ranks: Ranks) -> None:
+    """Until the launcher has ended, or all its processes have; a signal is told to these, who save what they can."""
+    told, idle = False, time.monotonic()
+    while process.poll() is None:
+        if (signum := listener().signum) is not None and not told:
+            told = True
+            ranks.tell(signum)
+            if not ranks.connections:  # they are not there yet, and have nothing to save
+                return
+        if ranks.connections or not (ranks.done or ranks.failures or told):
+            idle = time.monotonic()
+        elif time.monotonic() - idle > LEFT:
+            return
+        with suppress(subprocess.TimeoutExpired):
             process.wait(TICK)
-        except subprocess.TimeoutExpired:
-            continue
+    while ranks.connections and time.monotonic() - idle < LEFT:  # what they have sent is still being read
+        time.sleep(TICK / 10)
 
 
-def _error(place: Path, launcher: str, status: int) -> LaunchError:
-    """What the first process that failed says; others fail for want of it, later."""
-    said = sorted(place.glob(FAILED.format(rank="*")), key=lambda path: path.stat().st_mtime_ns)
-    if not said:
-        return LaunchError(f"`{launcher}` ended with status {status}, and none of its processes said why")
-    reason, _, details = said[0].read_text("utf-8").partition("\n")
-    rank = said[0].stem.rpartition("-")[2]
-    return LaunchError(f"process {rank} of `{launcher}`: {reason}", details)
+# ---- a process that the launcher has started -------------------------------------------------------------------------
 
 
-def main(folder: str) -> None:
-    """A process that the launcher has started."""
-    rank, place = os.environ.get("RANK", "0"), Path(folder)
+def main() -> None:
+    """Do the task that this process is told to do, as one of several ranks."""
+    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    world = max(1, started())
+    key, _, address = os.environ.pop(WHERE).partition(" ")
+    connection = Client(address, authkey=bytes.fromhex(key))
+    path, task, out, grace = connection.recv()
+    sys.path += [place for place in path if place not in sys.path]
+    threading.Thread(target=_obey, args=(connection,), daemon=True).start()
     _set_up(rank)
-    threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
-    task, out, grace = pickle.loads((place / TASK).read_bytes())
     secrets.remember(task.inputs)
     try:
-        with listening(grace):
+        with listening(grace) as signals, signals.at_once(task.kind not in task.trainings):
             result = import_module(task.functions).run(task, out)
-    except Exception as error:
-        details = secrets.without_secrets(traceback.format_exc())
-        reason = secrets.without_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])
-        files.replace(place / FAILED.format(rank=rank), f"{reason}\n{details}")
+            connection.send(("done", rank, world, result if rank == "0" else {}))
+    except Interrupted:
         raise
-    if rank == "0":
-        files.replace(place / RESULT, json.dumps(result))
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
+        details = secrets.without_secrets(traceback.format_exc())
+        first = (f"{type(error).__name__}: {error}".strip().splitlines() or [""])[0]
+        connection.send(("failed", rank, world, secrets.without_secrets(first), details))
+        raise
 
 
-def _end_with_parent(place: Path) -> None:
-    """End this process when the one that has called the launcher ends: the next attempt would find it at work."""
-    FileLock(place / ALIVE).acquire(poll_interval=1.0)
-    os._exit(1)
+def _obey(connection: Connection) -> None:
+    """Pass signals on to this process, and end it when the one that has called the launcher is gone."""
+    try:
+        while True:
+            signal.raise_signal(connection.recv()) if os.name == "nt" else os.kill(os.getpid(), connection.recv())
+    except (EOFError, OSError):
+        os._exit(1)
 
 
 def _set_up(rank: str) -> None:
@@ -153,4 +254,4 @@ def _set_up(rank: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -165,6 +165,8 @@ class Schedule:
                 self._set(task, Status.BLOCKED)
             elif free and states <= {Status.DONE} and task.launcher:
                 if len(free) == len(slots):
+                    for slot in slots:
+                        slot.stop()  # with what it has on a GPU
                     free[0].start(task)
                     self._set(task, Status.RUNNING)
                 else:

@@ -22,7 +22,7 @@ from .done import FAILED
 ORDER_ONLY = {"reference"}
 """Roles of tasks that have to be done first and change nothing of the result."""
 LAUNCH = "launch"
-"""The input that names a launcher. How many rows a step has depends on it."""
+"""The input of a launcher: its command, and what its files hold. How many rows a step has depends on them."""
 NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 FORMAT_1 = "0.1.0"
 
@@ -87,7 +87,7 @@ class Task:
     @property
     def launcher(self) -> str | None:
         """The command that starts the processes in which the task is done together; None for the usual one."""
-        return self.inputs.get(LAUNCH)
+        return self.inputs[LAUNCH][0] if LAUNCH in self.inputs else None
 
     def folder(self, out: Path) -> Path:
         return out / self.key

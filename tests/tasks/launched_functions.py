@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
-
-from accelerate import PartialState
 
 from prefopt.tasks import Task
 from prefopt.utils.distributed import gathered, rank, world_size
@@ -15,7 +14,7 @@ from prefopt.utils.signals import listener
 
 
 class Meeting(Task):
-    """A task without a name of its own in any program."""
+    """A task of no program."""
 
     formats = {"meeting": 1, "alone": 1}
     functions = __name__
@@ -26,15 +25,20 @@ def run(task: Task, out: Path) -> dict[str, Any]:
     if task.kind == "alone":
         time.sleep(0.2)
         return {}
+    from accelerate import PartialState
+
     PartialState(cpu=True)
-    pids = gathered(os.getpid())
-    if task.inputs.get("fails") == rank() and world_size() > 1:
+    pids, inputs = gathered(os.getpid()), task.inputs
+    if inputs.get("fails") == rank() and world_size() > 1:
         raise ValueError("no room\nfor this")
-    if task.inputs.get("waits"):
+    if inputs.get("leaves") == rank():
+        sys.exit("set DATA_DIR first")
+    if inputs.get("waits"):
         if rank() == 0:
             (out / "pids").write_text(" ".join(map(str, pids)))
         while listener().signum is None:
             time.sleep(0.05)
+        time.sleep(inputs.get("saves", 0.0))  # a checkpoint
         (out / f"ended-{rank()}").write_text(str(listener().signum))
-        listener().check()
+        listener().check(not inputs.get("at the end"))
     return {"ranks": gathered(rank()), "pids": pids}

@@ -27,6 +27,5 @@ from .plan import read_plan as read_plan
 from .sections import PlanError as PlanError
 from .sections import built as built
 from .sections import check_launch as check_launch
-from .sections import launched_by as launched_by
 from .sections import read_values as read_values
 from .sections import with_sections as with_sections

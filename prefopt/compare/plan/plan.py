@@ -189,7 +189,8 @@ class Plan:
         check_start(self.policy, self.data, self.sft)
         built(ModelConfig, self.model, "model")
         if self.launch is not None:
-            check_launch(self.launch, ("sft", "reward", *map(str, self.methods)))
+            stages = [name for name in ("sft", "reward") if isinstance(getattr(self, name), Mapping)]
+            check_launch(self.launch, (*stages, *map(str, self.methods)))
             if self.budget is not None:
                 raise PlanError("launch: a budget is counted by one process: leave out `launch` or `budget`")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...tasks.launched import command_of
-from ...tasks.task import LAUNCH
 from ...utils import settings
 from ...utils.names import hint
 
@@ -54,21 +53,15 @@ def check_launch(given: Any, names: Collection[str]) -> None:
         PlanError: there is no such program, or nothing of such a name is trained.
     """
     commands = dict.fromkeys(names, given) if isinstance(given, str) else given
-    if not isinstance(commands, Mapping):
-        raise PlanError(f"launch: given {given!r}: write a command, or `name of a stage: command`")
+    if not isinstance(commands, Mapping) or not all(isinstance(command, str) for command in commands.values()):
+        raise PlanError(f"launch: given {given!r}: write a command, or `name of a stage: command`, in one line each")
     for name, command in commands.items():
         if name not in names:
             raise PlanError(f"launch: nothing called {name!r} is trained{hint(str(name), names)}")
         try:
-            command_of(str(command))
+            command_of(command)
         except ValueError as error:
             raise PlanError(str(error)) from None
-
-
-def launched_by(given: Any, name: str) -> dict[str, str]:
-    """What a task's inputs say of the launcher that does what is called so; nothing where there is none."""
-    command = given if isinstance(given, str) else (given or {}).get(name)
-    return {} if command is None else {LAUNCH: str(command)}
 
 
 def read_values(path: str | Path, needed: str) -> dict[str, Any]:

@@ -13,3 +13,4 @@ from .tasks import READING as READING
 from .tasks import ComparisonTask as ComparisonTask
 from .tasks import Tasks as Tasks
 from .tasks import contents_of as contents_of
+from .tasks import launched_by as launched_by

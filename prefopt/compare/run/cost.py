@@ -17,7 +17,6 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,7 +65,8 @@ class Spent(TrainerCallback, ExportableState):
         numbers, *others = gathered(self._numbers())
         for other in others:
             for name in ("flops", "tokens"):
-                numbers[name] = dict(Counter(numbers[name]) + Counter(other[name]))
+                every = numbers[name].keys() | other[name].keys()
+                numbers[name] = {key: numbers[name].get(key, 0) + other[name].get(key, 0) for key in sorted(every)}
             numbers["cpu_seconds"] += other["cpu_seconds"]
             numbers["peak_memory"] = _larger(numbers["peak_memory"], other["peak_memory"])
         return Cost(**numbers, shared=dict(shared or {}))

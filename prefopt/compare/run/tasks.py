@@ -11,6 +11,8 @@ from typing import Any
 
 from ...scoring.http import is_service, service_from
 from ...tasks import Task
+from ...tasks.launched import files_of
+from ...tasks.task import LAUNCH
 from ...training.config import PreferenceConfig
 from ...training.declarations import named_trainers
 from ...training.trainers import DPOConfig, DPOTrainer, RewardConfig, SFTConfig
@@ -25,7 +27,6 @@ from ..plan import (
     Plan,
     PlanError,
     check_settings,
-    launched_by,
     make_dataset_source,
     objective_of,
 )
@@ -238,6 +239,12 @@ class Tasks:
         """The plan's settings for all trainings, as far as this kind of config has them."""
         known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
         return {name: value for name, value in self.plan.training.items() if name in known}
+
+
+def launched_by(given: Any, name: str) -> dict[str, Any]:
+    """What a task's inputs say of the launcher that does what is called so; nothing where there is none."""
+    command = given if isinstance(given, str) else (given or {}).get(name)
+    return {} if command is None else {LAUNCH: [command, *map(contents_of, files_of(command))]}
 
 
 def stands_for(spec: MethodSpec) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ...utils import files, jsonl
+from ...utils import jsonl
 from ...utils.renamed import renamed
 
 logger = logging.getLogger(__name__)
@@ -89,21 +89,20 @@ class RolloutLog:
         """
         carried = None if checkpoint is None else checkpoint / FILE
         if carried is not None and carried.is_file():
-            kept = self._taken_from(carried)
+            kept = self._taken_from(carried, first)
         else:
             kept = [record for record in self.read() if record.rollout < first]
-            self._tell_missing({*range(first)} - {record.rollout for record in kept})
-            jsonl.replace(self.path, map(_row, kept))
+        jsonl.replace(self.path, map(_row, kept))
+        self._tell_missing({*range(first)} - {record.rollout for record in kept})
         self._last = kept[-1].rollout if kept else -1
 
-    def _taken_from(self, carried: Path) -> list[Record]:
-        """What a checkpoint carries, which then is what the file holds."""
-        kept, data = RolloutLog(carried).read(), carried.read_bytes()
+    def _taken_from(self, carried: Path, first: int) -> list[Record]:
+        """What a checkpoint carries of the rollouts before `first`; of a collapse it carries that which showed it."""
+        kept, data = [each for each in RolloutLog(carried).read() if each.rollout < first], carried.read_bytes()
         there = self.path.is_file()
         if not there or not self.path.read_bytes().startswith(data):
             state = "is not what this run wrote" if there else "is missing"
             logger.warning("%s %s: it is made anew from %s, %d rollouts", self.path, state, carried, len(kept))
-        files.replace(self.path, data)
         return kept
 
     def _tell_missing(self, numbers: set[int]) -> None:
