@@ -23,16 +23,23 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class ScoredResponses:
-    """The responses at one temperature to the first prompts, and their scores: [prompts, n] each."""
+    """The responses at one temperature to the first prompts, and their scores: [prompts, n] each.
+
+    Args:
+        include_truncated: whether selection may take those that the length limit truncated.
+    """
 
     scores: np.ndarray
     finished: np.ndarray
     texts: list[list[str]]
+    include_truncated: bool = False
 
     @property
     def usable(self) -> np.ndarray:
-        """Which responses selection could take: [prompts, n]; neither truncated nor blank ones."""
-        return self.finished & np.array([[bool(text.strip()) for text in row] for row in self.texts])
+        """Which responses selection could take: [prompts, n]; none that is blank."""
+        return (self.finished | self.include_truncated) & np.array(
+            [[bool(text.strip()) for text in row] for row in self.texts]
+        )
 
 
 @dataclass(frozen=True)

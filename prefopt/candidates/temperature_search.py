@@ -75,6 +75,7 @@ def search_temperatures(
     max_truncated: float = Guards.max_truncated,
     max_degenerate: float = Guards.max_degenerate,
     min_distinct: float = Guards.min_distinct,
+    include_truncated: bool = False,
     progress: bool = False,
 ) -> TemperatureSearch:
     """Sample `n` responses to each prompt at each temperature, score them, and find the best best-of-`k`.
@@ -100,6 +101,8 @@ def search_temperatures(
             prompts, the better half on more, until one is left.
         budget: the most responses to sample. None samples responses to all prompts, with halving by the last round.
         level: of the intervals, and of `TemperatureSearch.plausible`.
+        include_truncated: selection takes truncated responses too, so that they may be the best; then no temperature is
+            left out for them.
         max_truncated, max_degenerate, min_distinct: a temperature that breaks one is not chosen, see `Guards`.
 
     Raises:
@@ -116,9 +119,11 @@ def search_temperatures(
     plan = plan_rounds(len(temperatures), len(prompts), n, halving, budget)
     # Before anything is sampled: hours later is too late for a prompt that does not fit.
     encoded = encode_prompts(prompts, tokenizer, policy, sampling.max_new_tokens)
-    guards = Guards(max_truncated, max_degenerate, min_distinct)
+    guards = Guards(1.0 if include_truncated else max_truncated, max_degenerate, min_distinct)
     arms = tuple(sorted(map(float, temperatures)))
-    task = _SearchTask(encoded, scorer_from(scorer), sampling, arms, k, Path(folder), version, seed, level, guards)
+    task = _SearchTask(
+        encoded, scorer_from(scorer), sampling, arms, k, Path(folder), version, seed, level, guards, include_truncated
+    )
     on_first(task.claim)
     generate = partial(generate_into, policy=policy, tokenizer=tokenizer, settings=sampling, progress=progress)
     search = compare_rounds(_run_rounds(task, plan, generate), k, n, level)
@@ -161,6 +166,7 @@ class _SearchTask:
     seed: int
     level: float
     guards: Guards
+    include_truncated: bool = False
 
     def pool(self, temperature: float) -> Pool:
         """Where the responses at a temperature are kept."""
@@ -214,7 +220,8 @@ def _read(task: _SearchTask, temperature: float, count: int) -> ScoredResponses:
     pool, n = task.pool(temperature), task.settings.responses_per_prompt
     row_of = {prompt_key(prompt): row for row, prompt in enumerate(task.prompts[:count])}
     texts = [[""] * n for _ in range(count)]
-    responses = ScoredResponses(np.full((count, n), np.nan), np.zeros((count, n), bool), texts)
+    scores, finished = np.full((count, n), np.nan), np.zeros((count, n), bool)
+    responses = ScoredResponses(scores, finished, texts, task.include_truncated)
     for candidate, score in pool.scored(task.scorer):
         row = row_of.get(candidate.prompt_key)
         if row is not None and candidate.k < n and (candidate.round, candidate.iteration) == (0, 0):

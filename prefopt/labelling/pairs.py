@@ -91,7 +91,7 @@ def pairs_to_label(
     fits = _fits(how)
     if (count is not None and count < 1) or not 0 <= repeats <= 1:
         raise ValueError(f"count={count} and repeats={repeats}: ask for one pair or more, and a share from 0 to 1")
-    by_prompt = _by_prompt(candidates, include_truncated)
+    by_prompt, left_out = _by_prompt(candidates, include_truncated)
     prompts = sorted(by_prompt, key=lambda key: _chance(seed, "prompt", key))
     pairs = _in_turn([_pairs_of(by_prompt[key], fits, seed) for key in prompts], count)
     if len(pairs) < (count or 1):
@@ -99,7 +99,9 @@ def pairs_to_label(
             f"{'' if count is None else f'count={count}: '}{len(by_prompt)} prompts have {len(pairs)} pairs of "
             "different responses"
             + ("" if how == "random" else f" for how={how!r}")
+            + (f" (not shown: {left_out})" if left_out else "")
             + (": sample more responses to each prompt" if not pairs else f": ask for {len(pairs)}, or sample more")
+            + (", raise max_new_tokens, or take truncated ones (include_truncated)" if "truncated" in left_out else "")
         )
     return _shown(pairs, seed, repeats)
 
@@ -118,8 +120,8 @@ def _chance(seed: int, *what: object) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _by_prompt(candidates: Iterable[Candidate], include_truncated: bool) -> dict[str, list[Candidate]]:
-    """The responses to each prompt that may be shown, each text once."""
+def _by_prompt(candidates: Iterable[Candidate], include_truncated: bool) -> tuple[dict[str, list[Candidate]], str]:
+    """The responses to each prompt that may be shown, each text once; and in words how many may not, and why."""
     texts: dict[str, dict[str, Candidate]] = {}
     left_out: Counter[str] = Counter()
     for candidate in sorted(candidates, key=lambda each: (each.key, fingerprint_of_values(each.record()))):
@@ -133,9 +135,10 @@ def _by_prompt(candidates: Iterable[Candidate], include_truncated: bool) -> dict
             left_out["repeated"] += 1
         else:
             of_prompt[text] = candidate
-    if left_out:
-        logger.info("responses not shown: %s", ", ".join(f"{count:,} {why}" for why, count in left_out.items()))
-    return {key: list(found.values()) for key, found in texts.items()}
+    words = ", ".join(f"{count:,} {why}" for why, count in left_out.items())
+    if words:
+        logger.info("responses not shown: %s", words)
+    return {key: list(found.values()) for key, found in texts.items()}, words
 
 
 def _pairs_of(candidates: list[Candidate], fits: Fits, seed: int) -> Iterator[tuple[Candidate, Candidate]]:

@@ -58,7 +58,7 @@ class Estimate:
         counts = [f"{'all' if count is None else f'{count:,}'} {what}" for what, count in self.responses.items()]
         sampled = f"; responses: {', '.join(counts)}" if counts else ""
         lines = [f"to come: {self.stages} stages, {self.models} models{sampled}"]
-        time = f"about {duration(self.seconds)}" if self.seconds else "unknown until a stage is done"
+        time = f"about {duration(self.seconds)}" if self.seconds else "unknown until a stage of each kind is done"
         if self.seconds and self.untimed:
             time = f"at least {duration(self.seconds)}, and that of the first {', '.join(self.untimed)}"
         disk = f"about {size(self.bytes)}" if self.bytes else "unknown until a model is there"

@@ -187,6 +187,12 @@ class RoundsPlan:
         return dict(plain(self))
 
 
+def _as_trained(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What evaluation takes of the settings of all trainings, unless it says otherwise: the longest response."""
+    training = values.get("training")
+    return {k: training[k] for k in ("max_new_tokens",) if k in training} if isinstance(training, Mapping) else {}
+
+
 NEEDED = "A plan of rounds is a YAML file with at least `policy`, `data`, `round` and `rounds`"
 
 
@@ -224,7 +230,9 @@ def rounds_plan_from(given: Mapping[str, Any] | RoundsPlan, where: str = "plan")
     if values.get("data") == TESTBED:
         values["data"] = {"train": TESTBED}
     if isinstance(values.get("evaluation"), Mapping):
-        values["evaluation"] = {"curve_points": 0, **values["evaluation"]}
+        values["evaluation"] = {"curve_points": 0, **_as_trained(values), **values["evaluation"]}
+    elif _as_trained(values):
+        values["evaluation"] = {"curve_points": 0, **_as_trained(values)}
     values = with_sections(values, {"data": Data, "evaluation": Evaluation}, where)
     return built(RoundsPlan, values, where)
 

@@ -144,9 +144,10 @@ class Sample:
     """How candidates are sampled from the newest policy.
 
     Args:
-        temperatures: searched on held-out prompts; empty takes the `temperature` of `settings`.
+        temperatures: searched on held-out prompts, if there are several; without any, the `temperature` of `settings`.
         search_prompts: how many prompts the search takes.
-        max_truncated: a temperature at which a larger share of the responses is cut off is not chosen.
+        max_truncated: a temperature at which a larger share of the responses is cut off is not chosen, unless the
+            selection takes such responses.
         settings: of `SamplingArguments`.
     """
 
@@ -154,6 +155,13 @@ class Sample:
     search_prompts: int = 64
     max_truncated: float = 0.5
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.temperatures and self.search_prompts < 2:
+            raise PlanError(
+                f"sample: search_prompts={self.search_prompts}: temperatures are told apart by 2 prompts or more; to "
+                "search none, give one `temperature`"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +233,11 @@ def reward_section(given: Any, where: str, training: Mapping[str, Any]) -> Rewar
 def sample_section(given: Any, where: str, training: Mapping[str, Any]) -> Sample:
     parts = _parts(given, where, ("temperatures", "search_prompts", "max_truncated"), SAMPLING)
     settings = {k: v for k, v in training.items() if k in SAMPLING} | parts.pop("settings")
+    temperatures = tuple(parts.pop("temperatures", ()))
+    if len(temperatures) == 1:  # there is nothing to search
+        settings, temperatures = {**settings, "temperature": temperatures[0]}, ()
     check_sampling(where, settings)
-    return Sample(tuple(parts.pop("temperatures", ())), **parts, settings=settings)
+    return Sample(temperatures, **parts, settings=settings)
 
 
 def _parts(given: Any, where: str, own: Sequence[str], known: set[str]) -> dict[str, Any]:

@@ -242,6 +242,7 @@ class RoundTasks:
             return None
         inputs = {**self._encoding, "temperatures": list(sample.temperatures), "sampling": dict(sample.settings)}
         inputs |= {"prompts": sample.search_prompts, "max_truncated": sample.max_truncated}
+        inputs["include_truncated"] = self._round(number).select.include_truncated
         needs = {"rows": self.rows, "policy": self.version(PREVIOUS, number), "reward": self._scorer(number)}
         return self._task("search", number, inputs, needs)
 

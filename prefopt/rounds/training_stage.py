@@ -118,11 +118,11 @@ def training_stage(given: Any, training: Mapping[str, Any], where: str) -> Train
         if method == GATT:
             init = "previous"
     else:
-        spec = make_method_spec(
-            where,
-            {"method": method, "scorer": False, **settings} if _optional(method) else {"method": method, **settings},
-            training,
-        )
+        own = {"scorer": False} if _optional(method) else {}
+        try:
+            spec = make_method_spec(where, {"method": method, **own, **settings}, training)
+        except PlanError as error:  # which a comparison has under `methods`
+            raise PlanError(str(error).removeprefix("methods: ")) from error
         objective: Any = objective_of(spec)
         init, arguments, responses = "previous", dict(spec.arguments), objective.responses
     return TrainingStage(

@@ -534,3 +534,21 @@ def test_two_processes_find_the_same(tmp_path: Path, policy: Any, tokenizer: Any
     assert found["world"] == 2 and found["best"] == [alone.best] * 2
     assert found["error"] == ["ScoreError", "RuntimeError"], "the second process does not wait for ever"
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_truncated_responses_may_be_the_best_where_selection_takes_them(
+    tmp_path: Path, policy: Any, tokenizer: Any
+) -> None:
+    """Of two new tokens hardly a response ends: nothing is chosen, unless truncated ones count."""
+    settings = SamplingArguments(responses_per_prompt=2, max_new_tokens=2)
+
+    def search(folder: str, **more: Any) -> Any:
+        given = {"temperatures": [0.7, 1.3], "version": "v", "seed": 0, "min_distinct": 0.0, "max_degenerate": 1.0}
+        return search_temperatures(
+            policy, tokenizer, PROMPTS[:3], letters, settings, folder=tmp_path / folder, **given, **more
+        )
+
+    with pytest.raises(ValueError, match="truncated"):
+        search("a")
+    found = search("b", include_truncated=True)
+    assert found.best in (0.7, 1.3) and found.temperatures[found.best].quality.truncated > 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,14 @@ def test_no_count_takes_all_pairs_that_there_are() -> None:
     assert every == pairs_to_label(candidates(20, 3), count=60, seed=3)
     with pytest.raises(ValueError, match=r"^20 prompts have 0 pairs of different responses: sample more"):
         pairs_to_label(candidates(20, 1), count=None, seed=3)
+
+
+def test_responses_that_are_not_shown_are_counted_where_they_are_missing() -> None:
+    cut = [replace(each, finish_reason="length") for each in candidates(4, 2)]
+    with pytest.raises(
+        ValueError, match=r"4 prompts have 0 pairs .* \(not shown: 8 truncated\): .*raise max_new_tokens"
+    ):
+        pairs_to_label(cut, count=None, seed=3)
 
 
 @pytest.mark.parametrize(

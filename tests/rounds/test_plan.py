@@ -146,3 +146,16 @@ def test_the_plans_of_the_examples_can_be_carried_out(
     tasks = RoundTasks(made).report_tasks()
     assert {task.place for task in tasks} >= {f"rlhf-v{n}" for n in range(1, len(made.each) + 1)}  # type: ignore[attr-defined]
     assert math.isfinite(len(tasks))
+
+
+def test_one_temperature_is_not_searched_and_evaluation_is_as_long_as_training() -> None:
+    made = plan(**in_round(sample={"responses_per_prompt": 2, "temperatures": [0.7]}))
+    (first, _) = made.each
+    assert first.sample is not None and first.sample.temperatures == ()
+    assert first.sample.settings["temperature"] == 0.7 and RoundTasks(made).search(1) is None
+    assert made.evaluation.max_new_tokens == 8
+    assert plan(evaluation={"max_new_tokens": 16, "prompts": 4}).evaluation.max_new_tokens == 16
+    with pytest.raises(PlanError, match="search_prompts=1: temperatures are told apart by 2 prompts or more"):
+        len(plan(**in_round(sample={"temperatures": [0.7, 1.0], "search_prompts": 1})).each)
+    with pytest.raises(PlanError, match="^rounds: 1: train: there is no method 'dpoo'"):
+        len(plan(**in_round(train={"method": "dpoo"})).each)

@@ -269,7 +269,9 @@ def test_the_weights_of_a_policy_on_disk_are_counted_before_anything_is_done(two
     assert begin.models == 3 and begin.bytes == 4 * count * (begin.models + 3)
     assert begin.responses["to be selected from"] is None
     first, second = begin.lines()
-    assert "all to be selected from" in first and second.startswith("time: unknown until a stage is done; disk: about ")
+    assert "all to be selected from" in first and second.startswith(
+        "time: unknown until a stage of each kind is done; disk: about "
+    )
 
 
 def test_a_round_waits_for_people_and_goes_on_with_a_part_of_their_labels(tmp_path: Path) -> None:

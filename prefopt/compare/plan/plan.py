@@ -133,7 +133,10 @@ def check_start(policy: str, data: Data, sft: Mapping[str, Any] | None) -> None:
         PlanError: rows are missing, or half of the testbed is.
     """
     if policy == TESTBED and (policy != data.train or sft is None):
-        raise PlanError("testbed is both policy and data, and its policy knows nothing before `sft`: give all three")
+        raise PlanError(
+            "policy: testbed is the small world's own, which knows nothing before `sft`, and is trained on the world's "
+            "rows: give `data: testbed` and a `sft` with it; with your own data, name a model"
+        )
     if data.train != TESTBED and data.test is None:
         raise PlanError("data: `test` is missing: held-out pairs, to whose prompts every policy responds")
     if sft is not None and data.demonstrations is None and data.train != TESTBED:

@@ -59,7 +59,7 @@ def test_a_plan_goes_through_yaml_unchanged(tmp_path: Path) -> None:
         ({"model": {"lora_rr": 3}}, "model: unknown key 'lora_rr'; did you mean lora_r"),
         ({"judges": ["gold"]}, "known in the synthetic task alone"),
         ({"judges": [len]}, "no text and no mapping"),
-        ({"policy": "testbed"}, "testbed is both policy and data"),
+        ({"policy": "testbed"}, "policy: testbed is the small world's own.*with your own data, name a model"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
