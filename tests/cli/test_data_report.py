@@ -61,7 +61,9 @@ def test_it_first_says_what_it_reads_and_shows_a_row_as_it_is_trained_on() -> No
     ]
 
 
-def test_a_terminal_has_colours_instead_of_brackets() -> None:
+def test_a_terminal_has_colours_instead_of_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     text = "\n".join(printed([PAIR], True, tokenizer=CHAT))
     assert "\x1b[1;32m上海<|im_end|>\x1b[0m" in text and "⟦" not in text
 

@@ -47,14 +47,22 @@ def test_log_probs_and_gradients_are_those_of_one_bare_row(name: str, caplog: py
 
 @pytest.mark.parametrize("name", sorted(ON_PADDED_ROWS))
 def test_padding_does_not_reach_a_row(name: str) -> None:
-    """Bit for bit, whatever the ids in the padding are: RWKV and RecurrentGemma know no mask."""
+    """Bit for bit, whatever the ids in the padding are: RWKV and RecurrentGemma know no mask.
+
+    But for rounding where experts share out the tokens, padding among them: an expert's matrix products round by how
+    many tokens it has (seen with MKL_CBWR=COMPATIBLE).
+    """
     model, batch = tiny_family(name), ragged(k=2)
     request_layout(model, "padded")
     with torch.no_grad():
         expected = forward(model, batch, LOGPS).logps
         for column, mask in (("prompt_ids", batch.prompt_mask), ("response_ids", batch.response_mask)):
             batch[column] = batch[column].masked_fill(~mask, 7)
-        assert torch.equal(forward(model, batch, LOGPS).logps, expected)
+        found = forward(model, batch, LOGPS).logps
+        if any("expert" in name for name, _ in model.named_parameters()):
+            assert_near(found, expected, 5e-7)
+        else:
+            assert torch.equal(found, expected)
 
 
 SCORERS = [

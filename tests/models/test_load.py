@@ -32,6 +32,7 @@ from prefopt.models.load import (
     load_tokenizer,
 )
 from prefopt.models.modes import keep_differentiable, make_trainable
+from tests.helpers.by_hand import assert_near
 from tests.helpers.models import tiny, tiny_llama
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
@@ -135,8 +136,12 @@ def test_a_tied_adapter_is_loaded_as_it_was_saved(parts: bool, tmp_path: Path, t
     plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=dtype)
     batch, wants = collate(list(ROWS)), frozenset({"logps"})
     expected = forward(trainer.model.eval(), batch, wants).logps
+    learnt = {name: weight for name, weight in trainer.model.named_parameters() if "lora_" in name}
     for again in (plain, load_policy(str(tmp_path / "adapter"), dtype=dtype)):
-        assert torch.equal(forward(again.eval(), batch, wants).logps, expected)
+        loaded = dict(again.named_parameters())
+        assert learnt and all(torch.equal(loaded[name], weight) for name, weight in learnt.items())
+        # What lies otherwise in memory is added up in another order.
+        assert_near(forward(again.eval(), batch, wants).logps, expected, 1e-2 if parts else 5e-7)
     assert trainer.model.peft_config["default"].ensure_weight_tying
 
 

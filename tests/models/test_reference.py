@@ -33,6 +33,7 @@ from prefopt.models.reference import (
     reference_for,
     write_cache,
 )
+from tests.helpers.by_hand import assert_near
 from tests.helpers.models import FAMILIES, tiny, tiny_llama
 from tests.helpers.rows import ragged, ragged_pairs
 from tests.helpers.training import quiet
@@ -90,12 +91,13 @@ def flags(model: nn.Module) -> dict[str, bool]:
 def assert_frozen(model: nn.Module, reference: Reference, start: Tensor) -> None:
     """The reference says what the model said at the start, before and after training, and changes nothing by it."""
     before = flags(model)
-    assert torch.equal(reference(model, batch(), LOGPS).logps, start)
+    first = reference(model, batch(), LOGPS).logps
+    assert_near(first, start, 5e-7)  # a copy of an adapter that views another weight lies otherwise in memory
     disturb(model)
     moved = logps(model)
     assert (moved - start).abs().max() > 1e-3
     again = reference(model, batch(), LOGPS).logps
-    assert torch.equal(again, start) and not again.requires_grad
+    assert torch.equal(again, first) and not again.requires_grad
     assert torch.equal(logps(model), moved)
     assert flags(model) == before and any(before.values())
 
