@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -461,6 +462,33 @@ def test_a_collapse_without_a_checkpoint_leaves_the_policy(alarm: None, tmp_path
         trainer.train()
     assert "no earlier checkpoint to go back to" in caplog.text
     assert (tmp_path / "run" / "checkpoint-4" / "policy").is_dir()
+
+
+@pytest.mark.parametrize("action", ["stop", "warn"])
+def test_a_run_goes_on_from_the_checkpoint_of_its_collapse(
+    action: str, alarm: None, tmp_path, tokenizer, pairs
+) -> None:
+    """That checkpoint was saved when the rollout which showed the collapse was recorded: it is made again."""
+    saving = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1000}
+    first = trainer_of(tmp_path, tokenizer, pairs, collapse_action=action, **saving)
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    first.add_callback(Kill())
+    if action == "warn":
+        with pytest.raises(KeyboardInterrupt):
+            first.train()
+    else:
+        first.train()
+    recorded = tmp_path / "run" / "rollouts.jsonl"
+    assert (tmp_path / "run/checkpoint-4" / recorded.name).is_file()
+    again = trainer_of(tmp_path, tokenizer, pairs, collapse_action="warn", **saving)
+    again.train(resume_from_checkpoint=True)
+    numbers = [json.loads(line)["rollout"] for line in recorded.read_text().splitlines()]
+    assert again.state.global_step == 8 and numbers == list(range(len(numbers)))
 
 
 # ---- resuming ------------------------------------------------------------------------------------------------------
