@@ -172,7 +172,8 @@ class RoundTasks:
     def ask(self, number: int) -> Task:
         """Writes what people are to label."""
         label = self._label(number)
-        inputs = {"lang": label.lang, "include_truncated": label.include_truncated}
+        inputs = {"count": self._round(number).prompts.label, "lang": label.lang}  # the count is part of the name alone
+        inputs["include_truncated"] = label.include_truncated
         return self._task("ask", number, inputs, {"candidates": self.candidates(number)})
 
     def labels(self, number: int) -> dict[str, Task]:
@@ -242,7 +243,8 @@ class RoundTasks:
             return None
         inputs = {**self._encoding, "temperatures": list(sample.temperatures), "sampling": dict(sample.settings)}
         inputs |= {"prompts": sample.search_prompts, "max_truncated": sample.max_truncated}
-        inputs["include_truncated"] = self._round(number).select.include_truncated
+        if self._round(number).select.include_truncated:
+            inputs["include_truncated"] = True
         needs = {"rows": self.rows, "policy": self.version(PREVIOUS, number), "reward": self._scorer(number)}
         return self._task("search", number, inputs, needs)
 

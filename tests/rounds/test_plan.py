@@ -148,6 +148,14 @@ def test_the_plans_of_the_examples_can_be_carried_out(
     assert math.isfinite(len(tasks))
 
 
+def test_what_people_are_asked_keeps_its_folder() -> None:
+    """Labels that arrived lie in it: other inputs of the task would leave them where nobody looks."""
+    tasks = RoundTasks(plan(**in_round(label={"by": "people"})))
+    assert set(tasks.ask(1).inputs) == {"count", "lang", "include_truncated", "stream"}
+    search = RoundTasks(plan(**in_round(sample={"temperatures": [0.7, 1.0]}))).search(1)
+    assert search is not None and "include_truncated" not in search.inputs
+
+
 def test_one_temperature_is_not_searched_and_evaluation_is_as_long_as_training() -> None:
     made = plan(**in_round(sample={"responses_per_prompt": 2, "temperatures": [0.7]}))
     (first, _) = made.each

@@ -30,9 +30,10 @@ def reward(context: StageContext) -> Result:
     if context.inputs["scorer"] is not None:
         return {"policy": os.path.expanduser(context.inputs["scorer"][0])}
     parts = _mixed(context)
-    if not any(map(len, parts.values())):
+    counts = {name: len(part) for name, part in parts.items()}
+    if not any(counts.values()):
         what = f"for {context.inputs['part']}" if "part" in context.inputs else "to learn from"
-        raise DataError(f"reward: there is no pair {what}: { ({name: len(part) for name, part in parts.items()}) }")
+        raise DataError(f"reward: there is no pair {what}: {counts}")
     table = concatenate_datasets([part for part in parts.values() if len(part)])
     if context.inputs.get("stage"):
         return dict(load_named(context.inputs["stage"], "reward:")(context, table) or {})
@@ -42,7 +43,7 @@ def reward(context: StageContext) -> Result:
     trainer, cost = trained(
         context, lambda: RewardTrainer(model, args, train_dataset=table, **adapter(context, "scorer"))
     )
-    return {**saved(context, trainer, cost, merge=False), "rows": {name: len(part) for name, part in parts.items()}}
+    return {**saved(context, trainer, cost, merge=False), "rows": counts}
 
 
 def safety(context: StageContext) -> Result:

@@ -34,7 +34,7 @@ def search(context: StageContext) -> Result:
         version=policy_fingerprint(policy, context.tokenizer),
         seed=context.stream,
         max_truncated=context.inputs["max_truncated"],
-        include_truncated=context.inputs["include_truncated"],
+        include_truncated=context.inputs.get("include_truncated", False),
     )
     return {"best": found.best, "plausible": list(found.plausible)}
 
