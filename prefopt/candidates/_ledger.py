@@ -8,10 +8,11 @@ A kill may leave a file longer than the index says, never shorter: what is behin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..utils import files, jsonl
+from ..utils import files, flop_counter, jsonl
 from ..utils.hashing import Damaged, file_hasher, hash_of_file, sealed, unsealed
 
 INDEX = "index.json"
@@ -47,7 +48,7 @@ class Ledger:
             OSError: as on a full disk; the message names the file. What it held is intact.
         """
         self._check(path)
-        data = jsonl.append(path, records)
+        data = jsonl.append(path, records, partial(flop_counter.about_to_keep, path))
         size = jsonl.complete_size(path) if path.is_file() else 0
         known = self._index()
         if size == known.get(self._name(path), {"bytes": 0})["bytes"]:

@@ -10,10 +10,11 @@ counts what it computes itself, and nothing of other processes. While nobody cou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .renamed import renamed
@@ -36,10 +37,13 @@ class FlopCounter:
     Args:
         flops: floating-point operations.
         tokens: tokens fed to a model, padding among them; a token that is fed twice counts twice.
+        keep: is told of each file that is about to hold what came of all that was counted so far, and how many bytes
+            it will have then: a process that goes on after a kill knows by that whether it is there.
     """
 
     flops: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    keep: Callable[[Path, int], None] | None = None
 
     def add(self, scope: str, flops: float, tokens: int) -> None:
         """Count one pass of a model."""
@@ -113,6 +117,13 @@ def add(default_scope: str, flops: float, tokens: int) -> None:
     name = _scope.get() or default_scope
     for counter in _counters.get():
         counter.add(name, flops, tokens)
+
+
+def about_to_keep(path: Path, size: int) -> None:
+    """Tell every counter that a file is about to have `size` bytes, by what was counted so far."""
+    for counter in _counters.get():
+        if counter.keep is not None:
+            counter.keep(path, size)
 
 
 if not TYPE_CHECKING:

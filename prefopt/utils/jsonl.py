@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,11 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def append(path: Path, records: Iterable[Record]) -> bytes:
+def append(path: Path, records: Iterable[Record], before: Callable[[int], None] | None = None) -> bytes:
     """Add records at the end, and return their lines when they are on the disk. All are added or, on an error, none.
+
+    Args:
+        before: is told how many bytes the file will have, before anything is written.
 
     Raises:
         OSError: they could not be written, as on a full disk; the message names the file. What it held is intact.
@@ -70,6 +73,8 @@ def append(path: Path, records: Iterable[Record]) -> bytes:
     if not data:
         return data
     new = not path.exists()
+    if before is not None:
+        before((0 if new else complete_size(path)) + len(data))
     try:
         files.make_folder(path.parent)
         with path.open("ab", buffering=0) as file:

@@ -8,13 +8,15 @@
 
 As a callback it puts what was spent so far into every checkpoint, from where a resumed run goes on: what was done
 between a checkpoint and a kill is counted once, when it is done again. Between trainings, which a method that trains
-in iterations has several of, `spent.json` in the folder holds it.
+in iterations has several of, `spent.json` in the folder holds it, with what will have been spent once responses or scores
+that are about to be kept are in their file.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -54,7 +56,12 @@ class Spent(TrainerCallback, ExportableState):
         if path is not None and path.is_file():
             saved = json.loads(path.read_text("utf-8"))
             self._begins, self._killed = saved["begins"], set(saved["begins"])
-            self._restore(saved["now"])
+            next = saved.get("next")  # an earlier version knew none
+            there = next is not None and _size(path.parent / next["file"]) >= next["bytes"]
+            self._restore(next["spent"] if there else saved["now"])
+        self._kept = self._numbers()
+        """Of what is in `spent.json`, or would be."""
+        self.tally.keep = self._keep
 
     def cost(self, shared: Mapping[str, float] | None = None) -> Cost:
         """The cost so far, of all processes together; each has to call it. Seconds are this one's.
@@ -133,7 +140,18 @@ class Spent(TrainerCallback, ExportableState):
         """Keep what was counted, for a run that goes on after a kill."""
         if self.path is None or not state.is_world_process_zero:
             return
-        files.replace(self.path, json.dumps({"now": self._numbers(), "begins": self._begins}))
+        self._kept = self._numbers()
+        files.replace(self.path, json.dumps({"now": self._kept, "begins": self._begins}))
+
+    def _keep(self, path: Path, size: int) -> None:
+        """Keep what will have been spent once a file has so many bytes: a kill may come before it has."""
+        if self.path is None:
+            return
+        self.update()
+        file = os.path.relpath(path, self.path.parent)
+        spent = {"file": file, "bytes": size, "spent": self._numbers()}
+        files.replace(self.path, json.dumps({"now": self._kept, "begins": self._begins, "next": spent}))
+        self._kept = spent["spent"]
 
     def _restore(self, then: Mapping[str, Any]) -> None:
         """In the place of what was counted in this process, which that one did too; but time is spent."""
@@ -169,8 +187,7 @@ def measured(folder: Path | None = None) -> Iterator[Spent]:
 
     Args:
         folder: of this work alone, whose `spent.json` is to be deleted once its result is on disk. Without it,
-            what was done between trainings does not survive a kill; with it, only responses drawn since the last
-            training are not counted of a process that is killed while it draws.
+            what was done between trainings does not survive a kill.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -198,6 +215,10 @@ def _peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _larger(a: int | None, b: int | None) -> int | None:

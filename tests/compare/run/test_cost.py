@@ -22,6 +22,7 @@ from prefopt.scoring import RewardModelScorer
 from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
 from prefopt.training.iterative import loop as iterations
+from prefopt.utils import jsonl
 from prefopt.utils.flop_counter import FlopCounter, add, paused
 from tests.helpers.iterations import vowels
 from tests.helpers.models import tiny_llama, untrained
@@ -85,20 +86,24 @@ def dpo(folder: Path, *callbacks: Any, model: Any = None, **changes: Any) -> Pre
 def ppo(folder: Path, *callbacks: Any) -> PPOTrainer:
     """Two rollouts, each learnt from in two steps, and saved."""
     tokenizer = build_tokenizer()
-    head = scorer_from_policy(untrained(tokenizer))
-    torch.manual_seed(5)
-    torch.nn.init.normal_(head.score.weight, std=0.3)
     given: dict[str, Any] = {"max_new_tokens": 6, "num_mini_batches": 2, "critic_pretrain_steps": 0, "max_steps": 4}
     args = PPOConfig(**quiet(folder, per_device_train_batch_size=2, save_strategy="steps", save_steps=2, **given))
     rows = Dataset.from_list(preference_rows(8, seed=3))
-    scorer = RewardModelScorer(head, tokenizer)
-    policy = untrained(tokenizer)
+    scorer, policy = reward_model(), untrained(tokenizer)
     return PPOTrainer(
         policy, args, train_dataset=rows, processing_class=tokenizer, scorer=scorer, callbacks=list(callbacks)
     )
 
 
-def rejection_sampling(folder: Path, *callbacks: Any, **changes: Any) -> PreferenceTrainer:
+def reward_model() -> RewardModelScorer:
+    tokenizer = build_tokenizer()
+    head = scorer_from_policy(untrained(tokenizer))
+    torch.manual_seed(5)
+    torch.nn.init.normal_(head.score.weight, std=0.3)
+    return RewardModelScorer(head, tokenizer)
+
+
+def rejection_sampling(folder: Path, *callbacks: Any, scorer: Any = vowels, **changes: Any) -> PreferenceTrainer:
     """Two iterations of four steps."""
     tokenizer = build_tokenizer()
     given: dict[str, Any] = {"per_device_train_batch_size": 2, "max_steps": 4, **changes}
@@ -108,7 +113,7 @@ def rejection_sampling(folder: Path, *callbacks: Any, **changes: Any) -> Prefere
         PreferenceConfig(**quiet(folder, **given)),
         train_dataset=Dataset.from_list(preference_rows(8, seed=3)),
         processing_class=tokenizer,
-        scorer=vowels,
+        scorer=scorer,
         callbacks=list(callbacks),
     )
 
@@ -243,6 +248,37 @@ def test_iterations_before_a_kill_between_trainings_are_counted(
 
     monkeypatch.setattr(iterations, "generate_into", generate)
     assert counts(killed_and_resumed(rejection_sampling, tmp_path / "killed", KillAt(-1))) == counts(whole)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["once they are there", "before they are"])
+@pytest.mark.parametrize("appended", range(4))
+def test_responses_and_scores_that_a_kill_left_are_counted_once(
+    appended: int, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two iterations put responses and then their scores on disk; the process ends before the n-th are there, or then.
+
+    Scores are a reward model's. A process that begins anew has a model of its own, which is the same.
+    """
+    given = {"scorer": reward_model()}
+    whole = through(rejection_sampling, tmp_path / "whole", **given)
+    assert {"generation", "scoring", "training"} == counts(whole)["flops"].keys()
+    real, written = jsonl._append, []
+
+    def append(descriptor: int, data: bytes, size: int) -> None:
+        if (last := len(written) == appended) and not there:
+            raise Kill
+        real(descriptor, data, size)
+        written.append(data)
+        if last:
+            raise Kill
+
+    monkeypatch.setattr(jsonl, "_append", append)
+    with pytest.raises(Kill), measured(tmp_path) as spent:
+        rejection_sampling(tmp_path, spent, **given).train()
+    monkeypatch.setattr(jsonl, "_append", real)
+    with measured(tmp_path) as spent:
+        rejection_sampling(tmp_path, spent, **given).train(resume_from_checkpoint="auto")
+    assert counts(spent) == counts(whole)
 
 
 def test_two_trainings_of_one_block_add_up(tmp_path: Path) -> None:
