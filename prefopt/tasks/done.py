@@ -14,7 +14,7 @@ from ..utils.hashing import Damaged, hash_of_file, seal, unseal
 DONE, FAILED = "done.json", "failed.json"
 LOG, SPENT = "log.txt", "spent.json"
 CHECKPOINTS = "run/checkpoint-*"
-"""What a training goes on from, which stays until the task is done, as `SPENT` does."""
+"""What a training goes on from, which stays until the task is done."""
 FILES = "files"
 OWN = frozenset((DONE, FAILED, LOG, SPENT, ".lock"))
 """What is no part of a result."""
@@ -55,9 +55,11 @@ def check(folder: Path, below: float = math.inf) -> None:
     for name, (size, known) in ((_record(folder) or {}).get(FILES) or {}).items():
         path = folder / name
         if not path.is_file():
-            raise jsonl.DamagedFile(f"{path} is missing: {_remedy(folder)}")
+            raise jsonl.DamagedFile(f"{path} is missing, of which {folder / DONE} tells: {_remedy(folder)}")
         if path.stat().st_size != size or (size < below and hash_of_file(path) != known):
-            raise jsonl.DamagedFile(f"{path} is damaged, its content is not what was written: {_remedy(folder)}")
+            raise jsonl.DamagedFile(
+                f"{path} is not what {folder / DONE} says, one of them is damaged: {_remedy(folder)}"
+            )
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from ..utils import jsonl, secrets
 from ..utils.signals import listening
 from ..utils.visible import VisibleFormatter
 from . import done, launched
-from .done import CHECKPOINTS, FAILED, LOG, SPENT
+from .done import CHECKPOINTS, FAILED, LOG
 from .task import Task, Waiting
 
 PACKAGES = ("prefopt", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "scipy")
@@ -100,7 +100,6 @@ def _run(task: Task, out: Path, grace: float) -> None:
         )
     about = {"wall": time.monotonic() - began, "label": task.label, "packages": versions()}
     done.write(folder, {**result, **about}, edited=task.kind in task.edited)
-    (folder / SPENT).unlink(missing_ok=True)
     for checkpoint in folder.glob(CHECKPOINTS):
         shutil.rmtree(checkpoint)
 

@@ -51,7 +51,10 @@ def test_the_result_is_what_was_written_and_checkpoints_and_logs_are_no_part_of_
 @pytest.mark.parametrize("name", ["model/model.safetensors", "responses.parquet"])
 def test_damage_is_told_by_name(act: Callable[[Path], Any], name: str, folder: Path) -> None:
     act(folder / name)
-    with pytest.raises(DamagedFile, match=rf"{folder / name} is (missing|damaged).*or delete {folder}, which is then"):
+    with pytest.raises(
+        DamagedFile,
+        match=rf"{folder / name} is (missing|not what).*{folder / done.DONE}.*or delete {folder}, which is then",
+    ):
         done.check(folder)
 
 

@@ -8,14 +8,14 @@
 
 As a callback it puts what was spent so far into every checkpoint, from where a resumed run goes on: what was done
 between a checkpoint and a kill is counted once, when it is done again. Between trainings, which a method that trains
-in iterations has several of, `spent.json` in the folder holds it, with what will have been spent once responses or scores
-that are about to be kept are in their file.
+in iterations has several of, `spent.json` in the folder holds it, with what will have been spent once responses or
+scores that are about to be kept are in their file. It stays there: iterations that are done are not done again.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 import sys
 import time
@@ -31,6 +31,8 @@ from transformers.trainer_callback import ExportableState
 from ...utils import files
 from ...utils.distributed import gathered
 from ...utils.flop_counter import FlopCounter, count_flops, paused
+from ...utils.hashing import Damaged, sealed, unsealed
+from ...utils.jsonl import DamagedFile
 from ..report import Cost
 
 logger = logging.getLogger(__name__)
@@ -54,11 +56,13 @@ class Spent(TrainerCallback, ExportableState):
         self._earlier = (0.0, 0.0)
         """Seconds, and seconds of the CPU, that processes before this one took."""
         if path is not None and path.is_file():
-            saved = json.loads(path.read_text("utf-8"))
-            self._begins, self._killed = saved["begins"], set(saved["begins"])
-            next = saved.get("next")  # an earlier version knew none
-            there = next is not None and _size(path.parent / next["file"]) >= next["bytes"]
-            self._restore(next["spent"] if there else saved["now"])
+            saved = _read(path)
+            begins = saved["begins"].items()  # an earlier version wrote whole paths
+            self._begins = {self._place(name) if os.path.isabs(name) else name: then for name, then in begins}
+            self._killed = set(self._begins)
+            later = saved.get("next") or {"file": "", "bytes": math.inf}  # an earlier version knew none
+            there = _size(path.parent / later["file"]) >= later["bytes"]
+            self._restore(later["spent"] if there else saved["now"])
         self._kept = self._numbers()
         """Of what is in `spent.json`, or would be."""
         self.tally.keep = self._keep
@@ -108,7 +112,7 @@ class Spent(TrainerCallback, ExportableState):
                 "restore_callback_states_from_checkpoint=True would count in another object than this one: leave it "
                 "off, Spent reads its part of a checkpoint by itself"
             )
-        name, place = type(self).__name__, str(args.output_dir)
+        name, place = type(self).__name__, self._place(str(args.output_dir))
         if state.global_step and name in state.stateful_callbacks:
             self._restore(state.stateful_callbacks[name]["attributes"]["spent"])
         elif state.global_step:
@@ -128,6 +132,10 @@ class Spent(TrainerCallback, ExportableState):
         self.update()
         self._write(state)
 
+    def _place(self, folder: str) -> str:
+        """A training's folder as `spent.json` knows it, which may be moved with the folder that it is in."""
+        return folder if self.path is None else os.path.relpath(folder, self.path.parent)
+
     # ---- what is kept ----------------------------------------------------------------------------------------------
 
     def _numbers(self) -> dict[str, Any]:
@@ -141,7 +149,7 @@ class Spent(TrainerCallback, ExportableState):
         if self.path is None or not state.is_world_process_zero:
             return
         self._kept = self._numbers()
-        files.replace(self.path, json.dumps({"now": self._kept, "begins": self._begins}))
+        self._replace(self.path, {"now": self._kept})
 
     def _keep(self, path: Path, size: int) -> None:
         """Keep what will have been spent once a file has so many bytes: a kill may come before it has."""
@@ -149,9 +157,12 @@ class Spent(TrainerCallback, ExportableState):
             return
         self.update()
         file = os.path.relpath(path, self.path.parent)
-        spent = {"file": file, "bytes": size, "spent": self._numbers()}
-        files.replace(self.path, json.dumps({"now": self._kept, "begins": self._begins, "next": spent}))
-        self._kept = spent["spent"]
+        numbers = self._numbers()
+        self._replace(self.path, {"now": self._kept, "next": {"file": file, "bytes": size, "spent": numbers}})
+        self._kept = numbers
+
+    def _replace(self, path: Path, record: Mapping[str, Any]) -> None:
+        files.replace(path, sealed({"of": path.parent.name, "begins": self._begins, **record}))
 
     def _restore(self, then: Mapping[str, Any]) -> None:
         """In the place of what was counted in this process, which that one did too; but time is spent."""
@@ -186,8 +197,10 @@ def measured(folder: Path | None = None) -> Iterator[Spent]:
     """Measure what is done inside. Without a GPU the peak of memory is the whole process's, with what it did before.
 
     Args:
-        folder: of this work alone, whose `spent.json` is to be deleted once its result is on disk. Without it,
-            what was done between trainings does not survive a kill.
+        folder: of this work alone. Without it, what was done between trainings does not survive a kill.
+
+    Raises:
+        DamagedFile: the folder's `spent.json` is not what was written.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -215,6 +228,20 @@ def _peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved = unsealed(path.read_bytes())
+    except Damaged as error:
+        raise DamagedFile(f"{path} is damaged ({error}): {_remedy(path)}") from error
+    if saved.get("of", path.parent.name) != path.parent.name:  # an earlier version did not say
+        raise DamagedFile(f"{path} is that of {saved['of']}: {_remedy(path)}")
+    return saved
+
+
+def _remedy(path: Path) -> str:
+    return f"restore it, or delete {path.parent}, which is then made anew"
 
 
 def _size(path: Path) -> int:

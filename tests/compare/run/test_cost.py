@@ -24,6 +24,7 @@ from prefopt.testbed.model import build_tokenizer
 from prefopt.training.iterative import loop as iterations
 from prefopt.utils import jsonl
 from prefopt.utils.flop_counter import FlopCounter, add, paused
+from prefopt.utils.jsonl import DamagedFile
 from tests.helpers.iterations import vowels
 from tests.helpers.models import tiny_llama, untrained
 from tests.helpers.rows import ragged_pairs
@@ -234,6 +235,16 @@ def test_a_training_that_nothing_was_kept_of_is_counted_once(make: Any, tmp_path
     assert counts(killed_and_resumed(make, tmp_path / "killed", KillAtEnd())) == counts(whole)
 
 
+def test_a_training_that_was_moved_with_what_it_had_spent_is_counted_once(tmp_path: Path) -> None:
+    whole = through(dpo, tmp_path / "whole")
+    with pytest.raises(Kill), measured(tmp_path / "here/run-0") as spent:
+        dpo(tmp_path / "here/run-0", spent, KillAt(3)).train()
+    (tmp_path / "here").rename(tmp_path / "there")
+    with measured(tmp_path / "there/run-0") as spent:
+        dpo(tmp_path / "there/run-0", spent).train(resume_from_checkpoint="auto")
+    assert counts(spent) == counts(whole)
+
+
 def test_iterations_before_a_kill_between_trainings_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +290,26 @@ def test_responses_and_scores_that_a_kill_left_are_counted_once(
     with measured(tmp_path) as spent:
         rejection_sampling(tmp_path, spent, **given).train(resume_from_checkpoint="auto")
     assert counts(spent) == counts(whole)
+
+
+def test_iterations_that_are_all_done_are_counted_when_they_are_asked_for_again(tmp_path: Path) -> None:
+    """As by a task whose result was lost."""
+    whole = through(rejection_sampling, tmp_path)
+    with measured(tmp_path) as spent:
+        rejection_sampling(tmp_path, spent).train(resume_from_checkpoint="auto")
+    assert counts(spent) == counts(whole)
+
+
+def test_a_damaged_record_of_what_was_spent_is_refused(tmp_path: Path) -> None:
+    through(dpo, tmp_path / "one")
+    path = tmp_path / "one" / FILE
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / FILE).write_bytes(path.read_bytes())
+    with pytest.raises(DamagedFile, match=r"two/spent.json is that of one: restore it, or delete .*two, which"):
+        through(dpo, tmp_path / "two")
+    path.write_text(path.read_text().replace('"steps": 6', '"steps": 7', 1))
+    with pytest.raises(DamagedFile, match=r"one/spent.json is damaged .*restore it, or delete .*one, which"):
+        through(dpo, tmp_path / "one")
 
 
 def test_two_trainings_of_one_block_add_up(tmp_path: Path) -> None:
