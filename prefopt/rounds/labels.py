@@ -16,6 +16,7 @@ from ..data.records import plain_turn
 from ..labelling import export_labels, import_labels, pairs_to_label
 from ..tasks import Waiting
 from ..utils import jsonl
+from ..utils.files import make_folder
 from .context import Pair, StageContext
 
 ARRIVED = "labels"
@@ -97,7 +98,7 @@ def ask_people(
     """
     pairs = pairs_to_label(candidates, count=None, seed=seed, include_truncated=include_truncated)
     page = export_labels(folder, pairs, lang=lang)
-    (folder / ARRIVED).mkdir(exist_ok=True)
+    make_folder(folder / ARRIVED)
     return {"pairs": len(pairs), "page": str(page.relative_to(folder))}
 
 

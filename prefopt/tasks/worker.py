@@ -18,6 +18,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from ..utils import jsonl, secrets
+from ..utils.files import make_folder
 from ..utils.signals import listening
 from ..utils.visible import VisibleFormatter
 from . import done, launched
@@ -110,9 +111,17 @@ def versions() -> dict[str, str]:
 
 
 def fail(task: Task, out: Path, reason: str, details: str = "") -> bool:
-    """Write down why a task failed; returns False, which is whether it is done."""
+    """Write down why a task failed; returns False, which is whether it is done.
+
+    Raises:
+        OSError: that could not be written; the message has the reason.
+    """
     first = reason.strip().splitlines()[0] if reason.strip() else "no reason was given"
-    jsonl.replace(task.folder(out) / FAILED, [secrets.without_secrets({"reason": first, "details": details})])
+    record = secrets.without_secrets({"reason": first, "details": details})
+    try:
+        jsonl.replace(task.folder(out) / FAILED, [record])
+    except OSError as error:
+        raise OSError(f"{task.label}: {record['reason']}; and this could not be written down: {error}") from error
     return False
 
 
@@ -121,7 +130,7 @@ def _clear(folder: Path, keep: bool) -> None:
     (folder / FAILED).unlink(missing_ok=True)
     if folder.exists() and not keep:
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
 
 @contextmanager

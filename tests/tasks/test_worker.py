@@ -1,0 +1,44 @@
+"""What a task says that failed, also where there is no room to write it down."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefopt.tasks import worker
+from prefopt.tasks.task import Task
+from prefopt.utils import files
+
+
+class RowsTask(Task):
+    formats = {"rows": 2}
+
+
+def task() -> Task:
+    return RowsTask(kind="rows", name="", seed=0, inputs={})
+
+
+def test_a_reason_is_written_down(tmp_path: Path) -> None:
+    assert worker.fail(task(), tmp_path, "ValueError: 没有行\nmore") is False
+    failure = task().failure(tmp_path)
+    assert failure is not None and failure["reason"] == "ValueError: 没有行"
+
+
+def test_a_reason_that_cannot_be_written_down_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise files.explained(OSError(errno.ENOSPC, "No space left on device"), path)
+
+    monkeypatch.setattr(files, "replace", full)
+    with pytest.raises(OSError, match=r"rows, seed 0: OSError: /data/rows.arrow; and this.*failed.json"):
+        worker.fail(task(), tmp_path, "OSError: /data/rows.arrow")
+
+
+def test_an_error_is_explained_once(tmp_path: Path) -> None:
+    error = files.explained(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "a")
+    assert files.explained(error, tmp_path / "b") is error and str(error).count("make room") == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="File exists: nothing was written.*file'"):
+        files.make_folder(tmp_path / "file" / "folder")
