@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test test-all lint types check bench clean
+.PHONY: quickstart test test-all test-engines lint types check bench clean
 
 quickstart: .venv/report           ## compare six methods in the built-in small world; SEEDS=5 takes five seeds
 	.venv/bin/prefopt compare examples/quickstart.yaml --output_dir out/quickstart --jobs 2 \
@@ -14,6 +14,9 @@ test: .venv/test                   ## everything but the slow tests
 
 test-all: .venv/test               ## everything
 	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+test-engines: .venv/engines        ## every method under DDP, FSDP2, ZeRO-2 and ZeRO-3, on two processes of CPUs
+	DS_ACCELERATOR=cpu .venv/bin/python -m pytest tests/training/test_engines.py
 
 lint: .venv/test
 	.venv/bin/ruff format --check prefopt tests examples benchmarks
@@ -44,4 +47,9 @@ clean:
 
 .venv/test: .venv/ready
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[test,lint]"
+	touch $@
+
+.venv/engines: .venv/test
+	.venv/bin/python -m pip install --quiet -c constraints.txt setuptools wheel ninja
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu .venv/bin/python -m pip install --quiet -c constraints.txt --no-build-isolation deepspeed==0.19.8
 	touch $@

@@ -6,11 +6,13 @@ Who scores the responses, and what is done with them, is decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +23,7 @@ from ..generation.beams import beam_search
 from ..generation.prompts import EncodedPrompts, encode_prompts
 from ..generation.sampling import sample
 from ..generation.stopping import Sample
+from ..models.lockstep import in_step
 from ..objectives.sampling_arguments import SamplingArguments
 from ..utils.distributed import made_by_all, on_first, rank, world_size
 from ..utils.renamed import renamed, renamed_arguments
@@ -81,7 +84,8 @@ def generate_into(
     missing = on_first(lambda: [i for i, chunk in enumerate(chunks) if _is_missing(pool, chunk, settings, origin)])
 
     def generated(numbers: Sequence[int]) -> list[tuple[list[Candidate], int]]:
-        return [_candidates(policy, tokenizer, chunks[number], settings, origin) for number in numbers]
+        with in_step(policy) if isinstance(policy, nn.Module) else nullcontext():
+            return [_candidates(policy, tokenizer, chunks[number], settings, origin) for number in numbers]
 
     new, total = 0, sum(len(chunks[number]) for number in missing) * settings.responses_per_prompt
     with tqdm(total=total, desc="sampling", unit="response", disable=not progress or rank() > 0) as bar:

@@ -18,6 +18,8 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
+from ..models.lockstep import is_gathered
+from ..scoring.combine import reward_models
 from ..scoring.scorer import Scorer, checked
 from ..utils import jsonl
 from ..utils.distributed import made_by_all, of_first, on_first, rank, world_size
@@ -109,12 +111,13 @@ class Pool:
         path = self._scores(fingerprint, segment)
         done = of_first(sum(1 for _ in self._files.read(path)))
         left = _chunked(islice(self.candidates(*segment), done - done % chunk, None), chunk)
+        shared = any(is_gathered(part.model) for part in reward_models(scorer))  # then no process can stand aside
         scored, new = done % chunk, 0  # how many of the first chunk have a score
         while dealt := list(islice(left, world_size())):  # a chunk for each process
             if len(dealt[0]) == scored:
                 break  # the last chunk, and whole
             own = dealt[rank()] if rank() < len(dealt) else []
-            scores_of_ranks = made_by_all(partial(_scores_of, scorer, own) if own else list)
+            scores_of_ranks = made_by_all(partial(_scores_of, scorer, own) if own or shared else list)
             records = [
                 _score_record(candidate, score)
                 for candidates, scores in zip(dealt, scores_of_ranks, strict=False)

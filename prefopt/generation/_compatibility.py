@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..models.attention import packed_attention
 from ..models.wrappers import own_forward, patched_forward, unwrap
-from ._engine import Engine
+from ._engine import Engine, Run, directly
 from ._kv_cache import KERNEL
 from .stopping import SequenceState, StoppingRules
 
@@ -38,30 +38,32 @@ DROPPED, DROPPED_AFTER = 1, 3
 _supported: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def is_supported(inner: Any) -> bool:
-    """Whether the fast loop can decode `inner`, a model without its wrappers, in evaluation mode."""
+def is_supported(inner: Any, run: Run = directly) -> bool:
+    """Whether the fast loop can decode `inner`, a model without its wrappers, in evaluation mode.
+
+    Args:
+        run: runs a computation under the wrappers. Where processes share the weights, all of them have to ask.
+    """
     if inner not in _supported:
         with torch.no_grad(), torch.random.fork_rng([]), torch.autocast(inner.device.type, enabled=False):
-            reason = _mismatch(inner)
+            reason = _mismatch(inner, run)
         if reason is not None:
             logger.warning("%s is sampled by generate, which is slower: %s", type(inner).__name__, reason)
         _supported[inner] = reason is None
     return _supported[inner]
 
 
-def _mismatch(inner: Any) -> str | None:
+def _mismatch(inner: Any, run: Run) -> str | None:
     """Why the fast loop does not give what the model gives, or None if it does."""
-    if any(isinstance(module, FSDPModule) for module in inner.modules()):
-        return "its weights are gathered for each forward, on all ranks alike"
     exact = _is_exact(inner)
     rng = random.Random(0)
     vocab = inner.config.get_text_config().vocab_size
     prompts = [[rng.randrange(vocab) for _ in range(length)] for length in PROMPT_LENGTHS]
     tokens = [[rng.randrange(vocab) for _ in range(TOKENS)] for _ in PROMPT_OF_ROW]
-    expected = [_alone(inner, prompts[prompt], row) for prompt, row in zip(PROMPT_OF_ROW, tokens, strict=True)]
+    expected = [_alone(inner, prompts[prompt], row, run) for prompt, row in zip(PROMPT_OF_ROW, tokens, strict=True)]
     other_first_row = [[(token + 1) % vocab for token in tokens[0]], *tokens[1:]]
     try:
-        logits, changed = (_together(inner, prompts, rows) for rows in (tokens, other_first_row))
+        logits, changed = (_together(inner, prompts, rows, run) for rows in (tokens, other_first_row))
     except Exception as error:  # whatever a model does with arguments that are new to it, generate still works
         return f"in the fast loop it fails: {type(error).__name__}: {error}".splitlines()[0]
     wrong, leak = _deviation(logits, expected), _deviation(changed[1:], logits[1:])
@@ -74,16 +76,17 @@ def _is_exact(inner: nn.Module) -> bool:
     return all(p.dtype in (torch.float32, torch.float64) for p in inner.parameters())
 
 
-def _alone(inner: Any, prompt: list[int], tokens: list[int]) -> Tensor:
+def _alone(inner: Any, prompt: list[int], tokens: list[int], run: Run = directly) -> Tensor:
     """[TOKENS, V]: the logits that each token is sampled from, with nothing beside them and no padding."""
     ids = torch.tensor([prompt + tokens], device=inner.device)
-    return own_forward(inner)(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logits = run(lambda: {"logits": own_forward(inner)(input_ids=ids, use_cache=False).logits})["logits"]
+    return logits[0, len(prompt) - 1 : -1]
 
 
-def _together(inner: Any, prompts: list[list[int]], tokens: list[list[int]]) -> list[Tensor]:
+def _together(inner: Any, prompts: list[list[int]], tokens: list[list[int]], run: Run) -> list[Tensor]:
     """The same for all rows, out of the fast loop; the last ones missing for the row that is dropped."""
     with packed_attention(inner, KERNEL):
-        engine = Engine(inner)
+        engine = Engine(inner, run=run)
         cache, first_logits = engine.prefill(prompts, [PROMPT_OF_ROW.count(number) for number in range(len(prompts))])
         logits_of_rows = [[row_logits] for row_logits in first_logits]
         rows = list(range(len(PROMPT_OF_ROW)))

@@ -26,8 +26,14 @@ from .stopping import SequenceState, StoppingRules
 
 PREFILL = 4096
 """Tokens of prompts that are computed at a time."""
+Run = Callable[[Callable[[], Any]], Any]
 REFILL = 0.5
 """Share of the batch that has to be free before other prompts come in: each time they do costs one more attention."""
+
+
+def directly(compute: Callable[[], Any]) -> Any:
+    """Run a computation as it is."""
+    return compute()
 
 
 def decode(
@@ -39,6 +45,7 @@ def decode(
     on_end: Callable[[list[SequenceState]], None],
     *,
     prefill: int = PREFILL,
+    run: Run = directly,
 ) -> None:
     """Generate the sequences to their ends, at most `batch_size` at a time.
 
@@ -47,12 +54,13 @@ def decode(
         sequences: those of one prompt have to follow one another.
         on_end: is handed each sequence when it has ended.
         prefill: the most tokens of prompts that are computed at a time, but for a prompt that is longer.
+        run: runs a computation under the policy's wrappers, where its weights are not at hand without them.
     """
     groups = list(groups_by_prompt(sequences, batch_size))
     waiting = deque(groups)
     batches: list[RunningBatch] = []
     with packed_attention(model, KERNEL):
-        engine = Engine(model, prefill)
+        engine = Engine(model, prefill, run)
         while waiting or batches:
             free = batch_size - sum(len(batch.sequences) for batch in batches)
             if waiting and free >= max(len(waiting[0]), REFILL * batch_size):
@@ -97,8 +105,9 @@ def _fitting(waiting: deque[list[SequenceState]], free: int) -> Iterator[list[Se
 class Engine:
     """Computes next-token logits by the model's backbone and its own head, with keys and values in a `KVCache`."""
 
-    def __init__(self, model: Any, prompt_tokens: int = PREFILL):
+    def __init__(self, model: Any, prompt_tokens: int = PREFILL, run: Run = directly):
         self.model, self.head, self.prompt_tokens = model, language_heads(model)["own"], prompt_tokens
+        self.run = run
 
     def prefill(self, prompts: Sequence[list[int]], responses: Sequence[int]) -> tuple[KVCache, Tensor]:
         """Compute each prompt once.
@@ -127,21 +136,27 @@ class Engine:
         group = torch.arange(len(prompts), device=device).repeat_interleave(lengths)
         packing = Packing(group, torch.full_like(group, -1), position, lengths[:, None])
         ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        hidden = self._run(ids, position, Prefill(cache, first, packing))
-        return self.head(hidden[lengths.cumsum(0) - 1])
+        return self._logits(ids, position, Prefill(cache, first, packing), lengths.cumsum(0) - 1)
 
     def step(self, caches: Sequence[KVCache], tokens: list[int]) -> tuple[Tensor, ...]:
         """Feed one token of every row. Returns the logits that follow: [R, V] for each of the caches."""
         position = torch.cat([cache.position for cache in caches])
-        hidden = self._run(torch.tensor(tokens, device=position.device), position, DecodeStep(list(caches)))
+        logits = self._logits(torch.tensor(tokens, device=position.device), position, DecodeStep(list(caches)))
         for cache in caches:
             cache.response_length += 1
-        return self.head(hidden).split([len(cache.prompt_of_row) for cache in caches])
+        return logits.split([len(cache.prompt_of_row) for cache in caches])
 
-    def _run(self, ids: Tensor, position: Tensor, decoding: Prefill | DecodeStep) -> Tensor:
-        """ids, position: [T] -> hidden states [T, H]."""
+    def _logits(
+        self, ids: Tensor, position: Tensor, decoding: Prefill | DecodeStep, read: Tensor | slice = slice(None)
+    ) -> Tensor:
+        """ids, position: [T] -> the logits after the tokens that are read, by default all: [T, V]."""
         inputs = {"input_ids": ids[None], "position_ids": position[None], "attention_mask": torch.ones_like(ids)[None]}
-        return self.model.base_model(**inputs, use_cache=False, decoding=decoding)[0][0]
+
+        def compute() -> dict[str, Tensor]:
+            hidden = self.model.base_model(**inputs, use_cache=False, decoding=decoding)[0][0]
+            return {"logits": self.head(hidden[read])}
+
+        return self.run(compute)["logits"]
 
 
 def _prompts_at_once(lengths: Sequence[int], limit: int) -> int:

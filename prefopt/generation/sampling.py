@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +29,13 @@ from ..data.encode import stop_token_ids
 from ..data.records import Messages
 from ..data.template import is_bare
 from ..models.flops import flops_model_of
+from ..models.lockstep import in_step, is_gathered
 from ..models.modes import evaluating
 from ..models.rope_lengths import forget_lengths, parts_by_frequencies
-from ..models.wrappers import unwrap
+from ..models.wrappers import run_under_wrapper, unwrap
 from ..utils.flop_counter import is_counting
 from ._compatibility import Way, is_supported, way_to_generate
-from ._engine import count_flops, decode, groups_by_prompt, seen_tokens
+from ._engine import count_flops, decode, directly, groups_by_prompt, seen_tokens
 from ._token_sampling import Distribution, uniform_stream
 from .prompts import check_numbers, check_policy, encode_prompts, padded, progress_bar
 from .stopping import Sample as Sample
@@ -112,12 +114,13 @@ def _generate(
     """Generate by vLLM, if it serves the policy, or by the fast loop, if that supports the policy."""
     if isinstance(policy, VLLM):
         return generate_by_vllm(policy, sequences, distribution, rules, on_end)
-    with torch.no_grad(), evaluating(policy):
-        inner = unwrap(policy)
+    inner = unwrap(policy)
+    run = partial(run_under_wrapper, policy, inner) if is_gathered(policy) else directly
+    with torch.no_grad(), evaluating(policy), in_step(policy):
         forget_lengths(inner)
         for part in parts_by_frequencies(inner, sequences, lambda sequence: len(sequence.prompt_ids)):
-            if is_supported(inner):
-                decode(inner, part, distribution, rules, batch_size, on_end)
+            if is_supported(inner, run):
+                decode(inner, part, distribution, rules, batch_size, on_end, run=run)
             else:
                 generate_by_transformers(policy, part, distribution, rules, batch_size, on_end)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ._logits import DenseHead, Head
@@ -118,9 +121,12 @@ def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
     """Make a reward model of a copy of the policy's backbone and a new head, as Llama 2 does (section 3.2.2).
 
     Raises:
-        ValueError: a quantised policy, or a family for which transformers has no classification model.
+        ValueError: a quantised policy, one whose weights processes share, or a family for which transformers has no
+            classification model.
     """
     kind = type(policy.config)
+    if any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in policy.parameters()):
+        raise ValueError("weights that are spread over processes cannot be copied: pass the policy's path")
     if getattr(policy, "quantization_method", None) is not None:
         raise ValueError("a quantised model cannot be copied: pass its name, with the quantization_config")
     if kind not in AutoModelForSequenceClassification._model_mapping:
@@ -131,9 +137,19 @@ def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
     labels = {"id2label": {0: "score"}, "label2id": {"score": 0}}
     config = kind.from_dict(policy.config.to_dict() | labels | {"architectures": None})
     scorer = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
-    scorer.base_model.load_state_dict(policy.base_model.state_dict())
+    with _gathered(scorer.base_model):
+        scorer.base_model.load_state_dict(policy.base_model.state_dict())
     upcast_head(scorer)
     return scorer.to(policy.device).train(policy.training)
+
+
+def _gathered(model: nn.Module) -> AbstractContextManager[Any]:
+    """Have the weights of a model that was just made whole inside the block: ZeRO-3 spreads them at once."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed  # type: ignore[import-not-found]
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)
 
 
 def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

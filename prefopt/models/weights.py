@@ -39,9 +39,19 @@ def spot_check(weights: Mapping[str, Tensor], every: int = 64) -> str:
 
 
 def full_weight(tensor: Tensor) -> Tensor:
-    """The whole of a weight of which FSDP keeps a part in each process. Every process has to call it."""
+    """The whole of a weight of which FSDP or ZeRO-3 keeps a part in each process. Every process has to call it."""
+    if hasattr(tensor, "ds_id"):
+        import deepspeed  # type: ignore[import-not-found]
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of the whole of a weight."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import torch
 
 from ..data.records import Messages
 from ..utils.fingerprint import fingerprint_of_code, fingerprint_of_values
+from .reward_model import RewardModelScorer
 from .scorer import Scorer, all_finished, checked
 
 THRESHOLD = 0.15
@@ -81,6 +82,15 @@ class SafetyFirst:
         lowest = math.log(self.threshold / (1 - self.threshold))
         rows = zip(prompts, parts["helpfulness"], parts["safety"], strict=True)
         return [safe if safe < lowest or self.is_safety_prompt(prompt) else helpful for prompt, helpful, safe in rows]
+
+
+def reward_models(scorer: Scorer | None) -> Iterator[RewardModelScorer]:
+    """Those that a scorer is or is made of."""
+    if isinstance(scorer, RewardModelScorer):
+        yield scorer
+    elif isinstance(scorer, CombinedScorer):
+        for part in scorer.parts.values():
+            yield from reward_models(part)
 
 
 class CombinedScorer:

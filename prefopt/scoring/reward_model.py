@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +25,13 @@ from ..data.truncation import Encoding
 from ..models.forward import forward
 from ..models.heads import LM_HEAD, check_scorer, is_scorer, normalize
 from ..models.load import load_scorer
+from ..models.lockstep import in_step, is_gathered
 from ..models.modes import evaluating, freeze, is_quantized
 from ..models.positions import check_lengths
 from ..models.reference import FrozenModel, fingerprint
+from ..models.rope_lengths import length_rules
 from ..models.tokenizers import load_tokenizer
+from ..models.wrappers import unwrap
 from ..utils.flop_counter import scope
 from .scorer import all_finished, checked
 
@@ -158,7 +162,9 @@ class RewardModelScorer:
         check_lengths(self.model, [len(prompt) + len(response) for prompt, response in rows], TOO_LONG)
         scores_of_rows = [0.0] * len(rows)
         bar = tqdm(total=len(rows), desc=f"scoring by {self.name}", disable=not self.progress)
-        with torch.no_grad(), scope("scoring"), evaluating(self.model), bar:
+        if is_gathered(self.model):
+            self._try(rows)
+        with torch.no_grad(), scope("scoring"), evaluating(self.model), bar, in_step(self.model):
             for groups in _batches(rows, self.tokens_per_batch):
                 batch = collate(
                     [{"prompt_ids": rows[g[0]][0], "response_ids": [rows[i][1] for i in g]} for g in groups]
@@ -171,6 +177,24 @@ class RewardModelScorer:
                         scores_of_rows[number] = value
                 bar.update(sum(map(len, groups)))
         return scores_of_rows
+
+    def _try(self, rows: list[Ids]) -> None:
+        """Run a model whose weights processes share once in each of them: its first run tries how it can be run.
+
+        Raises:
+            ValueError: it would run some of the rows by themselves, which others cannot know.
+        """
+        limit = min((rule.limit for rule in length_rules(unwrap(self.model))), default=math.inf)
+        longest = max((len(prompt) + len(response) for prompt, response in rows), default=0)
+        if longest > limit:
+            raise ValueError(
+                f"{self.name}: a text has {longest:,} tokens, and beyond {limit:,} this model's rotary frequencies "
+                "depend on the length of each text, by which processes that share its weights would run it unequally "
+                f"often: pass RewardModelScorer(..., encoding=Encoding(max_length={limit}))"
+            )
+        batch = collate([{"prompt_ids": [0], "response_ids": [[0]]}])
+        with torch.no_grad(), evaluating(self.model):
+            forward(self.model, Batch({name: column.to(self.model.device) for name, column in batch.items()}), SCORES)
 
 
 def _batches(rows: list[Ids], budget: int) -> Iterator[list[list[int]]]:

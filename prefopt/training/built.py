@@ -12,8 +12,6 @@ from ..models.critic import critic_of
 from ..models.reference import FrozenModel, Reference
 from ..models.shared_critic import SharedCritic
 from ..objectives.base import Objective
-from ..scoring.combine import CombinedScorer
-from ..scoring.reward_model import RewardModelScorer
 from ..scoring.scorer import Scorer
 
 
@@ -39,12 +37,3 @@ def models_of(model: Any, reference: Reference | None) -> Iterator[Any]:
         yield critic
     if isinstance(reference, FrozenModel):
         yield reference.model
-
-
-def reward_models(scorer: Scorer | None) -> Iterator[RewardModelScorer]:
-    """Those that a scorer is or is made of."""
-    if isinstance(scorer, RewardModelScorer):
-        yield scorer
-    elif isinstance(scorer, CombinedScorer):
-        for part in scorer.parts.values():
-            yield from reward_models(part)

@@ -29,6 +29,8 @@ from ..models.heads import auxiliary_state, save_normalization
 from ..models.peft_adapters import AUXILIARY_ADAPTERS, preserved_adapter_state, saving_policy_only
 from ..models.reference import FrozenModel
 from ..models.saved_adapter import differing_names
+from ..models.sharding import load_whole
+from ..models.weights import full_shape, full_weight
 from ..models.wrappers import unwrap
 from ..utils.distributed import on_first
 from . import checkpoint, final_model
@@ -127,7 +129,7 @@ class Checkpoints:
             "format": FORMAT,
             "model": type(unwrap(model)).__name__,
             "adapter": sorted(config.peft_type.value for config in _adapters(model)),
-            "trained weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "trained weights": sum(math.prod(full_shape(p)) for p in model.parameters() if p.requires_grad),
             **config_of(model),
             "initial weights": self._initial_weights,
             **self.reference,
@@ -173,8 +175,9 @@ class Checkpoints:
             save_more(staged)
             self._point_at_best(state, run_dir, staged)
             self.accelerator.wait_for_everyone()
+            extras = self._extras()
             if self.args.should_save:
-                save_file(self._extras(), staged / EXTRAS)
+                save_file(extras, staged / EXTRAS)
                 checkpoint.publish(staged, run_dir / name, dict(self.run))
                 checkpoint.rotate(run_dir, self.args.save_total_limit, (state.best_model_checkpoint, self.kept))
         except Exception as error:
@@ -246,7 +249,7 @@ class Checkpoints:
             "guard": {"skipped_steps": torch.tensor(self.step.guard.skipped)},
         }
         flat = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
-        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
+        return {name: full_weight(tensor).cpu().clone().contiguous() for name, tensor in flat.items()}
 
     def _moving_reference(self) -> nn.Module | None:
         reference = self.step.reference
@@ -262,6 +265,10 @@ class Checkpoints:
         with policy_only(inner), preserved_adapter_state(inner):
             load(str(policy))
         self.trained.load_beside(folder)
+        self.load_extras(folder)
+
+    def load_extras(self, folder: Path) -> None:
+        """What Trainer does not know, and DeepSpeed, which loads the model and the optimizer by itself."""
         path = folder / EXTRAS
         if path.is_file():
             # safetensors does not know the device "cpu:0", which a rank on the CPU has.
@@ -299,7 +306,7 @@ class Checkpoints:
         if groups["auxiliary"]:
             self._unwrapped().load_state_dict(groups["auxiliary"], strict=False)
         if (reference := self._moving_reference()) is not None:
-            reference.load_state_dict(groups["reference"])
+            load_whole(reference, groups["reference"])
         self.step.guard.skipped = int(groups["guard"].get("skipped_steps", 0))
 
 

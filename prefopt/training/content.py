@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.tokenizer_identity import tokenizer_fingerprint
 from ..models.peft_adapters import AUXILIARY_ADAPTERS
 from ..models.reference import IGNORED_SETTINGS
-from ..models.weights import full_weight
+from ..models.weights import full_shape, full_weight
 from ..utils.hashing import hash_of
 from .config import PreferenceConfig
 from .identity import plain
@@ -80,7 +80,7 @@ def weights_hash(model: nn.Module) -> str:
 
     def parts() -> Iterator[Any]:
         for name, tensor in sorted(model.named_parameters()):
-            yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
+            yield f"{name} {full_shape(tensor)} {tensor.dtype}".encode()
             yield _memory(full_weight(tensor))
 
     return hash_of(parts())

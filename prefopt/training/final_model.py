@@ -46,6 +46,11 @@ def staged(folder: Path) -> Path:
     return folder / STAGING / "model"
 
 
+def scratch(folder: Path) -> Path:
+    """Where weights may be kept while they are gathered."""
+    return folder / STAGING / "weights"
+
+
 def discard(folder: Path) -> None:
     """Remove what was not finished."""
     shutil.rmtree(folder / STAGING, ignore_errors=True)

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from torch.distributed.fsdp import FSDPModule
-
 from ..candidates.dataset_answers import prompts_of
 from ..candidates.evaluate import METRICS, REWARD, Evaluated, evaluate_policy
+from ..models.sharding import shard
 from ..objectives.base import Objective
 from ..objectives.sampling_arguments import IterationArguments
 from ..scoring.scorer import Scorer
 from .config import PreferenceConfig
-from .launch import check_whole
+from .launch import check_sampling
 from .source import Evaluate, Host, Source
 
 
@@ -62,8 +61,8 @@ class GeneratingSource(Source):
         super().__init__(host)
         self.scorer = scorer
         self.objective: Any = host.step.objective
-        sharded = host.is_deepspeed_enabled or host.is_fsdp_enabled
-        check_whole(sharded or any(isinstance(module, FSDPModule) for module in host.model.modules()))
+        check_sampling(host, self.objective)
+        shard(host.model, host.accelerator)  # before it trains for the first time, it generates
 
     def evaluate(self, evaluate: Evaluate, dataset: Any, ignore_keys: Any, prefix: str) -> dict[str, float]:
         """Means over generated responses, one to each prompt of the rows."""

@@ -27,9 +27,9 @@ from ..models.critic import parameter_groups
 from ..models.precision import training_dtype
 from ..models.reference import FrozenModel
 from ..models.weights import broken_weights
+from ..scoring.combine import reward_models
 from ..utils import files
 from ..utils.distributed import rank
-from .built import reward_models
 from .config import PreferenceConfig
 from .identity import objective_description, plain
 from .row_figures import all_the_same, row_figures

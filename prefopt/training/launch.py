@@ -1,4 +1,4 @@
-"""Is this run what was asked for? Said before anything is trained: processes, sharding, and what could not be saved."""
+"""Is this run what was asked for? Said before anything is trained: processes, sharding."""
 
 from __future__ import annotations
 
@@ -60,31 +60,45 @@ def check_world(world: int, remedy: str, environment: Mapping[str, str] = os.env
         )
 
 
-def check_saving(accelerator: Accelerator) -> None:
-    """Refuse a run of which no model would be saved: transformers writes weights under FULL_STATE_DICT alone.
+def check_engine(accelerator: Accelerator) -> None:
+    """Refuse the first kind of FSDP, whose flattened weights could be neither compared, saved nor taken up again here.
 
     Raises:
-        ValueError: it is one; the message says which setting to change.
+        ValueError: it is that one; the message says which setting to change.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    kind = str(getattr(plugin, "state_dict_type", "FULL_STATE_DICT"))
-    if "FULL_STATE_DICT" not in kind:
+    if plugin is not None and not accelerator.is_fsdp2:
         raise ValueError(
-            f"FSDP with {kind.rpartition('.')[2]} ends without a model: transformers saves weights under "
-            "FULL_STATE_DICT alone; set fsdp_state_dict_type: FULL_STATE_DICT in accelerate's config"
+            f"fsdp_version {plugin.fsdp_version} is not supported: set fsdp_version: 2 in accelerate's config (as in "
+            "examples/accelerate/fsdp2.yaml)"
         )
 
 
-def check_whole(sharded: bool) -> None:
-    """Refuse a policy in parts where it generates: rejection sampling would end after all was sampled and scored.
+def check_sampling(host: Any, objective: Any) -> None:
+    """Refuse a policy in parts where it could not generate: all would be sampled and scored before that fails.
+
+    Args:
+        host: the trainer.
 
     Raises:
-        ValueError: FSDP or DeepSpeed holds its weights.
+        ValueError: its weights are spread in a way under which it cannot generate; the message says how to launch it.
     """
-    if sharded:
+    model = host.model
+    if host.is_deepspeed_enabled or (isinstance(model, FSDPModule) and not host.is_fsdp_enabled):
         raise ValueError(
-            "the policy generates its responses itself, for which every process needs all of its weights: train "
-            "without FSDP and DeepSpeed; an adapter on the policy saves memory, with PPO share_critic too"
+            "the policy generates its responses itself, which it can do whole or under accelerate's FSDP2: launch this "
+            "with examples/accelerate/ddp.yaml or (not PPO) fsdp2.yaml; an adapter on the policy saves memory, with "
+            "PPO share_critic too"
+        )
+    if host.is_fsdp_enabled and objective.on_policy:
+        raise ValueError(
+            "PPO trains policy and critic together, which FSDP cannot spread over processes here yet: launch this with "
+            "examples/accelerate/ddp.yaml; an adapter on the policy with share_critic saves memory"
+        )
+    if host.is_fsdp_enabled and objective.searched:
+        raise ValueError(
+            f"source={objective.source!r}: beam search needs whole weights in every process: set source='sampling', or "
+            "launch this with examples/accelerate/ddp.yaml"
         )
 
 

@@ -14,8 +14,10 @@ logger = logging.getLogger(__name__)
 class NonFiniteGuard:
     """Looks at the gradient norm of each optimizer step, which all ranks share, and names the rows that broke it."""
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, *, skips: bool = True):
         self.limit = limit
+        self.skips = skips
+        """Whether a step can be left out once its gradient is known; DeepSpeed has taken it by then."""
         self.skipped = 0  # over the whole run, resumed parts included
         self.steps_here = self.skipped_here = 0  # in this call of train()
         self.in_a_row = 0
@@ -42,7 +44,7 @@ class NonFiniteGuard:
                 only a loss that was not finite is then a fault.
 
         Raises:
-            FloatingPointError: the `limit`-th such step in a row.
+            FloatingPointError: the `limit`-th such step in a row; where none can be left out, the first.
         """
         suspects, self.suspects = self.suspects, []
         terms, self.terms = self.terms, []
@@ -63,6 +65,11 @@ class NonFiniteGuard:
         where = f"rows {rows}" if rows else "no single row: every loss was finite"
         where += f", term {', '.join(terms)} of the loss" if terms else ""
         text = f"step {step}: the gradient is not finite ({where})"
+        if not self.skips:
+            raise FloatingPointError(
+                f"{text}, and DeepSpeed has learnt from it already: look at those rows, or lower the learning rate, "
+                "and go on from the last checkpoint"
+            )
         if self.in_a_row >= self.limit:
             raise FloatingPointError(
                 f"{text}, {self.in_a_row} times in a row: lower the learning rate or look at those rows"

@@ -22,30 +22,36 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..batch import Batch
 from ..data.collate import collate
 from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
+from ..models.sharding import keep_sharded, shard
 from ..models.weights import spot_check
+from ..models.whole_weights import load_whole_weights, whole_weights
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
+from ..scoring.combine import reward_models
 from ..utils.signals import listener, listening
 from .build import build, note_precision
-from .built import Built, reward_models
+from .built import Built
 from .checkpointing import Checkpoints, ended
 from .config import PreferenceConfig
 from .content import deciding_rows, weights_hash
 from .dataloaders import Batching
 from .evaluation import Evaluation
+from .final_model import scratch
 from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
-from .launch import check_launch, check_lengths, check_saving
+from .launch import check_engine, check_launch, check_lengths
 from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
@@ -175,10 +181,10 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
-        check_saving(self.accelerator)
+        check_engine(self.accelerator)
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
-        guard = NonFiniteGuard(args.max_skipped_steps)
+        guard = NonFiniteGuard(args.max_skipped_steps, skips=not self.is_deepspeed_enabled)
         self.step = StepRunner(built.objective, built.reference, self.accelerator, MetricsAccumulator(), guard)
         self.trained = trained_by(lambda: self.model, args, self.step)
         note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
@@ -205,8 +211,10 @@ class PreferenceTrainer(Trainer):
         """Move what Trainer does not know to the device."""
         for scorer in reward_models(built.scorer):
             scorer.to(self.args.device)
+            shard(scorer.model, self.accelerator)
         if isinstance(built.reference, FrozenModel):
-            built.reference.model.to(self.args.device)
+            shard(built.reference.model.to(self.args.device), self.accelerator)
+        keep_sharded(self.model, self.accelerator)
         if isinstance(built.reference, PolicyBeforeTraining):
             self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
 
@@ -455,17 +463,44 @@ class PreferenceTrainer(Trainer):
     def _output(self) -> Path:
         return Path(str(self.args.output_dir))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's, in a folder that `from_pretrained` loads, also where FSDP spreads weights over processes."""
+        if not self.is_fsdp_enabled:
+            return super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or self._output)
+        with whole_weights(self.model, scratch(folder)) as weights:
+            self._save(str(folder), state_dict=weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The model as plain transformers or PEFT loads it; see `Checkpoints.save_model`."""
         folder = Path(output_dir or str(self.args.output_dir))
         self.checkpoints.save_model(partial(super()._save, state_dict=state_dict), folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.checkpoints.load(partial(super()._load_from_checkpoint, model=model), Path(resume_from_checkpoint))
+        load = partial(super()._load_from_checkpoint, model=model)
+        if self.is_fsdp_enabled:
+            load = partial(self._load_whole, model)
+        self.checkpoints.load(load, Path(resume_from_checkpoint))
+
+    def _load_whole(self, model: nn.Module | None, folder: str) -> None:
+        load_whole_weights(self.model if model is None else model, Path(folder))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        # Trainer's would keep the weights once more, in parts; the whole ones that are there are loaded by parts.
+        plugin = cast(Any, self.accelerator.state).fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with named(checkpoint, "optimizer.*", "scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.is_deepspeed_enabled:
+            self.checkpoints.load_extras(Path(checkpoint))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with named(checkpoint, "rng_state*.pth"):
@@ -474,7 +509,7 @@ class PreferenceTrainer(Trainer):
     def _load_best_model(self) -> None:
         if not self.source.trusts_best:
             return
-        if self.trained.loads_alone:
+        if self.trained.loads_alone and not self.is_fsdp_enabled:
             super()._load_best_model()
         else:
             self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))

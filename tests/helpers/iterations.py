@@ -17,7 +17,8 @@ def vowels(prompts: Any, responses: Any) -> list[float]:
 
 
 def config(tmp_path: Path, kind: Any = RejectionSamplingConfig, **changes: Any) -> Any:
-    return kind(**quiet(tmp_path, per_device_train_batch_size=4, learning_rate=1e-3, **{**DRAWN, **changes}))
+    given = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, **DRAWN, **changes}
+    return kind(**quiet(tmp_path, **given))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from accelerate.utils import DistributedType
-from torch.distributed.fsdp import StateDictType
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
-from prefopt.training.launch import check_launch, check_saving, check_whole, check_world
+from prefopt.objectives.ppo import PPO
+from prefopt.objectives.rejection_sampling import RejectionSampling
+from prefopt.training.launch import check_engine, check_launch, check_sampling, check_world
 
 SIMPLE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}
 """What accelerate's launcher for one process sets (`prepare_simple_launcher_cmd_env`), accelerate 1.15."""
@@ -58,17 +61,40 @@ def test_an_fsdp_config_that_is_not_applied_is_refused(monkeypatch: pytest.Monke
         check_launch(given(DistributedType.NO))
 
 
-def test_a_run_that_would_save_no_model_is_refused() -> None:
-    def accelerator(**plugin: Any) -> Any:
-        return SimpleNamespace(state=SimpleNamespace(**plugin))
+def test_the_first_kind_of_fsdp_is_refused() -> None:
+    def accelerator(**state: Any) -> Any:
+        return SimpleNamespace(state=SimpleNamespace(**state), is_fsdp2=state.get("version") == 2)
 
-    check_saving(accelerator())
-    check_saving(accelerator(fsdp_plugin=SimpleNamespace(state_dict_type=StateDictType.FULL_STATE_DICT)))
-    with pytest.raises(ValueError, match="SHARDED_STATE_DICT.*fsdp_state_dict_type: FULL_STATE_DICT"):
-        check_saving(accelerator(fsdp_plugin=SimpleNamespace(state_dict_type=StateDictType.SHARDED_STATE_DICT)))
+    check_engine(accelerator())
+    check_engine(accelerator(fsdp_plugin=SimpleNamespace(fsdp_version=2), version=2))
+    with pytest.raises(ValueError, match="fsdp_version 1 is not supported: set fsdp_version: 2 in"):
+        check_engine(accelerator(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
 
 
-def test_a_policy_in_parts_is_refused_where_it_generates() -> None:
-    check_whole(False)
-    with pytest.raises(ValueError, match="without FSDP and DeepSpeed"):
-        check_whole(True)
+class InParts(FSDPModule, nn.Linear):
+    """As FSDP2 makes it."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return nn.Module.__new__(cls)
+
+
+REFUSED_SAMPLING: dict[str, tuple[dict[str, Any], Any, str]] = {
+    "DeepSpeed": ({"is_deepspeed_enabled": True}, RejectionSampling(), "ddp.yaml or .not PPO. fsdp2.yaml"),
+    "loaded in parts": ({"model": InParts(1, 1)}, RejectionSampling(), "under accelerate's FSDP2"),
+    "PPO": ({"is_fsdp_enabled": True, "model": InParts(1, 1)}, PPO(), "policy and critic together.*ddp.yaml"),
+    "beam search": (
+        {"is_fsdp_enabled": True},
+        RejectionSampling(source="mixed", responses_per_prompt=4),
+        "source=.mixed.*sampling",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_SAMPLING)
+def test_a_policy_in_parts_is_refused_where_it_cannot_generate(case: str) -> None:
+    given, objective, said = REFUSED_SAMPLING[case]
+    whole = {"is_deepspeed_enabled": False, "is_fsdp_enabled": False, "model": nn.Linear(1, 1)}
+    check_sampling(SimpleNamespace(**whole), objective)
+    check_sampling(SimpleNamespace(**{**whole, "is_fsdp_enabled": True, "model": InParts(1, 1)}), RejectionSampling())
+    with pytest.raises(ValueError, match=said):
+        check_sampling(SimpleNamespace(**{**whole, **given}), objective)

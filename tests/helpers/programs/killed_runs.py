@@ -43,7 +43,7 @@ from prefopt.testbed.model import build_tokenizer
 from prefopt.training.checkpoint import problem_with
 from prefopt.training.output_folder import AUTO
 from prefopt.utils import jsonl
-from tests.helpers import iterations, ppo
+from tests.helpers import engines, iterations, ppo
 from tests.helpers.checkpoints import BASE, LORA
 from tests.helpers.kills import ENDED, Run, Whole, finish, killed, kills, said, undisturbed
 from tests.helpers.models import tiny_llama, untrained
@@ -171,6 +171,16 @@ def label_half(asked: Path) -> None:
     jsonl.replace(arrived / f"{number}.jsonl", given)
 
 
+def under(engine: str, call: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A run under one of `tests.helpers.engines`."""
+
+    def run(folder: Path) -> None:
+        engines.use(engine)
+        call(folder)
+
+    return run
+
+
 def saved(*patterns: str) -> Callable[[Path], dict[str, bytes]]:
     """The files of a folder that these patterns match."""
     return lambda folder: {
@@ -228,11 +238,13 @@ RUNS = {
     "dpo-lora": Run(offline(DPO, adapter=LORA), model()),
     "dpo-precomputed": Run(offline(DPO, precompute_ref_log_probs=True), model()),
     "dpo-two-ranks": Run(offline(lambda: DPO(loss_type=["bco_pair"])), model(), ranks=2),
+    "dpo-fsdp2": Run(under("fsdp2", offline(DPO)), model(), ranks=2),
     "reward": Run(offline(BradleyTerry), model()),
     "rrhf": Run(offline(RRHF, columns={"scores": lambda rng: [rng.random(), rng.random()]}), model()),
     "rejection-sampling": Run(in_iterations, SAMPLED),
     "rejection-sampling-searched": Run(partial(in_iterations, temperatures=[1.6, 2.4]), SAMPLED),
     "rejection-sampling-two-ranks": Run(in_iterations, SAMPLED, ranks=2),
+    "rejection-sampling-fsdp2": Run(under("fsdp2", in_iterations), SAMPLED, ranks=2),
     "ppo-max": Run(on_policy, model("run/rollouts.jsonl")),
     "ppo-max-two-ranks": Run(on_policy, model("run/rollouts.jsonl"), ranks=2),
     "compare": Run(comparison, compared),

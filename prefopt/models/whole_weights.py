@@ -1,0 +1,128 @@
+"""The whole weights of a model of which each process holds a part, for who saves and loads it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..utils.distributed import gathered, rank
+from .peft_adapters import AUXILIARY_ADAPTERS
+from .wrappers import unwrap_parallel
+
+WEIGHTS = "*model*.safetensors"
+"""The files of a saved model or adapter."""
+
+
+@contextmanager
+def whole_weights(model: nn.Module, folder: Path) -> Iterator[dict[str, Tensor]]:
+    """What a model is saved with: its state dict, or the part of it that belongs to its adapters.
+
+    The weights are gathered one after the other, and the first process puts each into a file, which it maps: so no
+    process needs more memory than for its own part and one weight. Every process has to call it.
+
+    Args:
+        folder: for these files, which are gone afterwards.
+
+    Yields:
+        name -> weight, on the CPU; in the processes that write nothing, {}.
+
+    Raises:
+        OSError: a file could not be written; in the other processes a RuntimeError that quotes it.
+    """
+    inner = unwrap_parallel(model)
+    error: OSError | None = None
+    whole: dict[str, Tensor] = {}
+    names: dict[int, list[str]] = {}
+    tensors = _saved(inner)
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)  # tied weights are one
+    try:
+        for number, alike in enumerate(names.values()):
+            weight = tensors[alike[0]].detach()
+            weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            if rank() == 0 and error is None:
+                try:
+                    whole |= dict.fromkeys(alike, _mapped(weight, folder / str(number)))
+                except OSError as problem:
+                    error = problem  # the others go on gathering, and would wait
+        for failure in gathered(repr(error) if error else None):
+            if failure:
+                raise error or RuntimeError(f"the first process could not write the model: {failure}")
+        yield whole
+    finally:
+        whole.clear()
+        if rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@torch.no_grad()
+def load_whole_weights(model: nn.Module, folder: Path) -> None:
+    """Load what `whole_weights` gave to be saved; each process keeps its own part, and reads one weight at a time.
+
+    Raises:
+        ValueError: the folder lacks weights of the model, or has others.
+    """
+    inner = unwrap_parallel(model)
+    is_adapter = isinstance(inner, PeftModel)
+    named = _adapter(inner, str(inner.active_adapter)) if is_adapter else inner.state_dict(keep_vars=True)
+    loaded: set[int] = set()
+    unexpected = []
+    for path in sorted(folder.glob(WEIGHTS)):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                if name in named:
+                    _copy(file.get_tensor(name), named[name])
+                    loaded.add(id(named[name]))
+                else:
+                    unexpected.append(name)
+    left = getattr(inner, "_keys_to_ignore_on_save", None) or ()
+    missing = [name for name, tensor in named.items() if id(tensor) not in loaded and name not in left]
+    if missing or unexpected:
+        raise ValueError(
+            f"{folder} has not this model's weights: missing {missing or 'none'}, unexpected {unexpected or 'none'}: "
+            "take another checkpoint"
+        )
+
+
+def _copy(whole: Tensor, own: Tensor) -> None:
+    """Take the numbers of a weight, or this process's part of them, which others need not send."""
+    if isinstance(own, DTensor):
+        part = distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+        own.to_local().copy_(part.to_local())
+    else:
+        own.copy_(whole)
+
+
+def _saved(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that belong into a saved folder, as the model holds and calls them."""
+    weights = model.state_dict(keep_vars=True)
+    if not isinstance(model, PeftModel):
+        return weights
+    own = [name for name in model.peft_config if name not in AUXILIARY_ADAPTERS]
+    wanted = {id(tensor) for name in own for tensor in _adapter(model, name).values()}
+    return {name: tensor for name, tensor in weights.items() if id(tensor) in wanted}
+
+
+def _adapter(model: PeftModel, adapter: str) -> dict[str, Tensor]:
+    """The weights of an adapter, as the model holds them and their file calls them."""
+    return get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True), adapter_name=adapter)
+
+
+def _mapped(weight: Tensor, path: Path) -> Tensor:
+    """A weight's numbers in a file of their own, which takes memory only while they are read."""
+    if weight.numel() == 0:
+        return weight.cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flat = weight.cpu().contiguous().flatten()
+    with path.open("wb") as file:
+        file.write(flat.view(torch.uint8).numpy().data)
+    return torch.from_file(str(path), shared=True, size=flat.numel(), dtype=flat.dtype).view(weight.shape)
