@@ -19,6 +19,7 @@ PACKAGE = ROOT / "prefopt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MAY_NEED = {
+    "models/weights.py": {"deepspeed"},
     "compare": {"compare"},
     "rounds": {"compare"},
     "candidates/plot.py": {"report"},

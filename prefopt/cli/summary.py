@@ -39,6 +39,7 @@ def _run(trainer: Any, rows: Rows, metrics: dict[str, float]) -> list[tuple[str,
     use = "trained on" if trainer.scorer is None else "read for prompts"
     return [
         ("rows", f"{len(rows.train):,} {use}{evaluated}{note}"),
+        ("trained by", trainer.launch),
         ("steps", f"{trainer.state.global_step:,} in {_time(metrics.get('train_runtime', 0.0))}"),
     ]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from ..utils.files import make_folder
+from ..utils.files import require_folder
 from .auxiliary import CRITIC, AuxiliaryModule, auxiliary_module, is_critic_parameter
 from .heads import LM_HEAD, clear_normalization, is_scorer, reward_head_of, upcast_head
 from .load import load_scorer
@@ -259,7 +259,7 @@ def save_critic(policy: nn.Module, folder: str | Path) -> None:
         ValueError: the policy has no critic.
     """
     critic, folder = _existing_critic(policy), Path(folder)
-    make_folder(folder)
+    require_folder(folder)
     if not isinstance(critic, SharedCritic | PeftModel):
         critic.save_pretrained(folder)  # type: ignore[operator]
         return

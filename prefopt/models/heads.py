@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ._logits import DenseHead, Head
+from .weights import gathered_to_change
 from .wrappers import own_forward, patched_forward
 
 logger = logging.getLogger(__name__)
@@ -137,19 +136,10 @@ def scorer_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
     labels = {"id2label": {0: "score"}, "label2id": {"score": 0}}
     config = kind.from_dict(policy.config.to_dict() | labels | {"architectures": None})
     scorer = AutoModelForSequenceClassification.from_config(config, dtype=policy.dtype)
-    with _gathered(scorer.base_model):
+    with gathered_to_change(scorer.base_model.parameters()):
         scorer.base_model.load_state_dict(policy.base_model.state_dict())
     upcast_head(scorer)
     return scorer.to(policy.device).train(policy.training)
-
-
-def _gathered(model: nn.Module) -> AbstractContextManager[Any]:
-    """Have the weights of a model that was just made whole inside the block: ZeRO-3 spreads them at once."""
-    if not is_deepspeed_zero3_enabled():
-        return nullcontext()
-    import deepspeed  # type: ignore[import-not-found]
-
-    return deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0)
 
 
 def separate_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +43,22 @@ def spot_check(weights: Mapping[str, Tensor], every: int = 64) -> str:
 def full_weight(tensor: Tensor) -> Tensor:
     """The whole of a weight of which FSDP or ZeRO-3 keeps a part in each process. Every process has to call it."""
     if hasattr(tensor, "ds_id"):
-        import deepspeed  # type: ignore[import-not-found]
-
-        with deepspeed.zero.GatheredParameters([tensor]):
+        with _gathered([tensor], None):
             return tensor.detach().clone()
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered_to_change(weights: Iterable[Tensor]) -> AbstractContextManager[Any]:
+    """Have weights that ZeRO-3 spreads over processes whole in the block, in which every process changes them alike."""
+    spread = [weight for weight in weights if hasattr(weight, "ds_id")]
+    return _gathered(spread, 0) if spread else nullcontext()
+
+
+def _gathered(weights: list[Tensor], changed_by: int | None) -> AbstractContextManager[Any]:
+    import deepspeed  # type: ignore[import-not-found]
+
+    return deepspeed.zero.GatheredParameters(weights, modifier_rank=changed_by)
 
 
 def full_shape(tensor: Tensor) -> tuple[int, ...]:

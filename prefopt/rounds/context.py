@@ -26,7 +26,7 @@ from ..scoring.reward_model import RewardModelScorer
 from ..tasks import Task
 from ..utils import jsonl
 from ..utils.extensions import is_named, load_named
-from ..utils.files import make_folder
+from ..utils.files import require_folder
 from .tasks import PARTS
 
 SAFETY = "safety_prompts.jsonl"
@@ -119,7 +119,7 @@ class StageContext(TaskContext):
     def joined_pool(self) -> Pool:
         """The candidates of all rounds in one pool, in this stage's folder; their files are those of their rounds."""
         folder = self.folder / "pool"
-        make_folder(folder)
+        require_folder(folder)
         for role, task in self.task.needs.items():
             if role.startswith("pool "):
                 for file in sorted((task.folder(self.out) / "pool").glob("candidates-*.jsonl")):

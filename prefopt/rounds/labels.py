@@ -16,7 +16,7 @@ from ..data.records import plain_turn
 from ..labelling import export_labels, import_labels, pairs_to_label
 from ..tasks import Waiting
 from ..utils import jsonl
-from ..utils.files import make_folder
+from ..utils.files import require_folder
 from .context import Pair, StageContext
 
 ARRIVED = "labels"
@@ -98,7 +98,7 @@ def ask_people(
     """
     pairs = pairs_to_label(candidates, count=None, seed=seed, include_truncated=include_truncated)
     page = export_labels(folder, pairs, lang=lang)
-    make_folder(folder / ARRIVED)
+    require_folder(folder / ARRIVED)
     return {"pairs": len(pairs), "page": str(page.relative_to(folder))}
 
 

@@ -19,7 +19,7 @@ from ..compare.run import interruptible, locked
 from ..tasks import Progress, Schedule, Task, in_order
 from ..utils import files, jsonl, secrets
 from ..utils.extensions import file_of
-from ..utils.files import make_folder
+from ..utils.files import require_folder
 from ..utils.signals import GRACE
 from ..utils.visible import visible
 from .context import place_of
@@ -81,7 +81,7 @@ def run_rounds(
     _announce(plan, console)
     tasks = RoundTasks(plan)
     wanted = tasks.report_tasks()
-    make_folder(out)
+    require_folder(out)
     gpus = torch.cuda.device_count()
     jobs = jobs or max(1, gpus)
     stopped = None

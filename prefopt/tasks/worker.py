@@ -18,7 +18,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from ..utils import jsonl, secrets
-from ..utils.files import make_folder
+from ..utils.files import require_folder
 from ..utils.signals import listening
 from ..utils.visible import VisibleFormatter
 from . import done, launched
@@ -121,7 +121,8 @@ def fail(task: Task, out: Path, reason: str, details: str = "") -> bool:
     try:
         jsonl.replace(task.folder(out) / FAILED, [record])
     except OSError as error:
-        raise OSError(f"{task.label}: {record['reason']}; and this could not be written down: {error}") from error
+        said = f"{task.label}: {record['reason']}; and this could not be written down: {error.strerror}"
+        raise OSError(error.errno, said, error.filename) from error
     return False
 
 
@@ -130,7 +131,7 @@ def _clear(folder: Path, keep: bool) -> None:
     (folder / FAILED).unlink(missing_ok=True)
     if folder.exists() and not keep:
         shutil.rmtree(folder)
-    make_folder(folder)
+    require_folder(folder)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from ..data.batching import sequence_lengths
+from ..models.precision import training_dtype
 from ..models.rope_lengths import length_rules
 from ..models.wrappers import unwrap
 from ..utils.peers import started
@@ -126,3 +127,37 @@ def check_lengths(model: nn.Module, train_dataset: Any, eval_dataset: Any, sprea
             "length of each row, by which processes that share its weights would run it unequally often: set "
             f"--max_length {min(limits)}, or train without FSDP and DeepSpeed"
         )
+
+
+def launch_in_words(accelerator: Accelerator, args: Any, rows: int, model: nn.Module) -> str:
+    """What a run is trained on, for people.
+
+    Args:
+        rows: of an optimizer step, in all processes; a mean where batches are cut by tokens.
+        model: what trains.
+    """
+    world = accelerator.num_processes
+    engine, place = _engine(accelerator)
+    computed = {"no": "", "bf16": ", computed in bfloat16", "fp16": ", computed in float16"}.get(_precision(args), "")
+    about = "about " if args.max_tokens_per_batch else ""
+    processes = "one process" if world == 1 else f"{world} processes"
+    dtype = str(training_dtype(model)).removeprefix("torch.")
+    weights = f"{dtype} weights{computed}" + (f", {place}" if world > 1 else "")
+    return f"{processes} on {accelerator.device.type}{engine}; {about}{rows} rows a step; {weights}"
+
+
+def _engine(accelerator: Accelerator) -> tuple[str, str]:
+    """The engine, and where under it weights are."""
+    if accelerator.is_fsdp2:
+        return " under FSDP2", "spread over the processes with gradients, optimizer and reference"
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None:
+        spread = {1: "optimizer", 2: "gradients and optimizer"}.get(plugin.zero_stage)
+        if plugin.zero_stage == 3:
+            return " under DeepSpeed ZeRO-3", "spread over the processes with gradients and optimizer"
+        return f" under DeepSpeed ZeRO-{plugin.zero_stage}", f"whole in each, {spread} spread over the processes"
+    return ("", "") if accelerator.num_processes == 1 else (" under DDP", "whole in each")
+
+
+def _precision(args: Any) -> str:
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "no"

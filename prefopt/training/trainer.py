@@ -51,7 +51,7 @@ from .final_model import scratch
 from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
-from .launch import check_engine, check_launch, check_lengths
+from .launch import check_engine, check_launch, check_lengths, launch_in_words
 from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
@@ -207,6 +207,11 @@ class PreferenceTrainer(Trainer):
         """What log-ratios are taken against; None where there is none, or its log-probs are precomputed."""
         return self.step.reference
 
+    @property
+    def launch(self) -> str:
+        """What the run is trained on, for people: processes, engine, rows of a step, precision, where weights are."""
+        return launch_in_words(self.accelerator, self.args, self.get_total_train_batch_size(self.args), self.model)
+
     def _to_device(self, built: Built) -> None:
         """Move what Trainer does not know to the device."""
         for scorer in reward_models(built.scorer):
@@ -214,9 +219,10 @@ class PreferenceTrainer(Trainer):
             shard(scorer.model, self.accelerator)
         if isinstance(built.reference, FrozenModel):
             shard(built.reference.model.to(self.args.device), self.accelerator)
-        keep_sharded(self.model, self.accelerator)
         if isinstance(built.reference, PolicyBeforeTraining):
-            self.model.to(self.args.device)  # which Trainer leaves to later where weights will be spread over devices
+            # Trainer leaves this to later where weights will be spread over devices.
+            shard(self.model.to(self.args.device), self.accelerator)
+        keep_sharded(self.model, self.accelerator)
 
     def _watch_reference(self, given: bool) -> dict[str, str | None]:
         """Let the reference follow the policy, if asked for; else what its weights are known by.
@@ -256,6 +262,7 @@ class PreferenceTrainer(Trainer):
                 there; or the objective cannot be trained on these rows by these arguments.
         """
         per_step = self.get_total_train_batch_size(self.args)
+        logger.info("%s", self.launch)
         with (
             self.checkpoints.claimed(resume_from_checkpoint) as wanted,
             listening(self.args.signal_grace, lambda ending: logger.warning("%s", ending)),

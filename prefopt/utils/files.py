@@ -87,23 +87,23 @@ def free(path: Path) -> int:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and those above it, their names on the disk.
+    """Create a folder and those above it, their names on the disk."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush(folder.parent)
+
+
+def require_folder(folder: Path) -> None:
+    """Create a folder, where it is missing, for who writes into it later.
 
     Raises:
         OSError: it could not be made, as on a full disk; the message names it.
     """
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
     try:
-        folder.mkdir(exist_ok=True)
-        flush(folder.parent)
+        make_folder(folder)
     except OSError as error:
         raise explained(error, folder) from error
-
-
-class Explained(OSError):
-    """An error of a file or folder that already says what to do."""
 
 
 def explained(error: OSError, path: Path, needed: int | None = None) -> OSError:
@@ -112,12 +112,10 @@ def explained(error: OSError, path: Path, needed: int | None = None) -> OSError:
     Args:
         needed: how many bytes were to be written, where that is known.
     """
-    if isinstance(error, Explained):
-        return error
     remedy = "mend that and run it again"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         wanted = "" if needed is None else f"{needed:,} bytes are needed, "
         room = f" ({wanted}{free(path):,} are free)"
         remedy = f"make room{room} and run it again"
     reason = f"{error.strerror or error}: nothing was written and what was there is intact; {remedy}"
-    return Explained(error.errno, reason, str(path))
+    return OSError(error.errno, reason, str(path))

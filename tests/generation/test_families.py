@@ -103,7 +103,7 @@ def test_the_way_is_found_by_trial(make: Any, said: str, caplog: pytest.LogCaptu
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.3)
-    monkeypatch.setattr(sampling, "is_supported", lambda _: False)
+    monkeypatch.setattr(sampling, "is_supported", lambda *_: False)
     generated(model, Distribution(), 1)
     assert [said in record.message for record in caplog.records if record.name == _compatibility.__name__] == [True]
 
@@ -116,13 +116,18 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def test_without_a_trial_it_is_said(process_group: None, caplog: pytest.LogCaptureFixture) -> None:
-    """Of weights that processes share; the log-probs are right where left padding is, as for SmolLM3."""
+@pytest.mark.parametrize("fast", [True, False])
+def test_weights_that_processes_share_are_sampled(
+    fast: bool, process_group: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the fast loop; or by generate, without a trial, as is said, which is right where left padding is."""
+    if not fast:
+        monkeypatch.setattr(sampling, "is_supported", lambda *_: False)
     plain, sharded = (tiny_family("SmolLM3") for _ in range(2))
     fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
     with caplog.at_level(logging.WARNING, "prefopt.generation"):
         found = generated(sharded, Distribution(), 2)
-    assert [record.message for record in caplog.records if "is sampled without a trial" in record.message]
+    assert ["is sampled without a trial" in record.message for record in caplog.records] == [True] * (not fast)
     for (number, _), row in found.items():
         with torch.no_grad():
             logits = plain(torch.tensor([PROMPTS[number] + row.ids]), use_cache=False).logits

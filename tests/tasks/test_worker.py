@@ -36,9 +36,7 @@ def test_a_reason_that_cannot_be_written_down_is_said(tmp_path: Path, monkeypatc
         worker.fail(task(), tmp_path, "OSError: /data/rows.arrow")
 
 
-def test_an_error_is_explained_once(tmp_path: Path) -> None:
-    error = files.explained(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "a")
-    assert files.explained(error, tmp_path / "b") is error and str(error).count("make room") == 1
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="File exists: nothing was written.*file'"):
-        files.make_folder(tmp_path / "file" / "folder")
+    with pytest.raises(OSError, match="File exists: nothing was written.*mend that and run it again: .*file/folder'"):
+        files.require_folder(tmp_path / "file" / "folder")

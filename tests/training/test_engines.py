@@ -16,8 +16,18 @@ from tests.helpers.processes import launch
 from tests.helpers.programs.engine_runs import BROKEN, CASES, GENERATING
 
 PROGRAM = "tests.helpers.programs.engine_runs"
-FEW = ["dpo, moving reference", "dpo, lora", "rejection sampling"]
+FEW = ["reward", "dpo, precomputed", "dpo, moving reference", "dpo, lora", "rejection sampling"]
 WRAPPERS = {"fsdp2": "FSDP", "zero2": "DeepSpeedEngine", "zero3": "DeepSpeedEngine"}
+LAUNCHED = {
+    "ddp": "2 processes on cpu under DDP; 8 rows a step; {} weights, whole in each",
+    "fsdp2": "2 processes on cpu under FSDP2; 8 rows a step; {} weights, spread over the processes with gradients, "
+    "optimizer and reference",
+    "zero2": "2 processes on cpu under DeepSpeed ZeRO-2; 8 rows a step; {} weights, whole in each, gradients and "
+    "optimizer spread over the processes",
+    "zero3": "2 processes on cpu under DeepSpeed ZeRO-3; 8 rows a step; {} weights, spread over the processes with "
+    "gradients and optimizer",
+}
+"""What a run of eight rows a step says that it is trained by; its precision is left out."""
 WEIGHTS = {"fsdp2": 1e-9, "zero2": 5e-5, "zero3": 5e-5}
 """By how much a weight may differ after three steps of AdamW; DeepSpeed computes in float32, whatever it is given."""
 ZERO = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed: make test-engines")
@@ -47,6 +57,12 @@ def check(name: str, engine: str, expected: dict[str, Any], found: dict[str, Any
     assert (expected["world"], found["world"]) == (2, 2)
     assert expected["wrapper"] != found["wrapper"] and found["wrapper"].startswith(WRAPPERS[engine])
     exact = engine == "fsdp2"
+    if name == "reward":
+        precise = "float64" if exact else "float32"
+        assert (expected["launch"], found["launch"]) == (
+            LAUNCHED["ddp"].format("float64"),
+            LAUNCHED[engine].format(precise),
+        )
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-6), name  # Trainer keeps losses in float32
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-9 if exact else 1e-6), name
     near = {"rel": 1e-6} if exact else {"rel": 1e-4, "abs": 1e-3}

@@ -273,7 +273,7 @@ def test_responses_are_counted_by_their_lengths(
     loop: str, batch_size: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loop == "generate":
-        monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "is_supported", lambda _: False)
+        monkeypatch.setattr(importlib.import_module("prefopt.generation.sampling"), "is_supported", lambda *_: False)
     model = tiny_llama()
     model.generation_config.eos_token_id = list(range(0, 1000, 9))  # responses of many lengths
     with count_flops() as counter:

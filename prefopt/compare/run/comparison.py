@@ -23,7 +23,7 @@ from ...tasks import Progress, Schedule
 from ...training.trainers import RewardConfig, SFTConfig
 from ...utils import files, secrets
 from ...utils.extensions import file_of
-from ...utils.files import make_folder
+from ...utils.files import require_folder
 from ...utils.signals import GRACE, Interrupted, interrupted, listening, name_of
 from ...utils.visible import visible
 from ..measure import Endpoint, judge_from, kept_of_judge
@@ -94,7 +94,7 @@ def _collected(plan: Plan, out: Path, console: Console, jobs: int, keep_going: b
     tried = trials(plan, Tasks(plan))
     if jobs:
         _check(plan, out)
-    make_folder(out)
+    require_folder(out)
     with locked(out), Progress(console, out, max(1, jobs)) as progress:
         if jobs:
             _write_plan(plan, out)

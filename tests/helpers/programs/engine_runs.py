@@ -151,6 +151,7 @@ def trained(make: Callable[[Path], Any], folder: Path) -> dict[str, Any]:
         "evaluated": {name: value for name, value in evaluated.items() if not name.endswith(("runtime", "second"))},
         "pool": pool_of(folder),
         "held": held.bytes,
+        "launch": trainer.launch,
         "skipped": trainer.step.guard.skipped,
         "saved otherwise": saved_otherwise(folder / "run", weights) if trainer.args.should_save else [],
     }
