@@ -33,6 +33,7 @@ from ..models.lockstep import in_step, is_gathered
 from ..models.modes import evaluating
 from ..models.rope_lengths import forget_lengths, parts_by_frequencies
 from ..models.wrappers import run_under_wrapper, unwrap
+from ..utils.distributed import world_size
 from ..utils.flop_counter import is_counting
 from ._compatibility import Way, is_supported, way_to_generate
 from ._engine import count_flops, decode, directly, groups_by_prompt, seen_tokens
@@ -147,6 +148,11 @@ def generate_by_transformers(
     on_end: OnEnd,
 ) -> None:
     """Generate as `decode` does, by transformers' `generate`, a batch at a time."""
+    if is_gathered(policy) and world_size() > 1:
+        raise ValueError(
+            f"{type(unwrap(policy)).__name__} can only be decoded by transformers' generate, which processes that share "
+            "its weights would call unequally often: launch this with examples/accelerate/ddp.yaml"
+        )
     way = way_to_generate(policy, _generate_in_a_way)
     for batch in way.batches(list(sequences), batch_size):
         _generate_batch(policy, batch, distribution, rules, use_cache=way.caches(batch))

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.helpers.processes import launch
-from tests.helpers.programs.engine_runs import BROKEN, CASES, GENERATING
+from tests.helpers.programs.engine_runs import BROKEN, BY_GENERATE, CASES, GENERATING
 
 PROGRAM = "tests.helpers.programs.engine_runs"
 FEW = ["reward", "dpo, precomputed", "dpo, moving reference", "dpo, lora", "rejection sampling"]
@@ -108,6 +108,12 @@ def test_what_deepspeed_cannot_do_is_refused(engine: str, tmp_path: Path) -> Non
     assert not list(tmp_path.rglob("candidates-*"))
     for name in BROKEN:
         assert "rows [4, 5]" in found[name]["error"] and "DeepSpeed has learnt from it" in found[name]["error"]
+
+
+def test_what_fsdp_cannot_sample_is_refused(tmp_path: Path) -> None:
+    found = launch(2, PROGRAM, folder=str(tmp_path), engine="fsdp2", cases=list(BY_GENERATE))
+    for name in BY_GENERATE:
+        assert "unequally often: launch this with examples/accelerate/ddp.yaml" in found[name]["error"]
 
 
 def test_a_step_of_spread_weights_that_is_not_finite_is_left_out(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+import prefopt.generation.sampling as sampling_module
 from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer
 from prefopt.models.heads import scorer_from_policy
 from prefopt.models.reference import FrozenModel
@@ -100,11 +101,19 @@ def sampling(folder: Path, **changes: Any) -> Any:
     )
 
 
+def by_generate(folder: Path) -> Any:
+    """Of a model that the fast loop cannot decode."""
+    sampling_module.is_supported = lambda *_: False  # type: ignore[assignment]
+    return sampling(folder)
+
+
 GENERATING: dict[str, Callable[[Path], Any]] = {
     "rejection sampling": sampling,
     "rejection sampling, lora": partial(sampling, peft_config=LORA),
     "rejection sampling, from base": partial(sampling, init="base", dataset_responses=True),
 }
+BY_GENERATE = {"rejection sampling, by generate": by_generate}
+"""What FSDP cannot do."""
 
 
 def world() -> int:
@@ -213,7 +222,7 @@ def main(folder: str, engine: str | None = None, cases: list[str] | None = None,
     torch.set_num_threads(1)
     engines.use(engine)
     found: dict[str, Any] = {}
-    makers = {name: partial(offline, case) for name, case in (CASES | BROKEN).items()} | GENERATING
+    makers = {name: partial(offline, case) for name, case in (CASES | BROKEN).items()} | GENERATING | BY_GENERATE
     for name in cases or makers:
         there = Path(folder) / name.replace(", ", "-").replace(" ", "-")
         try:
