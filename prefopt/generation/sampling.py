@@ -150,8 +150,8 @@ def generate_by_transformers(
     """Generate as `decode` does, by transformers' `generate`, a batch at a time."""
     if is_gathered(policy) and world_size() > 1:
         raise ValueError(
-            f"{type(unwrap(policy)).__name__} can only be decoded by transformers' generate, which processes that share "
-            "its weights would call unequally often: launch this with examples/accelerate/ddp.yaml"
+            f"{type(unwrap(policy)).__name__} can only be decoded by transformers' generate, which processes that "
+            "share its weights would call unequally often: launch this with examples/accelerate/ddp.yaml"
         )
     way = way_to_generate(policy, _generate_in_a_way)
     for batch in way.batches(list(sequences), batch_size):
