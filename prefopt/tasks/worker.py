@@ -18,7 +18,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from ..utils import jsonl, secrets
-from ..utils.files import require_folder
+from ..utils.files import path_of_error, require_folder
 from ..utils.signals import listening
 from ..utils.visible import VisibleFormatter
 from . import done, launched
@@ -82,7 +82,10 @@ def run_task(task: Task, out: Path, grace: float) -> bool:
         if task.result(out) is not None:  # the signal came when it was done
             return True
         lines = (getattr(error, "details", "") or traceback.format_exc()).strip().splitlines()
-        return fail(task, out, f"{type(error).__name__}: {error}", "\n".join(lines[-TRACEBACK_LINES:]))
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and not error.filename:  # as of a write
+            reason += f": {path_of_error(error, task.folder(out))}"
+        return fail(task, out, reason, "\n".join(lines[-TRACEBACK_LINES:]))
     return True
 
 

@@ -7,8 +7,10 @@ it was or the file as it is to be, never half of one.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -78,6 +80,24 @@ def flush(path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
+
+
+def path_of_error(error: BaseException, folder: Path) -> Path:
+    """The file that an error is of; the folder where that is not known.
+
+    Errors of writes, and those of torch, tokenizers and safetensors, do not name it: it is what the innermost function
+    that knows of a path in the folder has opened, or was about to write.
+    """
+    if getattr(error, "filename", None):
+        return Path(str(error.filename))  # type: ignore[attr-defined]
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        values = list(frame.f_locals.values())
+        opened = [value.name for value in values if isinstance(value, io.IOBase) and hasattr(value, "name")]
+        paths = [Path(value) for value in (*values, *opened) if isinstance(value, str | Path)]
+        inside = [path for path in paths if path != folder and path.is_relative_to(folder) and not path.is_dir()]
+        if inside:
+            return inside[-1]
+    return folder
 
 
 def free(path: Path) -> int:

@@ -40,3 +40,17 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="File exists: nothing was written.*mend that and run it again: .*file/folder'"):
         files.require_folder(tmp_path / "file" / "folder")
+
+
+def test_an_error_of_a_write_names_the_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> None:
+        place = task().folder(tmp_path)
+        place.mkdir(parents=True)
+        with (place / "rows.arrow").open("wb") as file:
+            file.write(b"half")
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(worker, "_run", write)
+    assert worker.run_task(task(), tmp_path, 1.0) is False
+    failure = task().failure(tmp_path)
+    assert failure is not None and failure["reason"].endswith(f"error: {task().folder(tmp_path) / 'rows.arrow'}")
