@@ -22,6 +22,8 @@ from .texts import text
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "compare" / "report"
 """Where a comparison's page has its style, and how it shows tables."""
+FRAME = "main { max-width: 80rem; margin: 0 auto; padding: 0 1.5rem 5rem; }\n"
+"""What a page without a list of its sections has in its place."""
 PAGE, MARKDOWN, JSON = "rounds.html", "rounds.md", "rounds.json"
 PICTURE = "rounds.png"
 
@@ -59,7 +61,7 @@ def _markdown(results: RoundsResults, made: Mapping[str, Table], lang: str) -> s
 
 
 def _page(results: RoundsResults, made: Mapping[str, Table], pictures: dict[str, bytes], lang: str) -> str:
-    style = Markup((SHARED / "page.css").read_text("utf-8"))
+    style = Markup((SHARED / "page.css").read_text("utf-8") + FRAME)
     loader = FileSystemLoader([HERE, SHARED])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
