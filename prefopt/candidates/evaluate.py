@@ -11,11 +11,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..data.records import Messages
+from ..generation.prompts import encode_prompts
 from ..generation.sampling import sample
 from ..generation.stopping import Sample
 from ..objectives.sampling_arguments import SamplingArguments
 from ..scoring.scorer import Scorer, score_samples
-from ..utils.distributed import made_by_all, rank, world_size
+from ..utils.distributed import made_by_all, or_all_stop, rank, world_size
 from .diversity import degenerate
 
 STREAM = (-1,)
@@ -72,11 +73,11 @@ def evaluate_policy(
     own = range(rank(), len(prompts), world_size())
     own_prompts = [prompts[number] for number in own]
 
-    def responses_and_scores() -> list[tuple[int, Sample, float]]:
-        samples = sample(
+    def responses() -> list[list[Sample]]:
+        return sample(
             policy,
             tokenizer,
-            own_prompts,
+            encoded,
             temperature=settings.temperature,
             seed=seed,
             stream=STREAM,
@@ -84,8 +85,14 @@ def evaluate_policy(
             **settings.shape,
             **settings.limits,
         )
+
+    def responses_and_scores() -> list[tuple[int, Sample, float]]:
         scores = score_samples(scorer, own_prompts, samples)
         return [(number, row[0], score) for number, row, score in zip(own, samples, scores, strict=True)]
+
+    # Each step ends for all or for none: models whose weights processes share are run by all of them.
+    encoded = or_all_stop(lambda: encode_prompts(own_prompts, tokenizer, policy, settings.max_new_tokens))
+    samples = or_all_stop(responses)
 
     shares = made_by_all(responses_and_scores)
     by_number = {number: (response, score) for share in shares for number, response, score in share}

@@ -57,6 +57,7 @@ from .saved_adapter import (
 )
 from .saved_adapter import IncompleteCheckpoint as IncompleteCheckpoint
 from .tokenizers import load_tokenizer as load_tokenizer
+from .weights import gathered_to_change
 from .wrappers import base_transformer, check_adapter
 
 logger = logging.getLogger(__name__)
@@ -273,7 +274,8 @@ def _restore_head(model: PreTrainedModel, folder: Path) -> None:
     for file, names in _names_by_file(folder, set(parameters)).items():
         with safe_open(file, framework="pt") as weights, torch.no_grad():
             for name in names:
-                parameters[name].copy_(weights.get_tensor(name))
+                with gathered_to_change([parameters[name]]):
+                    parameters[name].copy_(weights.get_tensor(name))
 
 
 def _names_by_file(folder: Path, names: set[str]) -> dict[Path, set[str]]:

@@ -186,7 +186,10 @@ def reference_for(
     if ref_model is not None:
         if ref_model is model:
             raise ValueError("ref_model is the policy itself, so it would train too: leave it out to use a frozen copy")
+        check_whole(ref_model)
         return FrozenModel(freeze(ref_model))
+    if not isinstance(model, PeftModel):
+        check_whole(model)
     if before_training and not isinstance(model, PeftModel):
         return PolicyBeforeTraining()
     if isinstance(model, FSDPModule):
@@ -200,6 +203,19 @@ def reference_for(
         return AdapterOff()
     copy_adapter(model)
     return AdapterCopy()
+
+
+def check_whole(model: nn.Module) -> None:
+    """Refuse a model that ZeRO-3 spreads over processes where it is loaded, which only DeepSpeed's engine can run.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise ValueError(
+            "under ZeRO-3 a model that is loaded by its path is in parts, and can be no reference: train an adapter "
+            "(use_peft), which needs none, or launch this with examples/accelerate/fsdp2.yaml or zero2.yaml"
+        )
 
 
 def _own_weights(model: nn.Module) -> dict[str, Tensor]:

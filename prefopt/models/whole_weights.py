@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,8 +72,15 @@ def load_whole_weights(model: nn.Module, folder: Path) -> None:
         ValueError: the folder lacks weights of the model, or has others.
     """
     inner = unwrap_parallel(model)
-    is_adapter = isinstance(inner, PeftModel)
-    named = _adapter(inner, str(inner.active_adapter)) if is_adapter else inner.state_dict(keep_vars=True)
+    if not isinstance(inner, PeftModel):
+        return _load(inner.state_dict(keep_vars=True), folder, getattr(inner, "_keys_to_ignore_on_save", None) or ())
+    for adapter in _own_adapters(inner):
+        # PEFT saves those that are not called so in folders of their own.
+        _load(_adapter(inner, adapter), folder if adapter == "default" else folder / adapter, ())
+
+
+def _load(named: Mapping[str, Tensor], folder: Path, left: Collection[str]) -> None:
+    """Load weights from the files of a folder, which must have all of them but those that are left out when saving."""
     loaded: set[int] = set()
     unexpected = []
     for path in sorted(folder.glob(WEIGHTS)):
@@ -84,7 +91,6 @@ def load_whole_weights(model: nn.Module, folder: Path) -> None:
                     loaded.add(id(named[name]))
                 else:
                     unexpected.append(name)
-    left = getattr(inner, "_keys_to_ignore_on_save", None) or ()
     missing = [name for name, tensor in named.items() if id(tensor) not in loaded and name not in left]
     if missing or unexpected:
         raise ValueError(
@@ -107,9 +113,12 @@ def _saved(model: nn.Module) -> dict[str, Tensor]:
     weights = model.state_dict(keep_vars=True)
     if not isinstance(model, PeftModel):
         return weights
-    own = [name for name in model.peft_config if name not in AUXILIARY_ADAPTERS]
-    wanted = {id(tensor) for name in own for tensor in _adapter(model, name).values()}
+    wanted = {id(tensor) for name in _own_adapters(model) for tensor in _adapter(model, name).values()}
     return {name: tensor for name, tensor in weights.items() if id(tensor) in wanted}
+
+
+def _own_adapters(model: PeftModel) -> list[str]:
+    return [name for name in model.peft_config if name not in AUXILIARY_ADAPTERS]
 
 
 def _adapter(model: PeftModel, adapter: str) -> dict[str, Tensor]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from ..data.records import Messages
+from ..models.lockstep import is_gathered
+from ..utils.distributed import or_all_stop
 from ..utils.fingerprint import fingerprint_of_code, fingerprint_of_values
 from .reward_model import RewardModelScorer
 from .scorer import Scorer, all_finished, checked
@@ -120,13 +123,19 @@ class CombinedScorer:
         self, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool] | None = None
     ) -> list[float]:
         ended = all_finished(prompts, responses, finished)
-        parts = {name: self._scores_by(name, prompts, responses, ended) for name in self.parts}
+        by_all = any(is_gathered(model.model) for model in reward_models(self))  # one part fails in all, or in none
+        parts = {}
+        for name in self.parts:
+            score = partial(self._scores_by, name, prompts, responses, ended)
+            parts[name] = or_all_stop(score) if by_all else score()
         return checked(self.name, self.rule(prompts, parts), prompts, responses)
 
     def _scores_by(
         self, name: str, prompts: Sequence[Messages], responses: Sequence[str], finished: Sequence[bool]
     ) -> list[float]:
         part = self.parts[name]
+        if not len(responses) and not any(reward_models(part)):  # a process that only waits for others has none
+            return []
         return checked(part.name, part.score(prompts, responses, finished), prompts, responses)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -32,11 +32,13 @@ from ..models.reference import FrozenModel, fingerprint
 from ..models.rope_lengths import length_rules
 from ..models.tokenizers import load_tokenizer
 from ..models.wrappers import unwrap
+from ..utils.distributed import or_all_stop
 from ..utils.flop_counter import scope
 from .scorer import all_finished, checked
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 SCORES = frozenset({"scores"})
 TOO_LONG = "RewardModelScorer(..., encoding=Encoding(max_length={limit})) truncates texts to that"
 """What to do about rows that are longer than the reward model's positions."""
@@ -114,7 +116,7 @@ class RewardModelScorer:
     ) -> list[float]:
         """One score per row, whatever batch it is in: see `Scorer.score`."""
         ended = all_finished(prompts, responses, finished)
-        rows = self._encoded(prompts, responses, ended) if len(responses) else []
+        rows = self._by_all(lambda: self._encoded(prompts, responses, ended) if len(responses) else [])
         return checked(self.name, self._scores(rows), prompts, responses)
 
     def score_ids(
@@ -159,11 +161,11 @@ class RewardModelScorer:
         ]
 
     def _scores(self, rows: list[Ids]) -> list[float]:
-        check_lengths(self.model, [len(prompt) + len(response) for prompt, response in rows], TOO_LONG)
+        self._by_all(lambda: self._check_lengths([len(prompt) + len(response) for prompt, response in rows]))
         scores_of_rows = [0.0] * len(rows)
         bar = tqdm(total=len(rows), desc=f"scoring by {self.name}", disable=not self.progress)
         if is_gathered(self.model):
-            self._try(rows)
+            self._try()
         with torch.no_grad(), scope("scoring"), evaluating(self.model), bar, in_step(self.model):
             for groups in _batches(rows, self.tokens_per_batch):
                 batch = collate(
@@ -178,20 +180,23 @@ class RewardModelScorer:
                 bar.update(sum(map(len, groups)))
         return scores_of_rows
 
-    def _try(self, rows: list[Ids]) -> None:
-        """Run a model whose weights processes share once in each of them: its first run tries how it can be run.
+    def _by_all(self, make: Callable[[], T]) -> T:
+        """What `make` returns; where processes share the model's weights, once it has returned in all of them."""
+        return or_all_stop(make) if is_gathered(self.model) else make()
 
-        Raises:
-            ValueError: it would run some of the rows by themselves, which others cannot know.
-        """
+    def _check_lengths(self, lengths: list[int]) -> None:
+        """Raise ValueError for rows that the model cannot read, or that it would run by themselves."""
+        check_lengths(self.model, lengths, TOO_LONG)
         limit = min((rule.limit for rule in length_rules(unwrap(self.model))), default=math.inf)
-        longest = max((len(prompt) + len(response) for prompt, response in rows), default=0)
-        if longest > limit:
+        if is_gathered(self.model) and max(lengths, default=0) > limit:
             raise ValueError(
-                f"{self.name}: a text has {longest:,} tokens, and beyond {limit:,} this model's rotary frequencies "
-                "depend on the length of each text, by which processes that share its weights would run it unequally "
-                f"often: pass RewardModelScorer(..., encoding=Encoding(max_length={limit}))"
+                f"{self.name}: a text has {max(lengths):,} tokens, and beyond {limit:,} this model's rotary "
+                "frequencies depend on the length of each text, by which processes that share its weights would run it "
+                f"unequally often: pass RewardModelScorer(..., encoding=Encoding(max_length={limit}))"
             )
+
+    def _try(self) -> None:
+        """Run a model whose weights processes share once in each of them: its first run tries how it can be run."""
         batch = collate([{"prompt_ids": [0], "response_ids": [[0]]}])
         with torch.no_grad(), evaluating(self.model):
             forward(self.model, Batch({name: column.to(self.model.device) for name, column in batch.items()}), SCORES)

@@ -24,6 +24,8 @@ from .identity import check_same
 logger = logging.getLogger(__name__)
 
 MANIFEST = "prefopt_manifest.json"
+OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
+"""Where the optimizer's state is: Trainer's file, FSDP's file or folder, DeepSpeed's folder."""
 RUN = "run.json"
 STAGING = ".staging"
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -168,7 +170,7 @@ def check_resumable(folder: Path, run: dict[str, Any], changes: Collection[str] 
     problem = problem_with(folder, thorough=True)
     if problem is not None:
         raise ValueError(f"{folder} is not complete ({problem}): resume_from_checkpoint=True takes the newest that is")
-    if not (folder / "optimizer.pt").is_file() and not any(folder.glob("global_step*")):
+    if not any(any(folder.glob(pattern)) for pattern in OPTIMIZERS):
         logger.warning("%s holds no optimizer state (save_only_model): the optimizer starts anew", folder)
     check_same(folder, _manifest(folder)["run"], run, changes)
 

@@ -62,7 +62,7 @@ class GeneratingSource(Source):
         self.scorer = scorer
         self.objective: Any = host.step.objective
         check_sampling(host, self.objective)
-        shard(host.model, host.accelerator)  # before it trains for the first time, it generates
+        shard(host.model, host.accelerator, trains=True)  # before it trains for the first time, it generates
 
     def evaluate(self, evaluate: Evaluate, dataset: Any, ignore_keys: Any, prefix: str) -> dict[str, float]:
         """Means over generated responses, one to each prompt of the rows."""

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 
 from ..data.batching import sequence_lengths
 from ..models.precision import training_dtype
@@ -61,12 +61,19 @@ def check_world(world: int, remedy: str, environment: Mapping[str, str] = os.env
         )
 
 
-def check_engine(accelerator: Accelerator) -> None:
-    """Refuse the first kind of FSDP, whose flattened weights could be neither compared, saved nor taken up again here.
+def check_engine(accelerator: Accelerator, objective: Any) -> None:
+    """Refuse what an engine cannot do: the first kind of FSDP, whose flattened weights could be neither compared, saved
+    nor taken up again here; and a second head, which would be spread apart from the embeddings that it may be tied to.
 
     Raises:
-        ValueError: it is that one; the message says which setting to change.
+        ValueError: it is one of these; the message says what to change.
     """
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+    if getattr(objective, "lm_coefficient", 0) and (accelerator.is_fsdp2 or (deepspeed and deepspeed.zero_stage == 3)):
+        raise ValueError(
+            f"lm_coefficient={objective.lm_coefficient}: the language-model head that a reward model keeps for it "
+            "cannot be spread over processes: set lm_coefficient=0, or launch this with examples/accelerate/ddp.yaml"
+        )
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and not accelerator.is_fsdp2:
         raise ValueError(
@@ -96,6 +103,17 @@ def check_sampling(host: Any, objective: Any) -> None:
             "PPO trains policy and critic together, which FSDP cannot spread over processes here yet: launch this with "
             "examples/accelerate/ddp.yaml; an adapter on the policy with share_critic saves memory"
         )
+    plugin = getattr(host.accelerator.state, "fsdp_plugin", None) if host.is_fsdp_enabled else None
+    settings = {
+        "fsdp_activation_checkpointing": getattr(plugin, "activation_checkpointing", False),
+        "fsdp_offload_params": isinstance(getattr(plugin, "cpu_offload", None), CPUOffloadPolicy),
+    }
+    for name, is_set in settings.items():
+        if is_set:
+            raise ValueError(
+                f"{name} does not work where the policy generates its responses itself: set it to false in "
+                "accelerate's config (--gradient_checkpointing saves the same memory)"
+            )
     if host.is_fsdp_enabled and objective.searched:
         raise ValueError(
             f"source={objective.source!r}: beam search needs whole weights in every process: set source='sampling', or "

@@ -181,7 +181,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
-        check_engine(self.accelerator)
+        check_engine(self.accelerator, built.objective)
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
         guard = NonFiniteGuard(args.max_skipped_steps, skips=not self.is_deepspeed_enabled)
@@ -221,7 +221,7 @@ class PreferenceTrainer(Trainer):
             shard(built.reference.model.to(self.args.device), self.accelerator)
         if isinstance(built.reference, PolicyBeforeTraining):
             # Trainer leaves this to later where weights will be spread over devices.
-            shard(self.model.to(self.args.device), self.accelerator)
+            shard(self.model.to(self.args.device), self.accelerator, trains=True)
         keep_sharded(self.model, self.accelerator)
 
     def _watch_reference(self, given: bool) -> dict[str, str | None]:

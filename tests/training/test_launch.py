@@ -10,8 +10,10 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from prefopt.models.sharding import _check_parts
 from prefopt.objectives.ppo import PPO
 from prefopt.objectives.rejection_sampling import RejectionSampling
+from prefopt.objectives.reward import BradleyTerry
 from prefopt.training.launch import check_engine, check_launch, check_sampling, check_world
 
 SIMPLE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}
@@ -61,14 +63,35 @@ def test_an_fsdp_config_that_is_not_applied_is_refused(monkeypatch: pytest.Monke
         check_launch(given(DistributedType.NO))
 
 
-def test_the_first_kind_of_fsdp_is_refused() -> None:
-    def accelerator(**state: Any) -> Any:
-        return SimpleNamespace(state=SimpleNamespace(**state), is_fsdp2=state.get("version") == 2)
+def accelerator(**state: Any) -> Any:
+    return SimpleNamespace(state=SimpleNamespace(**state), is_fsdp2=state.get("version") == 2)
 
-    check_engine(accelerator())
-    check_engine(accelerator(fsdp_plugin=SimpleNamespace(fsdp_version=2), version=2))
+
+FSDP2 = {"fsdp_plugin": SimpleNamespace(fsdp_version=2), "version": 2}
+
+
+def test_the_first_kind_of_fsdp_is_refused() -> None:
+    check_engine(accelerator(), BradleyTerry())
+    check_engine(accelerator(**FSDP2), BradleyTerry())
     with pytest.raises(ValueError, match="fsdp_version 1 is not supported: set fsdp_version: 2 in"):
-        check_engine(accelerator(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
+        check_engine(accelerator(fsdp_plugin=SimpleNamespace(fsdp_version=1)), BradleyTerry())
+
+
+def test_a_second_head_is_refused_where_weights_are_spread() -> None:
+    second = BradleyTerry(lm_coefficient=0.1)
+    check_engine(accelerator(), second)
+    check_engine(accelerator(deepspeed_plugin=SimpleNamespace(zero_stage=2)), second)
+    for state in (FSDP2, {"deepspeed_plugin": SimpleNamespace(zero_stage=3)}):
+        with pytest.raises(ValueError, match="lm_coefficient=0.1.*set lm_coefficient=0, or .*ddp.yaml"):
+            check_engine(accelerator(**state), second)
+
+
+@pytest.mark.parametrize(("rows", "processes"), [(4, 3), (4, 8), (8, 6)])
+def test_weights_that_leave_a_process_without_a_part_are_refused(rows: int, processes: int) -> None:
+    adapters = nn.Sequential(nn.Linear(8, rows, bias=False), nn.Linear(8, rows, bias=False))
+    _check_parts(adapters, 2)
+    with pytest.raises(ValueError, match=f"0.weight has {rows} rows, too few for a part in each of {processes}"):
+        _check_parts(adapters, processes)
 
 
 class InParts(FSDPModule, nn.Linear):
@@ -82,6 +105,19 @@ REFUSED_SAMPLING: dict[str, tuple[dict[str, Any], Any, str]] = {
     "DeepSpeed": ({"is_deepspeed_enabled": True}, RejectionSampling(), "ddp.yaml or .not PPO. fsdp2.yaml"),
     "loaded in parts": ({"model": InParts(1, 1)}, RejectionSampling(), "under accelerate's FSDP2"),
     "PPO": ({"is_fsdp_enabled": True, "model": InParts(1, 1)}, PPO(), "policy and critic together.*ddp.yaml"),
+    "checkpointing by FSDP": (
+        {
+            "is_fsdp_enabled": True,
+            "accelerator": accelerator(fsdp_plugin=SimpleNamespace(activation_checkpointing=True)),
+        },
+        RejectionSampling(),
+        "fsdp_activation_checkpointing does not work.*--gradient_checkpointing",
+    ),
+    "offload": (
+        {"is_fsdp_enabled": True, "accelerator": accelerator(fsdp_plugin=SimpleNamespace(cpu_offload=object()))},
+        RejectionSampling(),
+        "fsdp_offload_params does not work",
+    ),
     "beam search": (
         {"is_fsdp_enabled": True},
         RejectionSampling(source="mixed", responses_per_prompt=4),
@@ -94,6 +130,7 @@ REFUSED_SAMPLING: dict[str, tuple[dict[str, Any], Any, str]] = {
 def test_a_policy_in_parts_is_refused_where_it_cannot_generate(case: str) -> None:
     given, objective, said = REFUSED_SAMPLING[case]
     whole = {"is_deepspeed_enabled": False, "is_fsdp_enabled": False, "model": nn.Linear(1, 1)}
+    whole["accelerator"] = accelerator()
     check_sampling(SimpleNamespace(**whole), objective)
     check_sampling(SimpleNamespace(**{**whole, "is_fsdp_enabled": True, "model": InParts(1, 1)}), RejectionSampling())
     with pytest.raises(ValueError, match=said):

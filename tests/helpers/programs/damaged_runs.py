@@ -8,6 +8,7 @@ Whatever is damaged, a run ends as the undisturbed one, or is refused by a messa
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import signal
@@ -90,7 +91,26 @@ def outcome(run: Run, folder: Path, damaged: Path, whole: Whole) -> dict[str, An
     return {"outcome": "equal, named" if damaged.name in said else "equal"}
 
 
-def main(folder: str, methods: list[str], only: str = "", damages: list[str] | None = None) -> None:
+def cases(
+    late: dict[str, Path], another: dict[str, Path], only: str, damages: list[str] | None
+) -> Iterator[tuple[str, str]]:
+    """Every file and what may be done to it, where that changes it."""
+    for name, path in late.items():
+        other = another.get(name)
+        for damage in damages or DAMAGES:
+            same = damage == "another run's" and (other is None or other.read_bytes() == path.read_bytes())
+            if re.search(only, name) and not same:
+                yield name, damage
+
+
+def main(
+    folder: str,
+    methods: list[str],
+    only: str = "",
+    damages: list[str] | None = None,
+    part: float = 1.0,
+    seed: int = 0,
+) -> None:
     found: list[dict[str, Any]] = []
     for method in methods:
         run, place, share = RUNS[method], Path(folder).resolve() / method, LATE.get(method, OFTEN)
@@ -99,22 +119,18 @@ def main(folder: str, methods: list[str], only: str = "", damages: list[str] | N
         killed_late(run, place / "another", whole, share)
         killed_runs.OTHER.clear()
         killed_late(run, place / "late", whole, share)
-        others = files_of(place / "another")
-        for name, path in files_of(place / "late").items():
-            if not re.search(only, name):
-                continue
-            for damage in damages or DAMAGES:
-                other = others.get(name)
-                if damage == "another run's" and (other is None or other.read_bytes() == path.read_bytes()):
-                    continue
-                there = place / "tried"
-                shutil.copytree(place / "late", there)
-                damaged = there / path.relative_to(place / "late")
-                DAMAGES[damage](damaged, other)
-                result = {"method": method, "file": name, "damage": damage, **outcome(run, there, damaged, whole)}
-                print("RESULT " + json.dumps(result), flush=True)
-                found.append(result)
-                shutil.rmtree(there)
+        files, others = files_of(place / "late"), files_of(place / "another")
+        planned = list(cases(files, others, only, damages))
+        chosen = set(random.Random(f"{seed} {method}").sample(planned, round(part * len(planned))))
+        for name, damage in (case for case in planned if case in chosen):
+            there = place / "tried"
+            shutil.copytree(place / "late", there)
+            damaged = there / files[name].relative_to(place / "late")
+            DAMAGES[damage](damaged, others.get(name))
+            result = {"method": method, "file": name, "damage": damage, **outcome(run, there, damaged, whole)}
+            print("RESULT " + json.dumps(result), flush=True)
+            found.append(result)
+            shutil.rmtree(there)
     print("\n".join(table(found)))
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -63,9 +64,13 @@ class Case:
     reference: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     broken: int | None = None
+    by_path: bool = False
+    named: str = ""
 
 
 SCORES = {"scores": lambda rng: [rng.random(), rng.random()]}
+REFERENCES = {"dpo, by path": {}, "dpo, precomputed, by path": {"precompute_ref_log_probs": True}}
+"""What needs a whole model by path, which ZeRO-3 has not."""
 CASES = {
     "reward": Case(BradleyTerry),  # the first, before transformers is told to make models in parts
     "sft": Case(SFT, k=1),
@@ -79,6 +84,12 @@ CASES = {
     "dpo, by tokens": Case(DPO, {"max_tokens_per_batch": 64}),
     "dpo, moving reference": Case(DPO, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
     "rrhf": Case(RRHF, columns=SCORES),
+    "dpo, lora of another name": Case(DPO, {"precompute_ref_log_probs": True}, named="mine"),
+    "sft, by path": Case(SFT, k=1, by_path=True),
+    "reward, by path": Case(BradleyTerry, by_path=True),
+    "rrhf, by path": Case(RRHF, columns=SCORES, by_path=True),
+    "dpo, lora, by path": Case(DPO, adapter=LORA, by_path=True),
+    **{name: Case(DPO, args, by_path=True) for name, args in REFERENCES.items()},
 }
 BROKEN = {"reward, a broken row": Case(BradleyTerry, {"train_sampling_strategy": "sequential"}, broken=5)}
 """With a row of which nothing can be learnt."""
@@ -122,8 +133,10 @@ def world() -> int:
 
 def offline(case: Case, folder: Path) -> Any:
     os.environ["PREFOPT_CACHE"] = str(folder / "cache")
-    model, learnt = tiny_llama(dtype=torch.float64, **case.model), case.objective()
-    model = scorer_from_policy(model) if learnt.trains == "scorer" else model
+    learnt = case.objective()
+    model = str(saved_at(folder.parent, learnt)) if case.by_path else made(case, learnt)
+    if case.named:
+        model = get_peft_model(model, LORA, adapter_name=case.named)
     args = {**STEPS, "per_device_train_batch_size": 4 // world(), "per_device_eval_batch_size": 2, **case.args}
     rows = ragged_pairs(26, k=case.k, **case.columns)
     if case.broken is not None:
@@ -138,6 +151,29 @@ def offline(case: Case, folder: Path) -> Any:
         peft_config=case.adapter,
         ref_model=tiny_llama(seed=7, dtype=torch.float64) if case.reference else None,
     )
+
+
+def made(case: Case, learnt: Objective) -> Any:
+    model = tiny_llama(dtype=torch.float64, **case.model)
+    return scorer_from_policy(model) if learnt.trains == "scorer" else model
+
+
+def saved_at(folder: Path, learnt: Objective) -> Path:
+    return folder / "models" / learnt.trains
+
+
+def save_models(folder: Path, cases: Iterable[Case]) -> None:
+    """Save what is loaded by its path: before any trainer is made, when no engine has to do with it."""
+    for case in cases:
+        learnt = case.objective()
+        place = saved_at(folder, learnt)
+        if int(os.environ.get("RANK", "0")) == 0 and not place.is_dir():
+            staged = place.with_suffix(".staged")
+            made(case, learnt).save_pretrained(staged)
+            build_tokenizer().save_pretrained(staged)
+            staged.rename(place)
+        while not place.is_dir():
+            time.sleep(0.05)
 
 
 def trained(make: Callable[[Path], Any], folder: Path) -> dict[str, Any]:
@@ -198,9 +234,9 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
 
 def saved_otherwise(run: Path, weights: dict[str, Tensor]) -> list[str]:
     """Which of the weights are not in the saved folder, bit by bit."""
-    (file,) = run.glob("*model.safetensors")
+    (file,) = (*run.glob("*model.safetensors"), *run.glob("mine/*model.safetensors"))
     saved = load_file(file)
-    named = {name.replace(".default.", "."): weight for name, weight in weights.items()}
+    named = {name.replace(".default.", ".").replace(".mine.", "."): weight for name, weight in weights.items()}
     return sorted(name for name, weight in named.items() if not torch.equal(saved.get(name, torch.empty(0)), weight))
 
 
@@ -222,6 +258,7 @@ def main(folder: str, engine: str | None = None, cases: list[str] | None = None,
     torch.set_num_threads(1)
     engines.use(engine)
     found: dict[str, Any] = {}
+    save_models(Path(folder), (case for name, case in CASES.items() if case.by_path and name in (cases or CASES)))
     makers = {name: partial(offline, case) for name, case in (CASES | BROKEN).items()} | GENERATING | BY_GENERATE
     for name in cases or makers:
         there = Path(folder) / name.replace(", ", "-").replace(" ", "-")
