@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..utils.distributed import gathered, rank
+from .checkpoint_names import weights_in
 from .peft_adapters import AUXILIARY_ADAPTERS
 from .wrappers import unwrap_parallel
 
@@ -73,24 +73,31 @@ def load_whole_weights(model: nn.Module, folder: Path) -> None:
     """
     inner = unwrap_parallel(model)
     if not isinstance(inner, PeftModel):
-        return _load(inner.state_dict(keep_vars=True), folder, getattr(inner, "_keys_to_ignore_on_save", None) or ())
+        left = getattr(inner, "_keys_to_ignore_on_save", None) or ()
+        return _load(inner.state_dict(keep_vars=True), weights_in(_files(folder), inner), folder, left)
     for adapter in _own_adapters(inner):
         # PEFT saves those that are not called so in folders of their own.
-        _load(_adapter(inner, adapter), folder if adapter == "default" else folder / adapter, ())
+        there = folder if adapter == "default" else folder / adapter
+        named = _adapter(inner, adapter)
+        _load(named, weights_in(_files(there), nn.Module()), there, ())
 
 
-def _load(named: Mapping[str, Tensor], folder: Path, left: Collection[str]) -> None:
-    """Load weights from the files of a folder, which must have all of them but those that are left out when saving."""
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(WEIGHTS))
+
+
+def _load(
+    named: Mapping[str, Tensor], weights: Iterable[tuple[str, Tensor]], folder: Path, left: Collection[str]
+) -> None:
+    """Take weights from a folder, which must have all of them but those that are left out when saving."""
     loaded: set[int] = set()
     unexpected = []
-    for path in sorted(folder.glob(WEIGHTS)):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if name in named:
-                    _copy(file.get_tensor(name), named[name])
-                    loaded.add(id(named[name]))
-                else:
-                    unexpected.append(name)
+    for name, weight in weights:
+        if name in named and weight.shape == named[name].shape:
+            _copy(weight, named[name])
+            loaded.add(id(named[name]))
+        else:
+            unexpected.append(name)
     missing = [name for name, tensor in named.items() if id(tensor) not in loaded and name not in left]
     if missing or unexpected:
         raise ValueError(

@@ -32,10 +32,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..batch import Batch
 from ..data.collate import collate
+from ..models.checkpoint_names import conversions_of
 from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
 from ..models.sharding import keep_sharded, shard
 from ..models.weights import spot_check
 from ..models.whole_weights import load_whole_weights, whole_weights
+from ..models.wrappers import unwrap_parallel
 from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
 from ..scoring.combine import reward_models
@@ -487,9 +489,15 @@ class PreferenceTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load = partial(super()._load_from_checkpoint, model=model)
-        if self.is_fsdp_enabled:
+        if self._loads_by_own_names:
             load = partial(self._load_whole, model)
         self.checkpoints.load(load, Path(resume_from_checkpoint))
+
+    @property
+    def _loads_by_own_names(self) -> bool:
+        """Whether the model holds its weights in parts, or otherwise than its files do, which Trainer does not know."""
+        inner = unwrap_parallel(self.model)
+        return self.is_fsdp_enabled or bool(conversions_of(inner))
 
     def _load_whole(self, model: nn.Module | None, folder: str) -> None:
         load_whole_weights(self.model if model is None else model, Path(folder))
@@ -516,7 +524,7 @@ class PreferenceTrainer(Trainer):
     def _load_best_model(self) -> None:
         if not self.source.trusts_best:
             return
-        if self.trained.loads_alone and not self.is_fsdp_enabled:
+        if self.trained.loads_alone and not self._loads_by_own_names:
             super()._load_best_model()
         else:
             self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))

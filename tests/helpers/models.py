@@ -62,6 +62,16 @@ def tiny_llama(
     return LlamaForCausalLM(config).to(dtype).eval()
 
 
+def tiny_mixtral(vocab: int = 1000, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """One with experts, of which its files have a matrix each and it has one tensor."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_local_experts": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    config = hf.MixtralConfig(**{"vocab_size": vocab, "initializer_range": 0.2, **sizes, **heads, **ends, **changes})
+    return hf.MixtralForCausalLM(config).to(dtype).eval()
+
+
 def stopping_llama() -> LlamaForCausalLM:
     """A tiny Llama whose responses end after eight tokens or so, whatever it says."""
     model = tiny_llama()

@@ -16,10 +16,10 @@ from unittest import mock
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from prefopt import PreferenceTrainer
 from prefopt.models.reference import AdapterCopy
@@ -27,7 +27,7 @@ from prefopt.objectives.dpo import DPO
 from prefopt.objectives.sft import SFT
 from prefopt.training import checkpoint
 from tests.helpers.checkpoints import LORA, ROWS, assert_equal, build, by_tokens, logs, saved, weights
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import tiny_llama, tiny_mixtral
 from tests.helpers.processes import TIMEOUT_S, completed
 from tests.helpers.programs.dying_runs import MOMENTS
 
@@ -44,10 +44,14 @@ def continued() -> Any:
     return model
 
 
+ON_EXPERTS = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
+
 CASES: dict[str, tuple[int, Callable[[Path], PreferenceTrainer]]] = {
     "plain": (3, lambda f: build(f, save_steps=3)),
     "adapter": (3, lambda f: build(f, save_steps=3, peft_config=LORA)),
     "continued adapter": (3, lambda f: build(f, save_steps=3, model=continued())),
+    "experts": (3, lambda f: build(f, save_steps=3, model=tiny_mixtral())),
+    "experts, adapter": (3, lambda f: build(f, save_steps=3, model=tiny_mixtral(), peft_config=ON_EXPERTS)),
     "accumulation": (3, lambda f: build(f, save_steps=3, gradient_accumulation_steps=2)),
     "state": (3, lambda f: build(f, DPO(loss_type=["bco_pair"]), save_steps=3)),
     "state, accumulation and dropout": (
@@ -459,6 +463,15 @@ def test_the_best_model_is_loaded_from_where_it_is(peft_config: Any, tmp_path: P
     assert_best_is_loaded(trainer, tmp_path)
     # What trained goes on training in a next round.
     assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == trainable
+
+
+def test_the_best_experts_are_loaded(tmp_path: Path) -> None:
+    trainer = build(tmp_path, model=tiny_mixtral(), **best_args())
+    trainer.train()
+    best = MixtralForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-2")
+    last = MixtralForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-6")
+    assert_equal(weights(trainer), best.state_dict())
+    assert all(not torch.equal(last.state_dict()[name], best.state_dict()[name]) for name in best.state_dict())
 
 
 def test_the_best_model_after_a_resume(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def check(found: list[dict[str, Any]], methods: dict[str, int], name: str) -> No
         struck = [kill for each in found if each["method"] == method for kill in each["kills"]]
         assert len(struck) == count
         if name == "SIGKILL":
-            assert {status for kill in struck for status in kill["statuses"]} == {-signal.SIGKILL}
+            # The other rank is killed as soon as the first is seen to be dead; it may have failed by then.
+            assert all(-signal.SIGKILL in kill["statuses"] and 0 not in kill["statuses"] for kill in struck)
         else:
             for kill in struck:
                 check_word(kill)

@@ -28,9 +28,11 @@ from transformers import TrainerCallback
 
 import prefopt.generation.sampling as sampling_module
 from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer
+from prefopt.models.checkpoint_names import weights_in
 from prefopt.models.heads import scorer_from_policy
 from prefopt.models.reference import FrozenModel
 from prefopt.models.weights import full_weight
+from prefopt.models.wrappers import unwrap_parallel
 from prefopt.objectives.base import Objective
 from prefopt.objectives.dpo import DPO
 from prefopt.objectives.reward import BradleyTerry
@@ -41,7 +43,7 @@ from prefopt.testbed import preference_rows
 from prefopt.testbed.model import build_tokenizer
 from prefopt.utils import jsonl
 from tests.helpers import engines, iterations, ppo
-from tests.helpers.models import tiny_llama, untrained
+from tests.helpers.models import tiny_llama, tiny_mixtral, untrained
 from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
 
@@ -65,6 +67,7 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict)
     broken: int | None = None
     by_path: bool = False
+    experts: bool = False
     named: str = ""
 
 
@@ -85,6 +88,7 @@ CASES = {
     "dpo, moving reference": Case(DPO, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
     "rrhf": Case(RRHF, columns=SCORES),
     "dpo, lora of another name": Case(DPO, {"precompute_ref_log_probs": True}, named="mine"),
+    "sft, experts": Case(SFT, k=1, experts=True),
     "sft, by path": Case(SFT, k=1, by_path=True),
     "reward, by path": Case(BradleyTerry, by_path=True),
     "rrhf, by path": Case(RRHF, columns=SCORES, by_path=True),
@@ -154,7 +158,7 @@ def offline(case: Case, folder: Path) -> Any:
 
 
 def made(case: Case, learnt: Objective) -> Any:
-    model = tiny_llama(dtype=torch.float64, **case.model)
+    model = tiny_mixtral() if case.experts else tiny_llama(dtype=torch.float64, **case.model)
     return scorer_from_policy(model) if learnt.trains == "scorer" else model
 
 
@@ -198,7 +202,7 @@ def trained(make: Callable[[Path], Any], folder: Path) -> dict[str, Any]:
         "held": held.bytes,
         "launch": trainer.launch,
         "skipped": trainer.step.guard.skipped,
-        "saved otherwise": saved_otherwise(folder / "run", weights) if trainer.args.should_save else [],
+        "saved otherwise": saved_otherwise(folder / "run", weights, trainer.model) if trainer.args.should_save else [],
     }
 
 
@@ -232,10 +236,10 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix("module."): weight for name, weight in weights.items()}
 
 
-def saved_otherwise(run: Path, weights: dict[str, Tensor]) -> list[str]:
+def saved_otherwise(run: Path, weights: dict[str, Tensor], model: nn.Module) -> list[str]:
     """Which of the weights are not in the saved folder, bit by bit."""
     (file,) = (*run.glob("*model.safetensors"), *run.glob("mine/*model.safetensors"))
-    saved = load_file(file)
+    saved = dict(weights_in([file], unwrap_parallel(model)))
     named = {name.replace(".default.", ".").replace(".mine.", "."): weight for name, weight in weights.items()}
     return sorted(name for name, weight in named.items() if not torch.equal(saved.get(name, torch.empty(0)), weight))
 
