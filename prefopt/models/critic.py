@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -250,10 +251,21 @@ def _adapter(policy: nn.Module, critic: Any) -> tuple[dict[str, Tensor], Any]:
     return adapter_weights(critic, critic.active_adapter), copy.deepcopy(critic.active_peft_config)
 
 
-def save_critic(policy: nn.Module, folder: str | Path) -> None:
+def critic_weights(policy: nn.Module) -> dict[str, Tensor]:
+    """The weights that `save_critic` saves, under the names that it is to be given them by: themselves, no copies."""
+    critic = _existing_critic(policy)
+    if isinstance(critic, SharedCritic | PeftModel):
+        return _adapter(policy, critic)[0]
+    return critic.state_dict(keep_vars=True)
+
+
+def save_critic(policy: nn.Module, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a policy's critic as a reward model, or as the adapter of one, that transformers or PEFT loads by itself.
 
     With several processes, one of them calls this.
+
+    Args:
+        weights: the whole of `critic_weights`, where each process has a part of them.
 
     Raises:
         ValueError: the policy has no critic.
@@ -261,9 +273,10 @@ def save_critic(policy: nn.Module, folder: str | Path) -> None:
     critic, folder = _existing_critic(policy), Path(folder)
     require_folder(folder)
     if not isinstance(critic, SharedCritic | PeftModel):
-        critic.save_pretrained(folder)  # type: ignore[operator]
+        critic.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         return
-    weights, config = _adapter(policy, critic)
+    own, config = _adapter(policy, critic)
+    weights = own if weights is None else weights
     save_file({name: t.detach().cpu().clone().contiguous() for name, t in weights.items()}, folder / WEIGHTS)
     config.inference_mode = True
     config.save_pretrained(folder)
@@ -284,4 +297,4 @@ def load_critic(policy: nn.Module, folder: str | Path) -> None:
         copy_weights(load_file(folder / WEIGHTS), _adapter(policy, critic)[0], str(folder))
     else:  # through transformers, which stores some families' weights under other names
         saved = load_scorer(str(folder), dtype=critic.dtype)
-        copy_weights(saved.state_dict(), critic.state_dict(), str(folder))
+        copy_weights(saved.state_dict(), critic.state_dict(keep_vars=True), str(folder))

@@ -60,16 +60,17 @@ def forward(model: nn.Module, batch: Batch, wants: frozenset[str]) -> Outputs:
     inner, device = unwrap(model), batch.prompt_ids.device
     passes = _passes(inner, wants)  # raises before anything is computed
 
-    def run_wrapped(compute: Callable[[], Any]) -> Any:
-        return run_under_wrapper(model, inner, compute)
+    def run_wrapped(model_pass: _Pass, compute: Callable[[], Any]) -> Any:
+        return run_under_wrapper(model, inner, partial(model_pass.run_wrapped, compute))
 
-    selections = [select_layout(model_pass.inner, device, run_wrapped) for model_pass in passes]
+    selections = [select_layout(each.inner, device, partial(run_wrapped, each)) for each in passes]
 
     def compute() -> dict[str, Tensor]:
-        results = [_run(model_pass, batch, chosen) for model_pass, chosen in zip(passes, selections, strict=True)]
+        chosen = zip(passes, selections, strict=True)
+        results = [each.run_wrapped(partial(_run, each, batch, selection)) for each, selection in chosen]
         return {name: column for result in results for name, column in result.items()}
 
-    return Outputs(**run_wrapped(compute))
+    return Outputs(**run_under_wrapper(model, inner, compute))
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,17 @@ class _Pass:
         wants: which outputs to read off it.
         head: the reward head, for those that one gives.
         make_context: what the model runs in, such as another adapter.
+        wrapper: what is around a model that is not the one that `forward` was given; FSDP may have weights there.
     """
 
     inner: Any
     wants: frozenset[str]
     head: nn.Module | None
     make_context: MakeContext = nullcontext
+    wrapper: nn.Module | None = None
+
+    def run_wrapped(self, compute: Callable[[], Any]) -> Any:
+        return compute() if self.wrapper is None else run_under_wrapper(self.wrapper, self.inner, compute)
 
 
 def _passes(inner: nn.Module, wants: frozenset[str]) -> list[_Pass]:
@@ -104,7 +110,7 @@ def _passes(inner: nn.Module, wants: frozenset[str]) -> list[_Pass]:
 def _critic_pass(inner: nn.Module, critic: nn.Module, wants: frozenset[str]) -> _Pass:
     if isinstance(critic, SharedCritic):
         return _Pass(inner, wants, critic.head, partial(layers_using_adapter, adapter_layers(inner), CRITIC))
-    return _Pass(unwrap(critic), wants, reward_head_of(unwrap(critic)))
+    return _Pass(unwrap(critic), wants, reward_head_of(unwrap(critic)), wrapper=critic)
 
 
 def _run(model_pass: _Pass, batch: Batch, selection: LayoutSelection) -> dict[str, Tensor]:

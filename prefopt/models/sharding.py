@@ -13,6 +13,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
+from .auxiliary import auxiliary_module, policy_only
+
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether each process holds a part of the weights only, by FSDP2 or by ZeRO-3."""
@@ -40,6 +42,15 @@ def shard(model: nn.Module, accelerator: Accelerator, *, trains: bool = False) -
         fsdp2_prepare_model(accelerator, model)
     finally:
         accelerator.state.fsdp_plugin = plugin
+
+
+def shard_policy(model: nn.Module, accelerator: Accelerator) -> None:
+    """Spread a policy that trains over the processes, in place, and its critic, which is left out of its state dict."""
+    holder = auxiliary_module(model)
+    for module in () if holder is None else holder.children():
+        shard(module, accelerator)
+    with policy_only(model):
+        shard(model, accelerator, trains=True)
 
 
 def keep_sharded(model: nn.Module, accelerator: Accelerator) -> None:

@@ -19,6 +19,7 @@ from .layout_selection import backbone
 from .load import load_scorer
 from .peft_adapters import adapter_weights, always_save_policy_only, new_adapter, rewrites_base
 from .weights import spot_check
+from .whole_weights import copy_part
 from .wrappers import base_transformer, unwrap_parallel
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def copy_weights(source: dict[str, Tensor], target: dict[str, Tensor], whose: st
             "it was made from then"
         )
     for name, tensor in target.items():
-        tensor.copy_(source[name])
+        copy_part(source[name], tensor)
 
 
 def shared_weights(policy: PeftModel, critic: SharedCritic) -> dict[str, Tensor]:

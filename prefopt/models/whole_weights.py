@@ -24,10 +24,21 @@ WEIGHTS = "*model*.safetensors"
 
 @contextmanager
 def whole_weights(model: nn.Module, folder: Path) -> Iterator[dict[str, Tensor]]:
-    """What a model is saved with: its state dict, or the part of it that belongs to its adapters.
+    """What a model is saved with, as `gathered_weights` has it: its state dict, or its adapters' part of it.
 
-    The weights are gathered one after the other, and the first process puts each into a file, which it maps: so no
-    process needs more memory than for its own part and one weight. Every process has to call it.
+    Yields:
+        name -> weight, on the CPU; in the processes that write nothing, {}.
+    """
+    with gathered_weights(_saved(unwrap_parallel(model)), folder) as weights:
+        yield weights
+
+
+@contextmanager
+def gathered_weights(tensors: Mapping[str, Tensor], folder: Path) -> Iterator[dict[str, Tensor]]:
+    """The whole of weights of which each process holds a part.
+
+    They are gathered one after the other, and the first process puts each into a file, which it maps: so no process
+    needs more memory than for its own part and one weight. Every process has to call it.
 
     Args:
         folder: for these files, which are gone afterwards.
@@ -38,11 +49,9 @@ def whole_weights(model: nn.Module, folder: Path) -> Iterator[dict[str, Tensor]]
     Raises:
         OSError: a file could not be written; in the other processes a RuntimeError that quotes it.
     """
-    inner = unwrap_parallel(model)
     error: OSError | None = None
     whole: dict[str, Tensor] = {}
     names: dict[int, list[str]] = {}
-    tensors = _saved(inner)
     for name, tensor in tensors.items():
         names.setdefault(id(tensor), []).append(name)  # tied weights are one
     try:
@@ -94,7 +103,7 @@ def _load(
     unexpected = []
     for name, weight in weights:
         if name in named and weight.shape == named[name].shape:
-            _copy(weight, named[name])
+            copy_part(weight, named[name])
             loaded.add(id(named[name]))
         else:
             unexpected.append(name)
@@ -106,7 +115,7 @@ def _load(
         )
 
 
-def _copy(whole: Tensor, own: Tensor) -> None:
+def copy_part(whole: Tensor, own: Tensor) -> None:
     """Take the numbers of a weight, or this process's part of them, which others need not send."""
     if isinstance(own, DTensor):
         part = distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..candidates.dataset_answers import prompts_of
 from ..candidates.evaluate import METRICS, REWARD, Evaluated, evaluate_policy
-from ..models.sharding import shard
+from ..models.sharding import shard_policy
 from ..objectives.base import Objective
 from ..objectives.sampling_arguments import IterationArguments
 from ..scoring.scorer import Scorer
@@ -62,7 +62,7 @@ class GeneratingSource(Source):
         self.scorer = scorer
         self.objective: Any = host.step.objective
         check_sampling(host, self.objective)
-        shard(host.model, host.accelerator, trains=True)  # before it trains for the first time, it generates
+        shard_policy(host.model, host.accelerator)  # before it trains for the first time, it generates
 
     def evaluate(self, evaluate: Evaluate, dataset: Any, ignore_keys: Any, prefix: str) -> dict[str, float]:
         """Means over generated responses, one to each prompt of the rows."""

@@ -95,13 +95,8 @@ def check_sampling(host: Any, objective: Any) -> None:
     if host.is_deepspeed_enabled or (isinstance(model, FSDPModule) and not host.is_fsdp_enabled):
         raise ValueError(
             "the policy generates its responses itself, which it can do whole or under accelerate's FSDP2: launch this "
-            "with examples/accelerate/ddp.yaml or (not PPO) fsdp2.yaml; an adapter on the policy saves memory, with "
-            "PPO share_critic too"
-        )
-    if host.is_fsdp_enabled and objective.on_policy:
-        raise ValueError(
-            "PPO trains policy and critic together, which FSDP cannot spread over processes here yet: launch this with "
-            "examples/accelerate/ddp.yaml; an adapter on the policy with share_critic saves memory"
+            "with examples/accelerate/ddp.yaml or fsdp2.yaml; an adapter on the policy saves memory, with PPO "
+            "share_critic too"
         )
     plugin = getattr(host.accelerator.state, "fsdp_plugin", None) if host.is_fsdp_enabled else None
     settings = {

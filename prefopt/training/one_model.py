@@ -7,6 +7,7 @@ train together, are in `ppo/two_models.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,14 @@ class OneModel:
     def policy_folder(self, folder: Path) -> Path:
         """Where the trained model is in a folder that was saved."""
         return folder
+
+    def whole_beside(self, folder: Path) -> AbstractContextManager[Any]:
+        """Have whole, for `save_beside` inside the block, what trains beside the policy and processes share.
+
+        Args:
+            folder: for files that are gone afterwards.
+        """
+        return nullcontext()
 
     def save_beside(self, folder: Path, tokenizer: Any) -> None:
         """Save what trains beside the policy."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import save_fsdp_optimizer
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -34,7 +33,7 @@ from ..batch import Batch
 from ..data.collate import collate
 from ..models.checkpoint_names import conversions_of
 from ..models.reference import FrozenModel, PolicyBeforeTraining, Reference, SyncReference
-from ..models.sharding import keep_sharded, shard
+from ..models.sharding import keep_sharded, shard, shard_policy
 from ..models.weights import spot_check
 from ..models.whole_weights import load_whole_weights, whole_weights
 from ..models.wrappers import unwrap_parallel
@@ -62,6 +61,7 @@ from .places import check_places
 from .prepared_rows import as_rows, prepare_dataset
 from .reference_logps import ReferencePass
 from .result_files import write_metrics, write_state
+from .sharded_optimizer import FOLDER, load_optimizer, save_optimizer
 from .source import eval_loader
 from .step import StepRunner
 from .unreadable import named
@@ -223,7 +223,7 @@ class PreferenceTrainer(Trainer):
             shard(built.reference.model.to(self.args.device), self.accelerator)
         if isinstance(built.reference, PolicyBeforeTraining):
             # Trainer leaves this to later where weights will be spread over devices.
-            shard(self.model.to(self.args.device), self.accelerator, trains=True)
+            shard_policy(self.model.to(self.args.device), self.accelerator)
         keep_sharded(self.model, self.accelerator)
 
     def _watch_reference(self, given: bool) -> dict[str, str | None]:
@@ -477,7 +477,8 @@ class PreferenceTrainer(Trainer):
         if not self.is_fsdp_enabled:
             return super().save_model(output_dir, _internal_call)
         folder = Path(output_dir or self._output)
-        with whole_weights(self.model, scratch(folder)) as weights:
+        own, beside = scratch(folder), scratch(folder / "beside")
+        with whole_weights(self.model, own) as weights, self.trained.whole_beside(beside):
             self._save(str(folder), state_dict=weights)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
@@ -506,16 +507,24 @@ class PreferenceTrainer(Trainer):
         if not self.is_fsdp_enabled:
             return super()._save_optimizer_and_scheduler(output_dir)
         # Trainer's would keep the weights once more, in parts; the whole ones that are there are loaded by parts.
-        plugin = cast(Any, self.accelerator.state).fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        save_optimizer(self.model, cast(Any, self.optimizer), Path(output_dir))
         if self.args.should_save:
             torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with named(checkpoint, "optimizer.*", "scheduler.pt"):
+            if checkpoint is not None and self.is_fsdp_enabled:
+                return self._load_sharded(Path(checkpoint))
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.is_deepspeed_enabled:
             self.checkpoints.load_extras(Path(checkpoint))
+
+    def _load_sharded(self, checkpoint: Path) -> None:
+        """Load optimizer and schedule, if the checkpoint has them."""
+        if (checkpoint / FOLDER).is_dir():
+            load_optimizer(self.model, cast(Any, self.optimizer), checkpoint)
+            schedule = torch.load(checkpoint / SCHEDULER_NAME, weights_only=True)
+            cast(Any, self.lr_scheduler).load_state_dict(schedule)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with named(checkpoint, "rng_state*.pth"):

@@ -113,7 +113,8 @@ class Attempt:
                 with self.ready.get_lock():
                     self.ready.value += 1
                 run.call(self.folder)
-                (self.folder / MODULES).write_text(json.dumps(sorted(sys.modules)))
+                if rank == 0:
+                    (self.folder / MODULES).write_text(json.dumps(sorted(sys.modules)))
                 _leave(ENDED)  # while it listens: a signal that comes too late is none
         except SystemExit as ending:
             status = int(ending.code or 0)

@@ -21,7 +21,10 @@ KILLS = int(os.environ.get("PREFOPT_KILLS", "2"))
 PROGRAM = "tests.helpers.programs.killed_runs"
 FEW = dict.fromkeys(("dpo-lora", "rejection-sampling", "ppo-max", "dpo-two-ranks"), 1)
 ALONE = ("sft", "dpo", "dpo-lora", "dpo-precomputed", "reward", "rrhf", "rejection-sampling", "ppo-max")
-RANKS = ("dpo-two-ranks", "rejection-sampling-two-ranks", "ppo-max-two-ranks", "dpo-fsdp2", "rejection-sampling-fsdp2")
+RANKS = (
+    *("dpo-two-ranks", "rejection-sampling-two-ranks", "ppo-max-two-ranks"),
+    *("dpo-fsdp2", "rejection-sampling-fsdp2", "ppo-max-fsdp2"),
+)
 ALL = {**dict.fromkeys((*ALONE, *RANKS), KILLS), "compare": 2 * KILLS}
 
 

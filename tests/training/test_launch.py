@@ -11,7 +11,6 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from prefopt.models.sharding import _check_parts
-from prefopt.objectives.ppo import PPO
 from prefopt.objectives.rejection_sampling import RejectionSampling
 from prefopt.objectives.reward import BradleyTerry
 from prefopt.training.launch import check_engine, check_launch, check_sampling, check_world
@@ -102,9 +101,8 @@ class InParts(FSDPModule, nn.Linear):
 
 
 REFUSED_SAMPLING: dict[str, tuple[dict[str, Any], Any, str]] = {
-    "DeepSpeed": ({"is_deepspeed_enabled": True}, RejectionSampling(), "ddp.yaml or .not PPO. fsdp2.yaml"),
+    "DeepSpeed": ({"is_deepspeed_enabled": True}, RejectionSampling(), "ddp.yaml or fsdp2.yaml"),
     "loaded in parts": ({"model": InParts(1, 1)}, RejectionSampling(), "under accelerate's FSDP2"),
-    "PPO": ({"is_fsdp_enabled": True, "model": InParts(1, 1)}, PPO(), "policy and critic together.*ddp.yaml"),
     "checkpointing by FSDP": (
         {
             "is_fsdp_enabled": True,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments
 
-from ...models.critic import critic_of, load_critic, parameter_groups, save_critic
+from ...models.critic import critic_of, critic_weights, load_critic, parameter_groups, save_critic
 from ...models.shared_critic import SharedCritic
+from ...models.weights import full_weight
+from ...models.whole_weights import gathered_weights
 from ...objectives.base import Metric
 from ..config import PreferenceConfig
 from ..one_model import OneModel
@@ -86,7 +89,7 @@ def clip(groups: Groups, limit: float) -> dict[str, Tensor]:
 
     Together, the critic's large gradients at the beginning would leave the policy nothing of its own.
     """
-    return {name: nn.utils.clip_grad_norm_(weights, limit) for name, weights in groups.items()}
+    return {name: full_weight(nn.utils.clip_grad_norm_(weights, limit)) for name, weights in groups.items()}
 
 
 def together(norms: Mapping[str, Tensor]) -> Tensor:
@@ -117,6 +120,8 @@ class PolicyAndCritic(OneModel):
         self.objective: Any = step.objective
         self._rates: dict[str, float] = {}
         """Learning rates of the step that is logged."""
+        self._whole: Mapping[str, Tensor] | None = None
+        """The critic's weights, while a model is saved of which each process has a part."""
 
     def rates(self) -> dict[str, float]:
         return {"policy": self.args.learning_rate, "critic": self._critic_rate}
@@ -163,8 +168,14 @@ class PolicyAndCritic(OneModel):
     def policy_folder(self, folder: Path) -> Path:
         return folder / POLICY_FOLDER
 
+    @contextmanager
+    def whole_beside(self, folder: Path) -> Iterator[None]:
+        with gathered_weights(critic_weights(self.model), folder) as self._whole:
+            yield
+        self._whole = None
+
     def save_beside(self, folder: Path, tokenizer: Any) -> None:
-        save_critic(self.model, folder / CRITIC_FOLDER)
+        save_critic(self.model, folder / CRITIC_FOLDER, self._whole)
         tokenizer.save_pretrained(folder / CRITIC_FOLDER)
 
     def load_beside(self, folder: Path) -> None:

@@ -27,7 +27,8 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 import prefopt.generation.sampling as sampling_module
-from prefopt import PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer
+from prefopt import PPOTrainer, PreferenceConfig, PreferenceTrainer, RejectionSamplingTrainer
+from prefopt.models.auxiliary import CRITIC
 from prefopt.models.checkpoint_names import weights_in
 from prefopt.models.heads import scorer_from_policy
 from prefopt.models.reference import FrozenModel
@@ -122,10 +123,34 @@ def by_generate(folder: Path) -> Any:
     return sampling(folder)
 
 
+def on_policy(folder: Path, **changes: Any) -> Any:
+    """Two rollouts, of two mini-batches each."""
+    tokenizer = build_tokenizer()
+    rows = {name: Dataset.from_list(preference_rows(n, seed=3, split=name)) for name, n in (("train", 13), ("test", 5))}
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    given = {"max_steps": 4, "per_device_train_batch_size": 4 // world(), **saving, **changes}
+    own = {name: given.pop(name) for name in ("peft_config",) if name in given}
+    return PPOTrainer(
+        untrained(tokenizer).double(),
+        ppo.config(folder, **given),
+        train_dataset=rows["train"],
+        eval_dataset=rows["test"],
+        processing_class=tokenizer,
+        scorer=RewardModelScorer(ppo.reward_model(tokenizer).double(), tokenizer),
+        **own,
+    )
+
+
 GENERATING: dict[str, Callable[[Path], Any]] = {
     "rejection sampling": sampling,
     "rejection sampling, lora": partial(sampling, peft_config=LORA),
     "rejection sampling, from base": partial(sampling, init="base", dataset_responses=True),
+}
+ON_POLICY = {
+    "ppo": on_policy,
+    "ppo, lora": partial(on_policy, peft_config=LORA),
+    "ppo, shared critic": partial(on_policy, peft_config=LORA, share_critic=True),
+    "ppo, critic first": partial(on_policy, critic_pretrain_steps=2),
 }
 BY_GENERATE = {"rejection sampling, by generate": by_generate}
 """What FSDP cannot do."""
@@ -238,10 +263,24 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
 
 def saved_otherwise(run: Path, weights: dict[str, Tensor], model: nn.Module) -> list[str]:
     """Which of the weights are not in the saved folder, bit by bit."""
-    (file,) = (*run.glob("*model.safetensors"), *run.glob("mine/*model.safetensors"))
-    saved = dict(weights_in([file], unwrap_parallel(model)))
-    named = {name.replace(".default.", ".").replace(".mine.", "."): weight for name, weight in weights.items()}
-    return sorted(name for name, weight in named.items() if not torch.equal(saved.get(name, torch.empty(0)), weight))
+    found = [path for path in run.rglob("*model.safetensors") if "-" not in str(path.relative_to(run))]
+    saved = {
+        (path.parent.name == "critic", name): weight
+        for path in found
+        for name, weight in weights_in([path], unwrap_parallel(model))
+    }
+    held = {(CRITIC in name.split("."), called(name)): weight for name, weight in weights.items()}
+    return sorted(name for name, weight in held.items() if not torch.equal(saved.get(name, torch.empty(0)), weight))
+
+
+def called(name: str) -> str:
+    """What a file calls a weight."""
+    separate = name.partition(f"{CRITIC}.model.")[2]
+    if separate:
+        return separate
+    for adapter in ("default", "mine", CRITIC):
+        name = name.replace(f".{adapter}.", ".")
+    return name
 
 
 def resumed(make: Callable[[Path], Any], folder: Path) -> dict[str, Any]:
@@ -263,7 +302,8 @@ def main(folder: str, engine: str | None = None, cases: list[str] | None = None,
     engines.use(engine)
     found: dict[str, Any] = {}
     save_models(Path(folder), (case for name, case in CASES.items() if case.by_path and name in (cases or CASES)))
-    makers = {name: partial(offline, case) for name, case in (CASES | BROKEN).items()} | GENERATING | BY_GENERATE
+    makers = {name: partial(offline, case) for name, case in (CASES | BROKEN).items()}
+    makers |= GENERATING | ON_POLICY | BY_GENERATE
     for name in cases or makers:
         there = Path(folder) / name.replace(", ", "-").replace(" ", "-")
         try:

@@ -247,6 +247,7 @@ RUNS = {
     "rejection-sampling-fsdp2": Run(under("fsdp2", in_iterations), SAMPLED, ranks=2),
     "ppo-max": Run(on_policy, model("run/rollouts.jsonl")),
     "ppo-max-two-ranks": Run(on_policy, model("run/rollouts.jsonl"), ranks=2),
+    "ppo-max-fsdp2": Run(under("fsdp2", on_policy), model("run/rollouts.jsonl"), ranks=2),
     "compare": Run(comparison, compared),
     "rounds": Run(partial(in_rounds, ROUNDS), of_rounds),
     "rounds-by-people": Run(partial(in_rounds, PEOPLE), of_rounds),
@@ -265,7 +266,7 @@ def attempts(name: str, folder: Path, count: int, signum: int, rng: random.Rando
         while planned and len(struck) < IN_A_ROW:
             kill = planned.pop()
             statuses = killed(run, place, kill)
-            if set(statuses) == {ENDED}:  # it was done before
+            if ENDED in statuses and not differing(run, place, whole):  # all is there: nothing was left to agree on
                 planned += kills(whole, 1, signum, rng, run, share=float(kill.operation is not None))
                 break
             struck.append({**vars(kill), "statuses": statuses, "steps": steps(place), **said(place)})
