@@ -68,7 +68,7 @@ def test_every_page_is_listed_and_there_in_both_languages() -> None:
     listed = {file for page in PAGES for file in (page, pages.chinese(page))}
     assert all(file.is_file() for file in listed), [file.name for file in listed if not file.is_file()]
     assert set(pages.DOCS.rglob("*.md")) == listed, "a page that mkdocs.yml does not list"
-    assert pages.settings()["plugins"][2]["i18n"]["docs_structure"] == "suffix"
+    assert "suffix" in str(pages.settings()["plugins"]), "page.zh.md is no translation to the site otherwise"
 
 
 @each_page
@@ -101,6 +101,13 @@ def test_chinese_pages_lead_to_chinese_pages(page: Path) -> None:
     inner = [link.split("#")[0] for link in pages.links(page) if not link.startswith(("http", "#"))]
     english = [link for link in inner if link.endswith(".md") and not link.endswith((".zh.md", "README.md"))]
     assert not english
+
+
+@pytest.mark.parametrize("page", [pages.chinese(page) for page in ENGLISH], ids=name_of)
+def test_no_line_ends_between_chinese_characters(page: Path) -> None:
+    """It would be shown as a space."""
+    found = re.findall(r".{,9}[\u3000-\u9fff\uff00-\uffef]\n[\u3000-\u9fff\uff00-\uffef].{,9}", page.read_text("utf-8"))
+    assert not found
 
 
 def test_the_formats_are_the_same_in_chinese() -> None:
