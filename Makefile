@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test test-all test-engines lint types check bench clean
+.PHONY: quickstart test test-all test-engines lint types check bench docs clean
 
 quickstart: .venv/report           ## compare six methods in the built-in small world; SEEDS=5 takes five seeds
 	.venv/bin/prefopt compare examples/quickstart.yaml --output_dir out/quickstart --jobs 2 \
@@ -31,6 +31,9 @@ bench: .venv/test                  ## DPO beside TRL on a small random model, tw
 	rm -f out/bench/results.jsonl
 	.venv/bin/python benchmarks/train_speed.py --output_dir out/bench --methods trl prefopt --repeats 2 --pairs 8
 
+docs: .venv/docs                   ## the site of docs/, in English and Chinese, as out/site/index.html
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
 clean:
 	rm -rf .venv out build *.egg-info
 
@@ -47,6 +50,10 @@ clean:
 
 .venv/test: .venv/ready
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[test,lint]"
+	touch $@
+
+.venv/docs: .venv/ready
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
 .venv/engines: .venv/test

@@ -101,7 +101,8 @@ def test_all_missing_packages_are_named() -> None:
 
 
 def test_every_extra_that_is_named_is_declared() -> None:
-    texts = [*PACKAGE.rglob("*.py"), *ROOT.glob("README*.md"), ROOT / "Makefile", ROOT / "pyproject.toml"]
+    pages = [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")]
+    texts = [*PACKAGE.rglob("*.py"), *pages, ROOT / "Makefile", ROOT / "pyproject.toml"]
     named = {extra for path in texts for extra in re.findall(r"prefopt\[(\w+)\]", path.read_text("utf-8"))}
     assert named <= set(EXTRAS) and {"compare", "zh", "vllm"} <= named
     assert install("compare") == "pip install 'prefopt[compare]'"

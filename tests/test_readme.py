@@ -1,4 +1,4 @@
-"""What the README says of the library is true: its method in a file of its own works, its links and commands exist."""
+"""What the README and the pages of docs/ show by example works: a method of your own, a plan; their commands exist."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ from tests.helpers.rows import ragged_pairs
 from tests.helpers.training import quiet
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+METHOD, PLAN = r"```python\n(# my_simpo\.py.*?)```", r"```yaml\n(# plan\.yaml.*?)```"
+
+
+def example(pattern: str) -> str:
+    """An example of the pages, which is the same wherever it stands, but for its comments."""
+    found = re.findall(pattern, TEXT, re.S)
+    assert len({re.sub(r"#.*", "", each) for each in found}) == 1, f"{len(found)} examples"
+    return found[0]
 
 
 def test_a_method_of_your_own_is_one_file(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's SimPO, in a file of its own, gives the same loss as the built-in one."""
-    (block,) = re.findall(r"```python\n(# my_simpo\.py:.*?)```", TEXT, re.S)
+    """The pages' SimPO, in a file of its own, gives the same loss as the built-in one."""
+    block = example(METHOD)
     (name,) = re.findall(r'objective="(.*?)"', block)
     (tmp_path / "my_simpo.py").write_text(block)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -41,11 +50,9 @@ def test_a_method_of_your_own_is_one_file(tmp_path: Path, tokenizer: Any, monkey
 
 
 def test_the_plan_can_be_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every method of the README's plan is one, with settings that it has, those of the grid too."""
-    (method,) = re.findall(r"```python\n(# my_simpo\.py:.*?)```", TEXT, re.S)
-    (plan,) = re.findall(r"```yaml\n(# plan\.yaml.*?)```", TEXT, re.S)
-    (tmp_path / "my_simpo.py").write_text(method)
-    (tmp_path / "plan.yaml").write_text(plan)
+    """Every method of the pages' plan is one, with settings that it has, those of the grid too."""
+    (tmp_path / "my_simpo.py").write_text(example(METHOD))
+    (tmp_path / "plan.yaml").write_text(example(PLAN))
     monkeypatch.syspath_prepend(str(tmp_path))
     found = read_plan(tmp_path / "plan.yaml")
     assert list(found.method_specs) == ["sft", "dpo", "simpo", "mine", "best-of-n", "ppo-max"]
@@ -64,13 +71,18 @@ def test_unknown_names_are_helped() -> None:
         load("no_such_package.method")
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_links_and_commands_exist(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_commands_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert not re.search(r"\b[A-Z]{3,}_[A-Z_]{3,}\b", text.replace("PREFOPT_", "").replace("JSON_MIN", "")), (
         "a placeholder was left"
     )
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / target).exists(), target
+        assert (page.parent / target).exists(), target
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"make ([a-z-]+)\b", text)) - {"and"} <= targets | {"sure"}
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= targets
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_is_short(name: str) -> None:
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 150

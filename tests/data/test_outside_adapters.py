@@ -237,7 +237,7 @@ def test_the_check_of_data_takes_it_too(
     assert "has no my_rowss; did you mean my_rows?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", ["README.md", "prefopt/data/adapters/base.py"])
+@pytest.mark.parametrize("file", ["docs/data.md", "prefopt/data/adapters/base.py"])
 def test_the_documented_one_reads_rows(file: str, module: Module) -> None:
     text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
     (code,) = re.findall(r"( *from prefopt\.data import Candidates, .*?def my_rows.*?return [^\n]*\n)", text, re.S)

@@ -1,4 +1,4 @@
-"""Do the tests guard what README.md promises? Each mutant breaks one promise in a copy, and a test has to fail of it.
+"""Do the tests guard what README.md and docs/ promise? Each mutant breaks one promise in a copy; a test has to fail.
 
     python -m tests.mutants                     # all of them: a table, and status 1 unless every one is caught
     python -m tests.mutants --only gae-lambda   # one, or several
@@ -45,7 +45,7 @@ CAUGHT, SURVIVED, STALE = "caught", "SURVIVED", "STALE"
 
 @dataclass(frozen=True)
 class Mutant:
-    """A promise of the README, the change that breaks it, and the tests that must fail then."""
+    """A promise of the README or of a page of docs/, the change that breaks it, and the tests that must fail then."""
 
     name: str
     promise: str
