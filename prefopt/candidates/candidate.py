@@ -64,6 +64,7 @@ class Candidate:
 
     @cached_property
     def prompt_key(self) -> str:
+        """A hash of what the prompt says, the same in every round."""
         return prompt_key(self.prompt)
 
     @property

@@ -107,8 +107,14 @@ def load_sft(
 
     A dataset with conversations of several answers has one more column, `later_turns`: the turns after that answer
     (empty in a row with one answer). Of a preference row the best response is taken, and a row whose label calls its
-    answer a bad one is dropped. `finished`, where the rows say it, has whether the (last) answer is terminated. The
-    arguments are those of `load_preferences`.
+    answer a bad one is dropped. `finished`, where the rows say it, has whether the (last) answer is terminated.
+
+    Args:
+        source: a file, a folder, a hub id, a `datasets.Dataset` or a list of dicts.
+        adapter, split, strict, columns: how to read it, as of `load_preferences`.
+
+    Raises:
+        DataError: no row can be read, or no adapter knows them; a row that contradicts itself.
     """
     return load(source, "sft", adapter, split, strict, columns)[0]
 
@@ -120,7 +126,17 @@ def load_prompts(
     strict: bool = False,
     columns: Mapping[str, str] | None = None,
 ) -> "datasets.Dataset":
-    """The prompts of rows of any known format: `prompt` (list of {role, content}); see `load_preferences`."""
+    """The prompts of rows of any known format: `prompt` (list of {role, content}).
+
+    Answers are left out, so that the rows of any preference dataset will do.
+
+    Args:
+        source: a file, a folder, a hub id, a `datasets.Dataset` or a list of dicts.
+        adapter, split, strict, columns: how to read it, as of `load_preferences`.
+
+    Raises:
+        DataError: no row can be read, or no adapter knows them.
+    """
     return load(source, "prompts", adapter, split, strict, columns)[0]
 
 

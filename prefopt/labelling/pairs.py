@@ -50,6 +50,7 @@ class LabelPair:
 
     @property
     def prompt(self) -> Messages:
+        """The prompt that both responses answer."""
         return self.first.prompt
 
     @property

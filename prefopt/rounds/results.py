@@ -102,6 +102,7 @@ class RoundsResults:
     pending: Sequence[str] = ()
 
     def plain(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
         return asdict(self)
 
 

@@ -45,6 +45,7 @@ class Progress:
             self.live.stop()
 
     def changed(self, task: Task, status: Status) -> None:
+        """Take down that a task is at another status, and show it."""
         self.tasks[task.key], self.status[task.key] = task, status
         if status is Status.RUNNING:
             self.began[task.key] = time.monotonic()
@@ -56,6 +57,7 @@ class Progress:
             self._say(f"{task.label}: {self.took[task.key]:.0f} s, {self._summary()}")
 
     def tick(self) -> None:
+        """Show how long the running tasks have been at it."""
         if self.live is not None:
             self.live.update(self._shown())
 

@@ -26,6 +26,8 @@ TICK = 0.5
 
 
 class Status(StrEnum):
+    """How far a task is, in the words that a progress display has."""
+
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"

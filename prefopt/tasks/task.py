@@ -81,6 +81,7 @@ class Task:
 
     @property
     def label(self) -> str:
+        """The task for people: its kind, its name and its seed."""
         parts = [self.kind, self.name, "" if self.seed is None else f"seed {self.seed}"]
         return ", ".join(part for part in parts if part)
 
@@ -90,6 +91,7 @@ class Task:
         return self.inputs[LAUNCH][0] if LAUNCH in self.inputs else None
 
     def folder(self, out: Path) -> Path:
+        """Where the result lies below the folder of the run."""
         return out / self.key
 
     def result(self, out: Path) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ class Fact:
 
     @property
     def unsafe(self) -> bool:
+        """Whether no answer should be given."""
         return self.kind == "unsafe"
 
     @property
@@ -59,6 +60,7 @@ class Prompt:
 
     @property
     def messages(self) -> list[Message]:
+        """The prompt as a list of {role, content}."""
         return [{"role": role, "content": content} for role, content in self.turns]
 
     @property

@@ -147,7 +147,17 @@ class DatasetMixtureConfig:
 
 
 def get_dataset(mixture: DatasetMixtureConfig) -> datasets.DatasetDict:
-    """The rows of a mixture as they come, in the split `train` and, if asked for, `test`."""
+    """Put the datasets of a mixture together, as TRL's scripts ask for it.
+
+    Args:
+        mixture: the datasets, one after the other, and the share of rows for a test set.
+
+    Returns:
+        The rows as they come, in the split `train` and, if asked for, `test`.
+
+    Raises:
+        ValueError: it names no dataset.
+    """
     import datasets
 
     if not mixture.datasets:
@@ -168,7 +178,12 @@ def _raw(part: DatasetConfig) -> datasets.Dataset:
 
 
 def get_peft_config(model_args: ModelConfig, task_type: str = "CAUSAL_LM") -> LoraConfig | None:
-    """The adapter that the arguments ask for; `task_type` is for arguments that name none."""
+    """The LoRA adapter that the arguments ask for, None without `use_peft`.
+
+    Args:
+        model_args: the options `lora_...`, `use_rslora` and `use_dora`.
+        task_type: PEFT's, where the arguments name none: "CAUSAL_LM" of policies, "SEQ_CLS" of reward models.
+    """
     if not model_args.use_peft:
         return None
     from peft import LoraConfig
@@ -197,7 +212,11 @@ def loading(arguments: LoadingArguments) -> dict[str, Any]:
 
 
 def get_quantization_config(model_args: LoadingArguments) -> BitsAndBytesConfig | None:
-    """How the arguments ask for the model to be quantised, if at all."""
+    """How the arguments ask for the model to be quantised, None without `load_in_4bit` and `load_in_8bit`.
+
+    Args:
+        model_args: the options `load_in_...` and `bnb_4bit_...`.
+    """
     from transformers import BitsAndBytesConfig
 
     if model_args.load_in_8bit:

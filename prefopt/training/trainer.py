@@ -301,6 +301,7 @@ class PreferenceTrainer(Trainer):
         return {**self.source.description(), **deciding_rows(self.args, self.eval_dataset, self._less_computed)}
 
     def get_train_dataloader(self) -> Any:
+        """The batches of a run: rows by number or by tokens, of a dataset, of iterations or of rollouts."""
         return self.source.train_loader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -351,6 +352,7 @@ class PreferenceTrainer(Trainer):
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
     ) -> Tensor:
+        """One micro-batch: its loss by the units of the whole step, and the gradient."""
         return self.step.backpropagated(super().training_step(model, inputs, num_items_in_batch))
 
     def create_optimizer(self, model: Any = None) -> Any:

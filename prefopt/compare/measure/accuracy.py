@@ -58,6 +58,7 @@ class RewardAccuracies:
     p: Mapping[str, float]
 
     def plain(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
         return asdict(self)
 
 

@@ -51,12 +51,14 @@ class TrainingData:
         return self.train
 
     def write(self, folder: Path) -> None:
+        """Write the rows into a folder, from which `read` has them again."""
         _write_table(folder / "train", self.train)
         _write_table(folder / "demonstrations", self.demonstrations)
         _write_prompts(folder / "validation.jsonl", self.validation)
 
     @classmethod
     def read(cls, folder: Path) -> TrainingData:
+        """What `write` wrote."""
         return cls(_table(folder / "train"), _prompts(folder / "validation.jsonl"), _table(folder / "demonstrations"))
 
 
@@ -75,12 +77,14 @@ class HeldOutData:
     notes: list[dict[str, Any]]
 
     def write(self, folder: Path) -> None:
+        """Write the rows into a folder, from which `read` has them again."""
         _write_table(folder / "pairs", self.pairs)
         _write_prompts(folder / "prompts.jsonl", self.prompts)
         jsonl.replace(folder / "notes.jsonl", self.notes)
 
     @classmethod
     def read(cls, folder: Path) -> HeldOutData:
+        """What `write` wrote."""
         notes = list(jsonl.read(folder / "notes.jsonl"))
         return cls(_table(folder / "pairs"), _prompts(folder / "prompts.jsonl"), notes)
 
@@ -118,6 +122,7 @@ class DatasetSource(Protocol):
 
 
 def make_dataset_source(data: Data, evaluation: Evaluation) -> DatasetSource:
+    """Where a plan's rows come from: the built-in synthetic task, or files; nothing is read yet."""
     return (SyntheticTask if data.train == TESTBED else FileSource)(data, evaluation)
 
 

@@ -62,10 +62,12 @@ class Imported:
 
 
 def method_key(name: str, method: str, settings: Kept, common: Kept) -> str:
+    """By which a method is found again, whose code is not to be imported: a fingerprint of what the plan says of it."""
     return fingerprint_of_values([name, method, secrets.without_named([dict(settings), dict(common)])])
 
 
 def judge_key(spec: str, tolerance: float, name: str) -> str:
+    """By which a judge is found again, whose code is not to be imported: a fingerprint of what the plan says of it."""
     return fingerprint_of_values([spec, tolerance, name])
 
 

@@ -248,6 +248,7 @@ def arguments(context: TaskContext, settings: Mapping[str, Any]) -> dict[str, An
 
 
 def adapter(context: TaskContext, trains: str) -> dict[str, Any]:
+    """The adapter and the quantisation that the plan's `model` asks for, as arguments of a trainer."""
     model = context.model
     return {
         "peft_config": get_peft_config(model, TASK_TYPE[trains]),

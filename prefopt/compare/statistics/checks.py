@@ -40,7 +40,7 @@ def aligned(first: Any, second: Any, what: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The first less the second, 0 where they differ by rounding alone: [...], [...] -> [...]
+    """The first less the second, 0 where they differ by rounding alone.
 
     Gains over the same SFT policy, or means of the same responses, may differ in the last digit; a test of signs or
     ranks would take that for a difference.
@@ -56,7 +56,7 @@ def several(count: int, what: str = "prompt") -> None:
 
 
 def constant(values: np.ndarray) -> bool:
-    """Are all the numbers the same but for their rounding?"""
+    """Whether all the numbers are the same but for their rounding."""
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max(initial=0.0))
 
 

@@ -153,6 +153,7 @@ class Spread:
 
     @property
     def variances(self) -> tuple[float, float, float]:
+        """The variances of seeds, of prompts, and of what is left."""
         return self.seed**2, self.prompt**2, self.residual**2
 
     @classmethod

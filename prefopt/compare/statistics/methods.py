@@ -46,6 +46,7 @@ class Verdict(StrEnum):
 
     @property
     def reversed(self) -> Verdict:
+        """The same, said of the second method."""
         return {Verdict.BEATS: Verdict.LOSES, Verdict.LOSES: Verdict.BEATS}.get(self, self)
 
 

@@ -29,6 +29,7 @@ class Point:
 
     @property
     def on_frontier(self) -> bool:
+        """Whether no other method has at least its reward at at most its KL."""
         return not self.dominated_by
 
 

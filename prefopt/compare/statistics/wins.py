@@ -33,6 +33,7 @@ class Wins:
 
     @property
     def count(self) -> int:
+        """How many prompts were judged."""
         return self.wins + self.ties + self.losses
 
     @property

@@ -66,6 +66,7 @@ class Alarm:
 
     @property
     def message(self) -> str:
+        """The alarm in a sentence, with its numbers."""
         first, last = self.rollouts
         return (
             f"rollouts {first} to {last} look like reward hacking, compared with the first ones: "

@@ -35,7 +35,7 @@ class Example(TypedDict):
 
 @dataclass(frozen=True)
 class Record:
-    """A rollout.
+    """What is recorded of one rollout, a line of `rollouts.jsonl`.
 
     Args:
         rollout: its number, from 0.
@@ -55,6 +55,7 @@ class Record:
 
     @property
     def critic_alone(self) -> bool:
+        """Whether only the critic learnt from this rollout."""
         return self.metrics.get("critic_alone") == 1
 
     def metric(self, name: str) -> float:
