@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.distributed import checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -14,6 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
+
+from ..utils.distributed import rank
 
 FOLDER = "optimizer_0"
 """In a checkpoint, as accelerate calls it."""
@@ -27,9 +32,13 @@ def save_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path) -> None
     Args:
         model: what it trains.
         folder: the checkpoint's.
+
+    Raises:
+        OSError: a process could not write its part.
     """
     state = get_optimizer_state_dict(model, optimizer, options=OPTIONS)
-    checkpoint.save({ROOT: state}, storage_writer=checkpoint.FileSystemWriter(folder / FOLDER))
+    with _own_errors():
+        checkpoint.save({ROOT: state}, storage_writer=checkpoint.FileSystemWriter(folder / FOLDER))
 
 
 def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
@@ -52,8 +61,20 @@ def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path) -> None
             unknown.add(name)
         elif missing:
             raise ValueError(f"{folder / FOLDER} has no {', '.join(missing)} of {name}: take another checkpoint")
-    checkpoint.load({ROOT: state}, storage_reader=reader, planner=DefaultLoadPlanner(allow_partial_load=bool(unknown)))
+    planner = DefaultLoadPlanner(allow_partial_load=bool(unknown))
+    with _own_errors():
+        checkpoint.load({ROOT: state}, storage_reader=reader, planner=planner)
     set_optimizer_state_dict(model, optimizer, state, options=OPTIONS)
     for name, parameter in model.named_parameters():
         if name in unknown:
             optimizer.state.pop(parameter, None)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise what failed here, or else in another process: torch's error about it is none that is caught as usual."""
+    try:
+        yield
+    except CheckpointException as error:
+        failures = {place: failure for place, (failure, _) in error.failures.items()}
+        raise failures.get(rank(), next(iter(failures.values()))) from error
