@@ -81,6 +81,18 @@ def test_both_languages_have_the_same_structure(page: Path) -> None:
     assert figures(page) == figures(other)
 
 
+@each_page
+def test_both_languages_say_the_same(page: Path) -> None:
+    """As far as one can tell without reading: items of lists, names in backticks, and numbers."""
+    both = (page, pages.chinese(page))
+    items = [sum(token.type == "list_item_open" for token in pages.tokens(text)) for text in both]
+    assert items[0] == items[1]
+    names = [set(pages.inline_code(text)) for text in both]
+    assert names[0] == names[1]
+    numbers = [set(re.findall(r"\d+[.,]\d+|\d{3,}", pages.prose(text))) for text in both]
+    assert numbers[0] == numbers[1]
+
+
 def normal(block: pages.Block) -> tuple[str, object]:
     """A block less what a translation may change: comments, and the words of plain text."""
     if block.language == "python":

@@ -135,13 +135,22 @@ def tables(page: Path) -> list[Table]:
     return [Table(table.rows[0], table.rows[1:]) for table in made]
 
 
+def _children(page: Path) -> list[Token]:
+    """The parts of all texts of a page: words, links, pictures, names in backticks."""
+    return [child for token in tokens(page) if token.type == "inline" for child in token.children or ()]
+
+
 def links(page: Path) -> list[str]:
     """Where the links and the pictures of a page lead."""
-    children = [child for token in tokens(page) if token.type == "inline" for child in token.children or ()]
-    return [unquote(str(child.attrs.get("href") or child.attrs.get("src"))) for child in children if child.attrs]
+    found = [child.attrs for child in _children(page) if child.attrs]
+    return [unquote(str(attributes.get("href") or attributes.get("src"))) for attributes in found]
+
+
+def prose(page: Path) -> str:
+    """The words of a page, of its tables too, without names in backticks and blocks."""
+    return " ".join(child.content for child in _children(page) if child.type == "text")
 
 
 def inline_code(page: Path) -> list[str]:
     """What stands between single backticks."""
-    children = [child for token in tokens(page) if token.type == "inline" for child in token.children or ()]
-    return [" ".join(child.content.split()) for child in children if child.type == "code_inline"]
+    return [" ".join(child.content.split()) for child in _children(page) if child.type == "code_inline"]
