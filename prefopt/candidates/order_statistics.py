@@ -41,12 +41,26 @@ def expected_order_statistic(scores: Scores, k: int, j: int) -> np.ndarray:
 
 
 def expected_best(scores: Scores, k: int) -> np.ndarray:
-    """The expected highest score of `k` responses for each prompt, see `expected_order_statistic`: [G, n] -> [G]."""
+    """The expected highest score of `k` responses for each prompt, without bias, see `expected_order_statistic`.
+
+    Args:
+        scores: [G, n], of n >= k responses to each prompt.
+
+    Returns:
+        [G], in the units of the scores.
+    """
     return expected_order_statistic(scores, k, k)
 
 
 def expected_median(scores: Scores, k: int) -> np.ndarray:
-    """The expected median score of `k` responses for each prompt; of an even k the two in the middle count half."""
+    """The expected median score of `k` responses for each prompt; of an even k the two in the middle count half.
+
+    Args:
+        scores: [G, n], of n >= k responses to each prompt.
+
+    Returns:
+        [G], in the units of the scores.
+    """
     low, high = (k + 1) // 2, k // 2 + 1
     return (expected_order_statistic(scores, k, low) + expected_order_statistic(scores, k, high)) / 2
 

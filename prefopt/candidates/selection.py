@@ -95,7 +95,14 @@ def _distinct(group: Group) -> Group:
 
 
 def best(groups: Iterable[Group], threshold: float | None = None) -> list[Row]:
-    """The best response to each prompt, if its score is at least `threshold`."""
+    """The best response to each prompt, if its score is at least `threshold`.
+
+    Args:
+        groups: the scored candidates of each prompt, best first, as `by_prompt` gives them.
+
+    Returns:
+        Rows {prompt, response, score, ...}, one for each prompt, to fine-tune on.
+    """
     return [_answer(group[0]) for group in groups if _reaches(group[0], threshold)]
 
 
@@ -108,6 +115,9 @@ def ranked(groups: Iterable[Group], k: int | None = None, threshold: float | Non
     """The best `k` responses to each prompt (None: all), best first, if the best reaches `threshold`.
 
     A prompt with fewer gives a shorter list, down to 2; one response ranks nothing and gives no row.
+
+    Raises:
+        ValueError: k below 2.
     """
     if k is not None and k < 2:
         raise ValueError(f"k={k}: a ranking needs at least 2")

@@ -206,6 +206,13 @@ def with_mismatched(dataset: "datasets.Dataset", max_length: int | None = None) 
     unpaired row takes the answer of the next row whose prompt is another one, since the answers to one prompt often
     follow one another. As this depends on the dataset alone, so does the loss, whatever the batch size. With
     `max_length` that answer is cut to what the prompt leaves. Its score is unknown (NaN).
+
+    Args:
+        dataset: encoded rows, as `encode_dataset` gives them.
+        max_length: of prompt and answer together, in tokens.
+
+    Raises:
+        DataError: fewer than two rows, or rows with log-probs of a reference.
     """
     if len(dataset) < 2:
         raise DataError(

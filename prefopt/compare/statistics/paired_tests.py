@@ -209,7 +209,14 @@ def mcnemar(first: Any, second: Any) -> McNemar:
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """That fair coins fall so unevenly, on both sides, exactly; ties left out. 1 where there is nothing to count."""
+    """How probable it is that fair coins fall so unevenly: the exact two-sided p-value, ties left out.
+
+    Returns:
+        p; 1 where there is nothing to count.
+
+    Raises:
+        ValueError: a count below 0.
+    """
     if min(wins, losses) < 0:
         raise ValueError(f"wins={wins}, losses={losses}: counts are 0 or more")
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

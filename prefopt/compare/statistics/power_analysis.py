@@ -35,7 +35,15 @@ def power(difference: float, spread: float, n: int, *, alpha: float = 0.05) -> f
 
 
 def detectable(spread: float, n: int, *, wanted: float = 0.8, alpha: float = 0.05) -> float:
-    """The difference that n values of this standard deviation show with the `wanted` power, in its units."""
+    """The difference that n values of this standard deviation show with the `wanted` power.
+
+    Args:
+        spread: the standard deviation of the n differences, in the units of the reward; so is what is returned.
+        wanted: the share of comparisons in which it is to be found.
+
+    Raises:
+        ValueError: no spread, fewer than two values, or an alpha or a power that is no probability.
+    """
     _check_wanted(wanted, alpha)
     power(spread, spread, n, alpha=alpha)  # the checks at its door
     most = 20 * (stats.t.isf(alpha / 2, n - 1) + 10)
@@ -43,7 +51,14 @@ def detectable(spread: float, n: int, *, wanted: float = 0.8, alpha: float = 0.0
 
 
 def needed(difference: float, spread: float, *, wanted: float = 0.8, alpha: float = 0.05) -> int:
-    """How many values of this standard deviation show the difference with the `wanted` power at least."""
+    """How many values of this standard deviation show the difference with the `wanted` power at least.
+
+    Args:
+        difference, spread: in the same units; the spread is that of single differences.
+
+    Raises:
+        ValueError: no difference, no spread, or more values than anybody has.
+    """
     _check_wanted(wanted, alpha)
     _check(spread, alpha)
     _check_difference(difference)
@@ -119,6 +134,11 @@ class Design:
 
 def seeds_needed(difference: float, spread: Spread, prompts: int, *, wanted: float = 0.8, alpha: float = 0.05) -> int:
     """How many seeds show that one method is better by `difference`, on prompts like these, with the `wanted` power.
+
+    Args:
+        difference: in the units of the reward, as the spread.
+        spread: over seeds, over prompts and of single responses.
+        prompts: how many held-out prompts each seed is measured on.
 
     Raises:
         ValueError: no number of seeds can: with infinitely many, these prompts alone leave too much doubt.

@@ -70,7 +70,15 @@ def wins_of(outcomes: Any) -> Wins:
 
 
 def wins_by_reward(first: Any, second: Any, *, tolerance: float = 0.0) -> Wins:
-    """Count by rewards of responses to the same prompts, [n] each; a tie is no more apart than `tolerance`."""
+    """Count by rewards of responses to the same prompts.
+
+    Args:
+        first, second: [n] each, in the same order of prompts.
+        tolerance: rewards that are no more apart are a tie; in their units.
+
+    Raises:
+        ValueError: unequal lengths, or what is no number.
+    """
     a, b = aligned(first, second, "rewards")
     return wins_of(np.where(np.abs(a - b) <= tolerance, TIE, np.where(a > b, WIN, LOSS)))
 
