@@ -22,9 +22,10 @@ from ..training.declarations import Declaration
 from ..training.interruption import asked_by_any
 from ..training.launch import check_launch
 from ..training.output_folder import AUTO, contents, locked
+from ..training.trackers import check_installed
 from ..utils.signals import Interrupted, interrupted, listener, name_of
 from .command import HELP_ALL, Command
-from .console import is_first, set_up_logging
+from .console import is_first, quiet_libraries, set_up_logging
 from .help_page import Page
 from .help_pages import NEEDED, SHORT, Pages, asked_for, names_of, training_groups
 from .models import ADAPTER, FOUR_BITS, check_place, check_without, named
@@ -46,6 +47,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     args, model_args, data_args, *scoring = _parser(trainer_type, prog).parse_args_and_config(argv)
     scorer_args = scoring[0] if scoring else ScorerArguments()
     check_launch(args)
+    check_installed(args.report_to)
     listener().meet()
     check(model_args, data_args, TASK[trainer_type.objective_type.trains])
     check_scorer(scorer_args, needed=_needs_scorer(trainer_type))
@@ -55,6 +57,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     iterates = bool(scorer_args.scorer) and not trainer_type.objective_type.on_policy
     resume = resumption(args, iterates)
     set_up_logging()
+    quiet_libraries()
     rows = load_rows(data_args, args, "any" if scorer_args.scorer else _declared(command).purpose)
     return _train(build(trainer_type, args, model_args, rows, load_scorer(scorer_args)), rows, resume)
 

@@ -42,6 +42,7 @@ from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
 from ..scoring.combine import reward_models
 from ..utils.signals import listener, listening
+from . import trackers
 from .build import build, note_precision
 from .built import Built
 from .checkpointing import Checkpoints, ended
@@ -54,6 +55,7 @@ from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
 from .launch import check_engine, check_launch, check_lengths, launch_in_words
+from .log_lines import make_readable
 from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
@@ -147,6 +149,7 @@ class PreferenceTrainer(Trainer):
             Path(str(args.output_dir)), {"model": model, "ref_model": ref_model, "critic": critic, "scorer": scorer}
         )
         check_launch(args)
+        trackers.check_installed(cast(list[str], args.report_to))
         listener().meet()
         objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
@@ -183,6 +186,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        make_readable(self)
         check_engine(self.accelerator, built.objective)
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
