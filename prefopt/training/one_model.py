@@ -61,6 +61,10 @@ class OneModel:
         """Where the trained model is in a folder that was saved."""
         return folder
 
+    def saved(self, folder: Path) -> dict[Path, str]:
+        """The folders of the models that are saved into `folder` -> which part each is."""
+        return {folder: "policy"}
+
     def save_beside(self, folder: Path, tokenizer: Any) -> None:
         """Save what trains beside the policy."""
 

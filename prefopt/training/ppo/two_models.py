@@ -163,6 +163,9 @@ class PolicyAndCritic(OneModel):
     def policy_folder(self, folder: Path) -> Path:
         return folder / POLICY_FOLDER
 
+    def saved(self, folder: Path) -> dict[Path, str]:
+        return {folder / POLICY_FOLDER: "policy", folder / CRITIC_FOLDER: "critic"}
+
     def save_beside(self, folder: Path, tokenizer: Any) -> None:
         save_critic(self.model, folder / CRITIC_FOLDER)
         tokenizer.save_pretrained(folder / CRITIC_FOLDER)
