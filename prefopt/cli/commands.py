@@ -21,6 +21,8 @@ OTHERS: dict[str, Command] = {
     "chat": Command("Talk to a model: prefopt chat FOLDER.", "prefopt.cli.chat"),
     "merge": Command("Merge an adapter into its base: prefopt merge FOLDER.", "prefopt.cli.merge"),
     "info": Command("What a folder holds, and what is installed.", "prefopt.cli.info"),
+    "examples": Command("Short scripts to begin from: prefopt examples --to FOLDER.", "prefopt.cli.examples"),
+    "completion": Command("A script that lets your shell complete all of this.", "prefopt.cli.completion"),
     "migrate": Command("A TRL script, or a file of LLaMA-Factory, for prefopt.", "prefopt.cli.migrate"),
     "compare": Command("Compare methods side by side, with error bars.", "prefopt.cli.compare", goes_on=True),
     "evaluate": Command("Compare trained policies on held-out prompts.", "prefopt.cli.evaluate", goes_on=True),

@@ -167,6 +167,7 @@ def _rows(values: Values, path: Path, note: Callable[..., None]) -> Values:
             "is a name of LLaMA-Factory's dataset_info.json: give the file or hub id that it stands for",
             True,
         )
+    given["learning_rate"] = values.get("learning_rate", 5e-5)
     given["max_length"] = values.get("cutoff_len", 2048)
     share = values.get("val_size") or 0
     if 0 < share < 1:
@@ -199,7 +200,14 @@ def _setting(key: str, value: Any, known: frozenset[str], note: Callable[..., No
     if key in OTHERWISE:
         note(key, OTHERWISE[key], by_hand=key in ("ref_model", "train_on_prompt", "max_samples", "eval_dataset"))
         return {}
-    if value is None or key in ("lora_rank", "lora_dropout", "lora_target", "model_name_or_path", "cutoff_len"):
+    if value is None or key in (
+        "lora_rank",
+        "lora_dropout",
+        "lora_target",
+        "model_name_or_path",
+        "cutoff_len",
+        "learning_rate",
+    ):
         return {}
     name = RENAMES.get(key, RENAMED.get(key, key))
     if key == "flash_attn":

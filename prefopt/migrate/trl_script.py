@@ -18,6 +18,8 @@ from .notes import Migrated, Note
 from .trl_names import CONFIG_OF, GONE, LOSSES, OTHER, SAME, TRAINER_DROPPED, TRAINER_RENAMED
 
 TRAINING_ARGUMENTS = "TrainingArguments"
+LEARNING_RATE = "5e-5"
+"""That of TrainingArguments; each config here has one of its own."""
 NEVER = ("packing", "use_liger_kernel")
 """Settings that are taken at their default alone, where another value only packs rows or saves memory."""
 
@@ -259,7 +261,8 @@ class _Script:
         if isinstance(made, ast.Call) and self._plain_name(made.func) == TRAINING_ARGUMENTS:
             self.wanted.add(CONFIG_OF[kind])
             self.source.replace(made.func, CONFIG_OF[kind])
-            self._note(made, f"TrainingArguments is {CONFIG_OF[kind]}")
+            self._note(made, f"TrainingArguments is {CONFIG_OF[kind]}, with the learning_rate that it had by default")
+            moved.setdefault("learning_rate", LEARNING_RATE)
             return self._config(made, CONFIG_OF[kind], moved)
         if moved and isinstance(made, ast.Call) and self._called(made.func):
             return self.source.add_arguments(made, moved)
