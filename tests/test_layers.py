@@ -20,7 +20,7 @@ LAYERS = [
     {"scoring"},
     {"candidates"},
     {"labelling", "testbed", "training"},
-    {"compare"},
+    {"compare", "migrate"},
     {"rounds"},
     {"cli"},
     {"__init__", "__main__", "_moved"},

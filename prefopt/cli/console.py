@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import warnings
 
@@ -11,6 +12,9 @@ from ..utils.visible import VisibleFormatter, bounded, visible
 
 LONGEST = 8000
 """Characters of the longest message: what a file holds must not drown what is wrong with it."""
+
+UNREAD = 141
+"""The status of a program whose output nobody reads any more: 128 + SIGPIPE."""
 
 
 def is_first() -> bool:
@@ -40,7 +44,39 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")
 
 
+def quiet_libraries() -> None:
+    """No bar for each file of weights that is read or written: it takes seconds, and would break a training's own."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def pace_bars() -> None:
+    """In a log, which keeps each state of a bar, show one every 30 seconds, of what takes longer; call it first."""
+    if not sys.stderr.isatty():
+        for name in ("TQDM_DELAY", "TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):  # tqdm's own defaults
+            os.environ.setdefault(name, "30")
+
+
 def show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """A warning as one line, in the place of `warnings.showwarning`."""
     if is_first():
         print(f"warning: {said(message)}", file=sys.stderr)
+
+
+def unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as `head` goes when it has its lines."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # no stream of the operating system's
+        return False
+    polled = select.poll()
+    polled.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in polled.poll(0))
+
+
+def drop_output() -> None:
+    """Let what was printed and cannot be delivered go nowhere, so that the interpreter does not complain at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -53,15 +53,19 @@ IDS_NOTES = (
 
 def main(argv: Sequence[str]) -> int:
     """Print the table; always 0."""
-    parser = argparse.ArgumentParser(
-        prog="prefopt data formats", description="List the formats of rows that are recognised, and what is read."
-    )
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, as in docs/formats.md")
-    if parser.parse_args(list(argv)).markdown:
+    if _parser().parse_args(list(argv)).markdown:
         print(markdown(), end="")
     else:
         show(Console())
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prefopt data formats", description="List the formats of rows that are recognised, and what is read."
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, as in docs/formats.md")
+    return parser
 
 
 def show(console: Console) -> None:

@@ -19,19 +19,34 @@ from ..utils.signals import Interrupted, listening, name_of, status_of
 from ..utils.visible import VisibleFormatter
 from .command import HELP, HELP_ALL, Command
 from .commands import all_commands
-from .console import fail, is_first, show_warning
+from .console import UNREAD, drop_output, fail, is_first, pace_bars, show_warning, unread
 from .help_page import kept_page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a check found something, 2 an error.
 
-    Of a command that was interrupted it is 143 after SIGTERM, 129 after SIGHUP, 130 after Ctrl-C.
+    Of a command that was interrupted it is 143 after SIGTERM, 129 after SIGHUP, 130 after Ctrl-C, and 141 where nobody
+    reads what it prints any more, as after `| head`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     secrets.remember_words(words)
     if argv is None:
+        pace_bars()
         secrets.guard_streams()
+    try:
+        try:
+            return _main(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not unread():
+            raise
+        drop_output()
+        return UNREAD
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] in HELP | {"help"}:
         print(overview())
         return 0 if words else 2
@@ -85,9 +100,20 @@ def _guarded(command: Command, name: str, argv: Sequence[str]) -> int:
     except (Interrupted, KeyboardInterrupt) as ending:
         return _interrupted(prog, command, ending)
     except (ValueError, OSError, FloatingPointError) as error:
+        if isinstance(error, BrokenPipeError) and unread():
+            if not (HELP | {HELP_ALL}) & set(argv):
+                _left_unread(prog, command)
+            raise
         if os.environ.get("PREFOPT_DEBUG") == "1":
             raise
         return fail(prog, _said(error))
+
+
+def _left_unread(prog: str, command: Command) -> None:
+    """Say of a command with something to lose why it ended."""
+    if (command.goes_on or command.trainer) and is_first():
+        how = "with --resume_from_checkpoint auto" if command.trainer else "again"
+        print(f"{prog}: ended, as nobody reads what it prints; to go on, run it {how}", file=sys.stderr)
 
 
 def _interrupted(prog: str, command: Command, ending: BaseException) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..training.arguments import LoadingArguments, ModelConfig, get_quantization_config, loading
 
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 ADAPTER = [field.name for field in fields(ModelConfig) if field.name.startswith(("lora_", "use_rs", "use_do"))]
 FOUR_BITS = ["bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"]
 
@@ -29,9 +31,39 @@ def check_place(where: str, name: str) -> None:
     """
     path = Path(name).expanduser()
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"{where} {name}: no such folder")
+        raise ValueError(f"{where} {name}: no such folder".strip())
     if path.exists() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise ValueError(f"{where} {name}: holds no model, which would have a config.json")
+        raise ValueError(f"{where} {name}: holds no model, which would have a config.json".strip())
+
+
+def policy_in(name: str) -> str:
+    """The policy that a name means: itself, or the one in the folder of a run of PPO or of a version of rounds.
+
+    Raises:
+        ValueError: no such folder, or no policy in it.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        check_place("", name)
+        if not HUB_ID.fullmatch(name):
+            raise ValueError(f"{name}: no such folder, and no hub id, which is owner/name")
+        return name
+    holds = [place for place in (folder, folder / "policy") if _holds_model(place)]
+    if holds:
+        return str(holds[0])
+    newest = sorted(folder.glob("iteration-*/policy")) or _by_number(folder.glob("checkpoint-*"))
+    if newest:
+        raise ValueError(f"{name} has no finished model yet; the newest that it has is {newest[-1]}: give that one")
+    raise ValueError(f"{name}: holds no model, which would have a config.json or an adapter_config.json")
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
+
+
+def _by_number(folders: Iterable[Path]) -> list[Path]:
+    numbered = [folder for folder in folders if folder.name.rpartition("-")[2].isdecimal()]
+    return sorted(numbered, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
 def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:

@@ -11,8 +11,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from transformers import HfArgumentParser
 
-from ..training.setting_names import ALIASES, ELSEWHERE
-from ..utils.names import did_you_mean
+from ..training.setting_names import meant
 from ..utils.settings import SettingsError, read_yaml
 from .console import is_first, said
 from .options import Option
@@ -140,10 +139,8 @@ class TrlParser(HfArgumentParser):
 
     def _meant(self, name: str, prefix: str = "") -> str:
         """The end of a message about a name that no option has."""
-        if elsewhere := ELSEWHERE.get(name.replace("-", "_").lower()):
-            return f": {elsewhere}"
-        meant = did_you_mean(name, self.options, ALIASES, prefix=prefix)
-        return f"; {meant}" if meant else f"; {self.prog} --help-all lists all options" if self._lists_all else ""
+        said = meant(name, self.options, prefix)
+        return said or (f"; {self.prog} --help-all lists all options" if self._lists_all else "")
 
     @property
     def _lists_all(self) -> bool:

@@ -22,16 +22,17 @@ from ..training.declarations import Declaration
 from ..training.interruption import asked_by_any
 from ..training.launch import check_launch
 from ..training.output_folder import AUTO, contents, locked
+from ..training.summary import summary_of
+from ..training.trackers import check_installed
 from ..utils.signals import Interrupted, interrupted, listener, name_of
 from .command import HELP_ALL, Command
-from .console import is_first, set_up_logging
+from .console import is_first, quiet_libraries, set_up_logging
 from .help_page import Page
 from .help_pages import NEEDED, SHORT, Pages, asked_for, names_of, training_groups
 from .models import ADAPTER, FOUR_BITS, check_place, check_without, named
 from .parsing import TrlParser
 from .rows import Rows, load_rows
 from .scorer import check_scorer, load_scorer
-from .summary import summary
 
 YES, NO = ("true", "yes"), ("false", "no", "none")
 TASK = {"policy": "CAUSAL_LM", "scorer": "SEQ_CLS", "actor-critic": "CAUSAL_LM"}
@@ -46,6 +47,7 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     args, model_args, data_args, *scoring = _parser(trainer_type, prog).parse_args_and_config(argv)
     scorer_args = scoring[0] if scoring else ScorerArguments()
     check_launch(args)
+    check_installed(args.report_to)
     listener().meet()
     check(model_args, data_args, TASK[trainer_type.objective_type.trains])
     check_scorer(scorer_args, needed=_needs_scorer(trainer_type))
@@ -55,8 +57,9 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
     iterates = bool(scorer_args.scorer) and not trainer_type.objective_type.on_policy
     resume = resumption(args, iterates)
     set_up_logging()
+    quiet_libraries()
     rows = load_rows(data_args, args, "any" if scorer_args.scorer else _declared(command).purpose)
-    return _train(build(trainer_type, args, model_args, rows, load_scorer(scorer_args)), rows, resume)
+    return _train(build(trainer_type, args, model_args, data_args, rows, load_scorer(scorer_args)), rows, resume)
 
 
 def help_page(command: Command, prog: str, whole: bool) -> Page:
@@ -116,10 +119,12 @@ def check(model_args: ModelConfig, data_args: ScriptArguments, task: str) -> Non
         raise ValueError(f"--lora_task_type {model_args.lora_task_type} does not fit: this command trains with {task}")
 
 
-def build(trainer_type: Any, args: Any, model_args: ModelConfig, rows: Rows, scorer: Any = None) -> Any:
+def build(
+    trainer_type: Any, args: Any, model_args: ModelConfig, data_args: ScriptArguments, rows: Rows, scorer: Any = None
+) -> Any:
     """The trainer that the arguments describe."""
     args.model_init_kwargs = loading(model_args) | (args.model_init_kwargs or {})
-    return trainer_type(
+    trainer = trainer_type(
         model=os.path.expanduser(str(model_args.model_name_or_path)),
         args=args,
         train_dataset=rows.train,
@@ -128,6 +133,11 @@ def build(trainer_type: Any, args: Any, model_args: ModelConfig, rows: Rows, sco
         peft_config=get_peft_config(model_args, TASK[trainer_type.objective_type.trains]),
         scorer=scorer,
     )
+    trainer.lineage.names |= {"model": model_args.model_name_or_path, "train": data_args.dataset_name}
+    if rows.evaluation is not None:
+        share = f"{data_args.eval_ratio:.0%} of {data_args.dataset_name}" if data_args.eval_ratio else None
+        trainer.lineage.names["eval"] = share or data_args.eval_dataset or data_args.dataset_name
+    return trainer
 
 
 def _train(trainer: Any, rows: Rows, resume: str | bool) -> int:
@@ -148,7 +158,7 @@ def _run(trainer: Any, rows: Rows, resume: str | bool) -> int:
     except Interrupted as ending:
         raise ending if ending.message else interrupted(ending.signum, _after(trainer, ending)) from None
     if trainer.is_world_process_zero():
-        summary(trainer, rows, metrics)
+        print(summary_of(trainer, metrics, rows.report.dropped.total()))
     trainer.accelerator.end_training()
     return 0
 

@@ -64,6 +64,7 @@ def sample(
     keys: Sequence[int | str] | None = None,
     batch_size: int = 128,
     progress: bool = False,
+    on_token: Callable[[SequenceState], None] | None = None,
 ) -> list[list[Sample]]:
     """`k` responses to each prompt, in the order of the prompts. Temperature 0 is greedy.
 
@@ -79,6 +80,7 @@ def sample(
         stream: what else makes the random numbers new, such as (round, iteration).
         keys: a name for each prompt, by which it keeps its random numbers in another list; by default its number.
         batch_size: responses at a time. More are faster on any machine, and hold more keys and values.
+        on_token: is handed a response after each of its tokens, to show it while it grows.
 
     Raises:
         ValueError: a setting outside its range, a policy with learnt virtual tokens, or a prompt that cannot be encoded
@@ -94,7 +96,10 @@ def sample(
     prompt_ids = [list(ids) for ids in encode_prompts(prompts, tokenizer, policy, max_new_tokens).ids]
     bare_prompt = [is_bare(prompt) for prompt in prompts]
     groups = [
-        [SequenceState(i, j, prompt_ids[i], (*streams[i], j), bare_prompt=bare_prompt[i]) for j in range(k)]
+        [
+            SequenceState(i, j, prompt_ids[i], (*streams[i], j), bare_prompt=bare_prompt[i], on_token=on_token)
+            for j in range(k)
+        ]
         for i in range(len(prompts))
     ]
     # The longest first: memory that does not suffice shows at once.

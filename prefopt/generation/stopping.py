@@ -6,7 +6,7 @@ Nothing here knows the model: only token ids, strings and the tokenizer that tur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -59,6 +59,7 @@ class SequenceState:
     ids, logps      the tokens so far, and their log-probs under the policy's own distribution
     finish_reason   what ended it; None while it goes on
     bare_prompt     the prompt is bare text, which the response continues to the letter: its text is not stripped
+    on_token        is handed the response after each token, as where it is shown while it grows
     =============== ==============================================================================================
     """
 
@@ -70,6 +71,7 @@ class SequenceState:
     logps: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     bare_prompt: bool = False
+    on_token: Callable[[SequenceState], None] | None = field(default=None, compare=False)
 
     def append(self, token: int, logp: float, rules: StoppingRules) -> bool:
         """Add one token. Returns whether the response ends with it.
@@ -82,6 +84,8 @@ class SequenceState:
         self.ids.append(token)
         self.logps.append(logp)
         self.finish_reason = rules.finish_reason(self.ids)
+        if self.on_token is not None:
+            self.on_token(self)
         return self.finish_reason is not None
 
     def to_sample(self, rules: StoppingRules) -> Sample:

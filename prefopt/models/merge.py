@@ -137,6 +137,21 @@ def _check(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
         )
 
 
+def check_saved(merged: Any, saved: Any) -> None:
+    """Refuse a model that was saved and does not say, once it is loaded, what it said.
+
+    Raises:
+        ValueError: its logits differ by more than rounding.
+    """
+    expected, found = _logits(merged), _logits(saved.to(merged.device))
+    difference, size = (found - expected).abs().max().item(), expected.abs().max().item()
+    if not difference <= max(1e-5, 16 * torch.finfo(merged.dtype).eps) * size:
+        raise ValueError(
+            f"the merged model says something else once it is saved and loaded: its logits, of up to {size:.3g}, "
+            f"change by up to {difference:.3g}. Keep the adapter, and report this with the model's name"
+        )
+
+
 def _report(found: Tensor, before: Tensor, quantized: bool) -> None:
     difference, size = (found - before).abs(), before.abs().max()
     logger.log(

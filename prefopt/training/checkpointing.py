@@ -37,6 +37,7 @@ from . import checkpoint, final_model
 from .config import PreferenceConfig
 from .content import config_of, rows_hash, settings_of, tokenizer_description, weights_hash
 from .identity import FORMAT, objective_description
+from .lineage import Lineage
 from .one_model import OneModel
 from .output_folder import claim, locked
 from .step import StepRunner
@@ -57,6 +58,7 @@ class Checkpoints:
         tokenizer: saved beside each model.
         reference: what the reference's weights are known by.
         rows: gives the rows that are trained on, without what is computed from them.
+        lineage: writes where a model comes from into its folder.
         describe: what must be the same for a checkpoint to go on, beside what is so for every run.
     """
 
@@ -68,10 +70,12 @@ class Checkpoints:
         tokenizer: Any,
         reference: Mapping[str, str | None],
         rows: Callable[[], Any],
+        lineage: Lineage,
         describe: Callable[[], Mapping[str, Any]],
     ):
         self.args, self.trained, self.step, self.tokenizer = args, trained, step, tokenizer
         self.reference, self.rows, self.describe = reference, rows, describe
+        self.lineage = lineage
         self.accelerator: Accelerator = step.accelerator
         self.kept: str | None = None
         """A checkpoint that must stay beside the best and the newest."""
@@ -230,6 +234,8 @@ class Checkpoints:
         if self.args.should_save:
             save_normalization(self._unwrapped(), policy)
             self.trained.save_beside(folder, self.tokenizer)
+            for place, part in self.trained.saved(folder).items():
+                self.lineage.write(place, metrics=not self._staging, part=part)
 
     def _is_output(self, folder: Path) -> bool:
         return folder.resolve() == Path(str(self.args.output_dir)).resolve()

@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar, cast
 
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..data.encode import Encoding
 from ..models.layout_selection import LAYOUTS
+from ..objectives.base import Objective
 from ..utils import secrets
 from ..utils.options import option, worded
+from . import trackers
+from .setting_names import check_known
 from .trl_settings import check_settings, not_here
+
+Kind = TypeVar("Kind", bound=Objective)
 
 
 @dataclass
 class PreferenceConfig(TrainingArguments):
     """transformers' `TrainingArguments` with the defaults of preference optimization, and what it lacks for it."""
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "chat_template_kwargs"]
+    objective_type: ClassVar[type[Objective] | None] = None
+    """The objective whose hyperparameters these are, of arguments that have those of one."""
+    _VALID_DICT_FIELDS = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "chat_template_kwargs",
+    ]
 
     # transformers' settings whose help texts are said shorter here; their defaults are transformers'.
     num_train_epochs: float = worded(TrainingArguments, "num_train_epochs", "How often each row is trained on.")
@@ -136,6 +147,10 @@ class PreferenceConfig(TrainingArguments):
     )
     enable_jit_checkpoint: bool = option(False, "Accepted for compatibility: signals save a checkpoint anyway.")
 
+    def __new__(cls, *args: Any, **given: Any) -> PreferenceConfig:
+        check_known(cls, given)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         if not self.signal_grace > 0:
             raise ValueError(f"signal_grace={self.signal_grace}: give the seconds that a signal waits for a checkpoint")
@@ -173,6 +188,10 @@ class PreferenceConfig(TrainingArguments):
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
             super().__post_init__()
         self._without_selective()
+        trackers.check_names(cast(list[str], self.report_to))
+        _check_sizes(self)
+        if self.objective_type is not None:
+            objective_from(self, self.objective_type)  # which refuses hyperparameters out of their range
         secrets.remember(self)
 
     # ---- no secret leaves them -------------------------------------------------------------------------------------
@@ -234,6 +253,28 @@ class PreferenceConfig(TrainingArguments):
             warnings.warn("model_init_kwargs: `torch_dtype` is now `dtype`", FutureWarning, stacklevel=3)
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         return kwargs
+
+
+def objective_from(config: Any, kind: type[Kind]) -> Kind:
+    """The objective whose hyperparameters a config carries.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def _check_sizes(args: PreferenceConfig) -> None:
+    """Refuse sizes with which nothing can be trained."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name}={getattr(args, name)} must be at least 1")
+    if args.learning_rate < 0:
+        raise ValueError(f"learning_rate={args.learning_rate} must not be below 0")
+    if args.num_train_epochs <= 0 and args.max_steps <= 0:
+        raise ValueError(
+            f"num_train_epochs={args.num_train_epochs:g} trains nothing: give a number above 0, or max_steps"
+        )
 
 
 def _kept(name: str, value: Any) -> Any:

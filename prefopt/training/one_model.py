@@ -70,6 +70,10 @@ class OneModel:
         """
         return nullcontext()
 
+    def saved(self, folder: Path) -> dict[Path, str]:
+        """The folders of the models that are saved into `folder` -> which part each is."""
+        return {folder: "policy"}
+
     def save_beside(self, folder: Path, tokenizer: Any) -> None:
         """Save what trains beside the policy."""
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
+
+from ..utils.names import did_you_mean
+from .older_settings import DROPPED, RENAMED
 from .trl_settings import SETTINGS
 
 ALIASES: dict[str, str] = {
+    **RENAMED,
     # The model.
     "model": "model_name_or_path",
     "model_id": "model_name_or_path",
@@ -14,7 +20,6 @@ ALIASES: dict[str, str] = {
     "policy": "model_name_or_path",
     "pretrained_model_name_or_path": "model_name_or_path",
     "revision": "model_revision",
-    "torch_dtype": "dtype",
     "precision": "dtype",
     "attn": "attn_implementation",
     "flash_attn": "attn_implementation",
@@ -57,7 +62,6 @@ ALIASES: dict[str, str] = {
     "format": "adapter",
     "max_len": "max_length",
     "max_seq_len": "max_length",
-    "max_seq_length": "max_length",
     "model_max_length": "max_length",
     "seq_len": "max_length",
     "cutoff_len": "max_length",
@@ -113,7 +117,6 @@ ALIASES: dict[str, str] = {
     "num_generations": "responses_per_prompt",
     "num_return_sequences": "responses_per_prompt",
     "num_samples": "responses_per_prompt",
-    "max_completion_length": "max_new_tokens",
     "max_tokens": "max_new_tokens",
     "stop": "stop_strings",
     "kl_coeff": "kl_coef",
@@ -136,5 +139,31 @@ ELSEWHERE: dict[str, str] = {
     "num_gpus": "several GPUs are asked for by `torchrun --nproc_per_node 4 -m` before the command",
     "device": "the GPU is found by itself; --use_cpu leaves it out",
     **{name: setting.instead for name, setting in SETTINGS.items()},
+    **DROPPED,
 }
 """Another name -> how to ask for what no setting is for."""
+
+
+def meant(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a message about a name that no setting has; empty where nothing is known of it.
+
+    Args:
+        known: the settings that there are.
+        prefix: stands before each name, such as `--`.
+    """
+    if elsewhere := ELSEWHERE.get(name.replace("-", "_").lower()):
+        return f": {elsewhere}"
+    near = did_you_mean(name, known, ALIASES, prefix=prefix)
+    return f"; {near}" if near else ""
+
+
+def check_known(config: type, given: Iterable[str]) -> None:
+    """Refuse names that a config has no setting for.
+
+    Raises:
+        TypeError: there is one; the message says what was meant.
+    """
+    names = [field.name for field in fields(config) if field.init]  # type: ignore[arg-type]
+    for name in given:
+        if name not in names:
+            raise TypeError(f"{config.__name__} has no setting {name!r}{meant(name, names)}")

@@ -41,6 +41,7 @@ from ..objectives.base import Objective
 from ..objectives.checks import checked_objective
 from ..scoring.combine import reward_models
 from ..utils.signals import listener, listening
+from . import trackers
 from .build import build, note_precision
 from .built import Built
 from .checkpointing import Checkpoints, ended
@@ -53,6 +54,8 @@ from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
 from .launch import check_engine, check_launch, check_lengths, launch_in_words
+from .lineage import Lineage, name_of_model, name_of_rows, name_of_scorer
+from .log_lines import make_readable
 from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
 from .output_folder import check_apart
@@ -64,6 +67,7 @@ from .result_files import write_metrics, write_state
 from .sharded_optimizer import FOLDER, load_optimizer, save_optimizer
 from .source import eval_loader
 from .step import StepRunner
+from .summary import summary_of
 from .unreadable import named
 
 logger = logging.getLogger(__name__)
@@ -147,7 +151,15 @@ class PreferenceTrainer(Trainer):
             Path(str(args.output_dir)), {"model": model, "ref_model": ref_model, "critic": critic, "scorer": scorer}
         )
         check_launch(args)
+        trackers.check_installed(cast(list[str], args.report_to))
         listener().meet()
+        names = {
+            "model": name_of_model(model),
+            "reference": name_of_model(ref_model),
+            "scorer": None if scorer is None else name_of_scorer(scorer),
+            "train": name_of_rows(train_dataset),
+            "eval": name_of_rows(eval_dataset),
+        }
         objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(
@@ -183,6 +195,7 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        make_readable(self)
         check_engine(self.accelerator, built.objective)
         # The loss arrives divided by the units of the whole step: Trainer must not divide it again.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
@@ -198,8 +211,9 @@ class PreferenceTrainer(Trainer):
         self._to_device(built)
         check_models(self.model, built.reference, built.scorer)
         check = self._watch_reference(given=ref_model is not None)
+        self.lineage = Lineage(self, names)
         self.checkpoints = Checkpoints(
-            args, self.trained, self.step, built.tokenizer, check, self._own_rows, self._description
+            args, self.trained, self.step, built.tokenizer, check, self._own_rows, self.lineage, self._description
         )
         self._precompute_reference()
         self.health = Health(args, self.step, lambda: self.model, built.tokenizer, encoding)
@@ -469,6 +483,7 @@ class PreferenceTrainer(Trainer):
         """Write metrics of a split, and those of all together, whole or not at all."""
         if self.is_world_process_zero():
             write_metrics(self._output, split, metrics, combined)
+            self.lineage.refresh(self.trained.saved(self._output))
 
     @property
     def _output(self) -> Path:
@@ -542,6 +557,18 @@ class PreferenceTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         self.checkpoints.check_loaded(load_result)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card of the model that is pushed to the hub: `training/card.py` wrote it as the model was saved."""
+        if self.is_world_process_zero():
+            self.lineage.refresh(self.trained.saved(self._output))
+
+    def summary(self) -> str:
+        """What was learnt and where it is, and how to load, use, measure and go on with it: `print(trainer.summary())`.
+
+        The same stands at the end of a training command.
+        """
+        return summary_of(self)
 
     # ---- for its source --------------------------------------------------------------------------------------------
 

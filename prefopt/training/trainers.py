@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 from datasets import Dataset
 from peft import PeftConfig
@@ -25,7 +25,7 @@ from ..objectives.rrhf import RRHF, RRHFArguments
 from ..objectives.sampling_arguments import IterationArguments
 from ..objectives.sft import SFT, SFTArguments
 from ..utils.options import option
-from .config import PreferenceConfig
+from .config import PreferenceConfig, objective_from
 from .generating import check_unscored
 from .places import check_places
 from .trainer import PreferenceTrainer
@@ -33,17 +33,12 @@ from .trl_settings import TRLSettings, TRLSFTSettings, check_trainer_arguments
 
 logger = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind", bound=Objective)
-
-
-def objective_from(config: Any, kind: type[Kind]) -> Kind:
-    """The objective whose hyperparameters a config carries."""
-    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # type: ignore[arg-type]
-
 
 @dataclass
 class DPOConfig(DPOArguments, TRLSettings, PreferenceConfig):
     """Arguments of `DPOTrainer`, named as in TRL."""
+
+    objective_type: ClassVar[type[Objective] | None] = DPO
 
     reference_free: bool | None = option(None, "Old name: use --loss_type cpo --cpo_alpha 0.")
     rpo_alpha: float | None = option(None, "Old name: use --loss_type sigmoid sft with --loss_weights.")
@@ -64,10 +59,14 @@ class DPOConfig(DPOArguments, TRLSettings, PreferenceConfig):
 class KTOConfig(KTOArguments, TRLSettings, PreferenceConfig):
     """Arguments of `KTOTrainer`, named as in TRL."""
 
+    objective_type: ClassVar[type[Objective] | None] = KTO
+
 
 @dataclass
 class RewardConfig(RewardArguments, TRLSettings, PreferenceConfig):
     """Arguments of `RewardTrainer`, named as in TRL."""
+
+    objective_type: ClassVar[type[Objective] | None] = BradleyTerry
 
     learning_rate: float = option(1e-4, "The initial learning rate.")
     normalize_scores: bool = option(
@@ -81,12 +80,16 @@ class RewardConfig(RewardArguments, TRLSettings, PreferenceConfig):
 class RejectionSamplingConfig(IterationArguments, PreferenceConfig):
     """Arguments of `RejectionSamplingTrainer`: those of an offline run are each iteration's."""
 
+    objective_type: ClassVar[type[Objective] | None] = RejectionSampling
+
     learning_rate: float = option(2e-5, "The initial learning rate of each iteration.")
 
 
 @dataclass
 class RRHFConfig(RRHFArguments, PreferenceConfig):
     """Arguments of `RRHFTrainer`."""
+
+    objective_type: ClassVar[type[Objective] | None] = RRHF
 
     # Learning rate as in the paper and its scripts.
     learning_rate: float = option(2e-5, "The initial learning rate.")
@@ -95,6 +98,8 @@ class RRHFConfig(RRHFArguments, PreferenceConfig):
 @dataclass
 class PPOConfig(PPOArguments, PreferenceConfig):
     """Arguments of `PPOTrainer`, named as in TRL's removed one. The defaults are PPO-max's: see `from_preset`."""
+
+    objective_type: ClassVar[type[Objective] | None] = PPO
 
     # Optimizer and schedule as in MOSS-RLHF, with the paper's learning rates (arXiv:2307.04964, section 5.1).
     learning_rate: float = option(5e-7, "The initial learning rate of the policy.")
@@ -158,6 +163,8 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
 @dataclass
 class SFTConfig(SFTArguments, TRLSFTSettings, PreferenceConfig):
     """Arguments of `SFTTrainer`, named as in TRL."""
+
+    objective_type: ClassVar[type[Objective] | None] = SFT
 
     learning_rate: float = option(2e-5, "The initial learning rate.")
     dataset_text_field: str = option("text", "Column that holds bare text.")

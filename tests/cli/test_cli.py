@@ -55,6 +55,16 @@ def test_the_overview_is_narrow_and_loads_nothing_heavy() -> None:
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("words", [["--help"], ["dpo", "--help"], ["data", "formats"]])
+def test_a_reader_that_goes_away_is_no_error(words: list[str]) -> None:
+    code = f"import sys; sys.argv[1:] = {words!r}; from prefopt.cli import main; sys.exit(main())"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1 if "formats" in words else 141, ""), "rich ends with 1"
+
+
 @pytest.mark.parametrize("flag", ["--help", "--help-all"])
 @pytest.mark.parametrize(
     ("command", "own"),

@@ -42,6 +42,10 @@ TRAINER: dict[str, str] = {
     "_save_checkpoint": "(self, model, trial)",
     "_save_optimizer_and_scheduler": "(self, output_dir)",
     "compute_loss": "(self, model, inputs, return_outputs=False, num_items_in_batch=None)",
+    "create_model_card": (
+        "(self, language=None, license=None, tags=None, model_name=None, finetuned_from=None, tasks=None, "
+        "dataset_tags=None, dataset=None, dataset_args=None)"
+    ),
     "create_optimizer": "(self, model=None)",
     "create_scheduler": "(self, num_training_steps, optimizer=None)",
     "evaluate": "(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval')",

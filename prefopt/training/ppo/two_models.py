@@ -174,6 +174,9 @@ class PolicyAndCritic(OneModel):
             yield
         self._whole = None
 
+    def saved(self, folder: Path) -> dict[Path, str]:
+        return {folder / POLICY_FOLDER: "policy", folder / CRITIC_FOLDER: "critic"}
+
     def save_beside(self, folder: Path, tokenizer: Any) -> None:
         save_critic(self.model, folder / CRITIC_FOLDER, self._whole)
         tokenizer.save_pretrained(folder / CRITIC_FOLDER)

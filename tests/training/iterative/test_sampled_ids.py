@@ -41,12 +41,9 @@ from prefopt.candidates import (
 )
 from prefopt.candidates.dataset_answers import DATASET
 from prefopt.candidates.report import summary_of, warn_of_texts
-from prefopt.cli.rows import Rows
-from prefopt.cli.summary import summary
 from prefopt.data import DataError, Encoding, encode_dataset, load_preferences, load_sft
 from prefopt.data.check import check
 from prefopt.data.encode import stop_token_ids
-from prefopt.data.report import LoadReport
 from prefopt.data.row_encoder import COUNTS, NOTES, Encoder
 from prefopt.data.template import Renderer, is_bare
 from prefopt.data.tokenizer_identity import tokenizer_fingerprint
@@ -55,6 +52,7 @@ from prefopt.generation.stopping import StoppingRules
 from prefopt.scoring import CallableScorer
 from prefopt.testbed import preference_rows
 from prefopt.training import step
+from prefopt.training.summary import summary_of as last_words
 from prefopt.utils import jsonl
 from tests.helpers.iterations import DRAWN, config, vowels
 from tests.helpers.models import tiny_llama, untrained
@@ -307,7 +305,7 @@ def test_how_many_are_encoded_otherwise_is_found_after_training(tmp_path: Path, 
     assert not [name for name in found if name.startswith("train_rows/") and name[11:] not in expected]
     facts = json.loads((tmp_path / "run/doctor.json").read_text())["facts"]["encoding"]
     assert facts.keys() == COUNTS.keys() and {name: facts[name] for name in expected} == expected
-    summary(trainer, Rows(load_sft(rows), None, LoadReport("rows")), metrics)
+    print(last_words(trainer, metrics))
     assert f"2 {NOTES['_resampled']}" in capsys.readouterr().out
 
 
