@@ -19,6 +19,8 @@ from ..utils import secrets
 from ..utils.options import option, worded
 from .trl_settings import check_settings, not_here
 
+REFERENCE_DTYPES = ("bfloat16", "float16", "float32")
+
 
 @dataclass
 class PreferenceConfig(TrainingArguments):
@@ -118,6 +120,13 @@ class PreferenceConfig(TrainingArguments):
         choices=list(LAYOUTS),
     )
     disable_dropout: bool = option(True, "Set the dropout of policy and reference to zero.")
+    reference_dtype: str | None = option(
+        None,
+        "Data type of the reference's weights, where it has its own: a copy of the policy, or a ref_model given by "
+        "name. None is the policy's, or model_init_kwargs'. bfloat16 takes half of float32's memory, and moves the "
+        "reference by rounding; log-probs stay in float32.",
+        choices=list(REFERENCE_DTYPES),
+    )
     precompute_ref_log_probs: bool = option(
         False, "Run the reference once over the data before training, and cache the result."
     )
@@ -158,6 +167,16 @@ class PreferenceConfig(TrainingArguments):
             )
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
+        if self.reference_dtype not in (None, *REFERENCE_DTYPES):
+            raise ValueError(
+                f"reference_dtype={self.reference_dtype!r}: choose one of {', '.join(REFERENCE_DTYPES)}, or None for "
+                "the policy's"
+            )
+        if self.sync_ref_model and self.reference_dtype in ("bfloat16", "float16"):
+            raise ValueError(
+                f"sync_ref_model moves the reference by shares of a difference, which {self.reference_dtype} would "
+                "round away: leave reference_dtype out, or set it to float32"
+            )
         if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: a batch holds at least one token")
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
