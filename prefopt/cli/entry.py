@@ -84,7 +84,7 @@ def _guarded(command: Command, name: str, argv: Sequence[str]) -> int:
             return _run(command, name, argv)
     except (Interrupted, KeyboardInterrupt) as ending:
         return _interrupted(prog, command, ending)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("PREFOPT_DEBUG") == "1":
             raise
         return fail(prog, _said(error))

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ..data.row_encoder import COUNTS, NOTES
 from ..training.metrics import encoding_counts
+from ..training.out_of_memory import IN_PARTS
 from ..utils.visible import visible
 from .rows import Rows
 
@@ -22,6 +23,7 @@ def summary(trainer: Any, rows: Rows, metrics: dict[str, float]) -> None:
     lines = [
         *_run(trainer, rows, metrics),
         *_encoding(metrics),
+        *_memory(metrics),
         *_numbers(metrics),
         *_places(out),
         *_responses(trainer, out),
@@ -48,6 +50,12 @@ def _encoding(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What encoding did to the rows that were trained on."""
     counts = encoding_counts(metrics).items()
     return [("encoding", f"{count:,} {NOTES[COUNTS[name]]}") for name, count in counts]
+
+
+def _memory(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    """What memory had no room for."""
+    count = int(metrics.get(IN_PARTS, 0))
+    return [("memory", f"{count:,} micro-batches were computed in parts, for want of memory")] if count else []
 
 
 def _time(seconds: float) -> str:

@@ -124,8 +124,8 @@ def warn_of_reference(policy: nn.Module, reference: nn.Module) -> None:
     if of_reference in HALF and of_policy not in (None, of_reference):
         logger.warning(
             "the reference has its weights in %s and the policy in %s: log-ratios differ from 0 by that rounding "
-            "before anything is learnt, in bfloat16 by about 0.1%% of a response's log-prob, so that the loss of DPO does "
-            "not start exactly at ln 2",
+            "before anything is learnt, in bfloat16 by about 0.1%% of a response's log-prob, so that the loss of DPO "
+            "does not start exactly at ln 2",
             _names({of_reference}),  # type: ignore[arg-type]
             _names({of_policy}),  # type: ignore[arg-type]
         )
