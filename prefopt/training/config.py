@@ -19,6 +19,7 @@ from ..utils import secrets
 from ..utils.options import option, worded
 from .trl_settings import check_settings, not_here
 
+AUTO = "auto"
 REFERENCE_DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -104,11 +105,17 @@ class PreferenceConfig(TrainingArguments):
         "goes on with, as in TRL), or auto: user where the tokenizer has a chat template.",
     )
     dataset_num_proc: int | None = option(None, "Processes for tokenising the dataset.")
-    max_tokens_per_batch: int | None = option(
+    max_tokens_per_batch: int | str | None = option(
         None,
         "Instead of per_device_train_batch_size rows, which is then ignored, a training batch on a device "
         "holds as many rows of similar length as fit in so many tokens, prompts counted once. Also for "
-        "precompute_ref_log_probs. A longer row is a batch of its own.",
+        "precompute_ref_log_probs. A longer row is a batch of its own. `auto` is what per_device_train_batch_size "
+        "rows have on average, or less where memory has no room for it.",
+    )
+    predict_memory: bool = option(
+        True,
+        "Before the first step, say what memory its peak will need; in one process, of rows that are there. Three "
+        "passes over 144 tokens.",
     )
     pad_to_multiple_of: int | str | None = option(
         None, "Round padded lengths up to a multiple of it; `auto` and None do not."
@@ -177,8 +184,7 @@ class PreferenceConfig(TrainingArguments):
                 f"sync_ref_model moves the reference by shares of a difference, which {self.reference_dtype} would "
                 "round away: leave reference_dtype out, or set it to float32"
             )
-        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
-            raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: a batch holds at least one token")
+        self.max_tokens_per_batch = _budget(self.max_tokens_per_batch)
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
             raise ValueError(
                 "auto_find_batch_size changes a number of rows, which max_tokens_per_batch ignores: drop one"
@@ -268,4 +274,17 @@ def _multiple(given: int | str | None) -> int | None:
         return None
     if not str(given).isdecimal() or int(given) < 1:
         raise ValueError(f"pad_to_multiple_of={given!r}: give a number of tokens, at least 1, or `auto` for none")
+    return int(given)
+
+
+def _budget(given: int | str | None) -> int | str | None:
+    """`max_tokens_per_batch` as a number, None or AUTO; a command line has it as text."""
+    if given is None or str(given).lower() in ("none", "null"):
+        return None
+    if str(given).lower() == AUTO:
+        return AUTO
+    if not str(given).isdecimal() or int(given) < 1:
+        raise ValueError(
+            f"max_tokens_per_batch={given!r}: a batch holds at least one token, so give a number, or `{AUTO}`"
+        )
     return int(given)

@@ -45,7 +45,7 @@ from ..utils.signals import listener, listening
 from .build import build, note_precision
 from .built import Built
 from .checkpointing import Checkpoints, ended
-from .config import PreferenceConfig
+from .config import AUTO, PreferenceConfig
 from .content import deciding_rows, weights_hash
 from .dataloaders import Batching
 from .evaluation import Evaluation
@@ -55,6 +55,7 @@ from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
 from .launch import check_engine, check_launch, check_lengths, launch_in_words
+from .memory import MemoryForecast
 from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
 from .out_of_memory import Room, StepRecovery, recovers
@@ -190,14 +191,15 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
         guard = NonFiniteGuard(args.max_skipped_steps, skips=not self.is_deepspeed_enabled)
         self.step = StepRunner(built.objective, built.reference, self.accelerator, MetricsAccumulator(), guard)
-        self.step.remedy = self._remedy
+        self.step.remedy = lambda: listed(self._remedies())
         self.recovery = StepRecovery(
             self.step,
             Room("compute the gradients of", recovers=recovers(self.accelerator, args)),
             lambda: self.model.zero_grad(set_to_none=True),
             lambda: f"step {self.state.global_step + 1}",
-            self._remedy,
+            self.step.remedy,
         )
+        self.memory = MemoryForecast(self, built.scorer)
         self.trained = trained_by(lambda: self.model, args, self.step)
         note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
         self.source = source_for(self, built)
@@ -224,9 +226,9 @@ class PreferenceTrainer(Trainer):
         """What the run is trained on, for people: processes, engine, rows of a step, precision, where weights are."""
         return launch_in_words(self.accelerator, self.args, self.get_total_train_batch_size(self.args), self.model)
 
-    def _remedy(self) -> str:
+    def _remedies(self) -> list[str]:
         own = isinstance(self.reference, FrozenModel)
-        return listed(remedies(self.args, self.model, self.objective, own_reference=own) or ["a smaller model"])
+        return remedies(self.args, self.model, self.objective, own_reference=own) or ["a smaller model"]
 
     def _to_device(self, built: Built) -> None:
         """Move what Trainer does not know to the device."""
@@ -278,7 +280,8 @@ class PreferenceTrainer(Trainer):
                 there; or the objective cannot be trained on these rows by these arguments.
         """
         per_step = self.get_total_train_batch_size(self.args)
-        logger.info("%s", self.launch)
+        if self.args.max_tokens_per_batch != AUTO:
+            logger.info("%s", self.launch)
         if not self.recovery.room.recovers:
             logger.info(
                 "a step that memory has no room for ends this run: it is computed in parts by one process alone"
@@ -296,6 +299,10 @@ class PreferenceTrainer(Trainer):
         return result
 
     def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
+        if self.args.max_tokens_per_batch == AUTO:
+            self.memory.settle(resume_from)
+            logger.info("%s", self.launch)
+        self.memory.tell(self._remedies)
         folder = self.checkpoints.to_resume(resume_from)
         self.source.resumes(None if folder is None else Path(folder))
         self.step.guard.start()
@@ -319,6 +326,7 @@ class PreferenceTrainer(Trainer):
         return {**self.source.description(), **deciding_rows(self.args, self.eval_dataset, self._less_computed)}
 
     def get_train_dataloader(self) -> Any:
+        self.memory.settle(None)
         return self.source.train_loader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
