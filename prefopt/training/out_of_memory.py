@@ -141,11 +141,12 @@ def release() -> None:
 def recovers(accelerator: Accelerator, args: TrainingArguments) -> bool:
     """Whether a micro-batch can be computed in parts.
 
-    Not where several processes wait for one another in each pass; and not where weights move within the backward pass,
-    as with LOMO and with optimizers that are named layerwise.
+    Not where several processes wait for one another in each pass, nor under an engine that keeps gradients of its own;
+    and not where weights move within the backward pass, as with LOMO and with optimizers that are named layerwise.
     """
     optimizer = str(getattr(args.optim, "value", args.optim))
-    alone = accelerator.num_processes == 1 and accelerator.distributed_type != DistributedType.DEEPSPEED
+    engine = accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+    alone = accelerator.num_processes == 1 and not engine
     return alone and "layerwise" not in optimizer and "lomo" not in optimizer
 
 
