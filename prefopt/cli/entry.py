@@ -99,7 +99,7 @@ def _guarded(command: Command, name: str, argv: Sequence[str]) -> int:
             return _run(command, name, argv)
     except (Interrupted, KeyboardInterrupt) as ending:
         return _interrupted(prog, command, ending)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if isinstance(error, BrokenPipeError) and unread():
             if not (HELP | {HELP_ALL}) & set(argv):
                 _left_unread(prog, command)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+from .of_learning import HALF
 from .run import Figures, Run
 
 MISMATCH, ROUNDING = 0.1, 5e-4
 """Nats that a policy is away from its reference before anything is learnt, and of a response's log-prob what may be
 rounding. A model that is its own reference is exactly there; in bfloat16, where both run in other batches, about so.
 With a tenth of noise on its weights the small world's policy was .19 away."""
+COARSE = 5e-3
+"""As `ROUNDING`, of a reference whose weights have 16 bits beside a policy of 32: about .001 was measured."""
 FALLEN = 0.25
 """Of a response's log-prob, by which both sides have become less likely. Healthy DPO pushes both down, by less: .01 on
 the small world, where .65 and 2.96 were sick."""
@@ -23,7 +26,8 @@ def reference_mismatch(run: Run) -> Figures | None:
         return None
     away = max(map(abs, ratios), default=0.0)
     likely = abs(run.number("first", "logps/chosen"))
-    least = MISMATCH + ROUNDING * (likely if math.isfinite(likely) else 0.0)
+    rounding = COARSE if run.fact("settings", "reference_dtype") in HALF else ROUNDING
+    least = MISMATCH + rounding * (likely if math.isfinite(likely) else 0.0)
     return {"nats": away, "loss": run.number("first", "loss")} if away > least else None
 
 

@@ -29,6 +29,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from .auxiliary import CRITIC, policy_only
+from .precision import cast_weights
 from .wrappers import base_transformer, unwrap_parallel
 
 logger = logging.getLogger(__name__)
@@ -171,13 +172,17 @@ def untied_config(model: PeftModel, name: str) -> Any:
     return config
 
 
-def copy_model(model: Any) -> Any:
-    """A deep copy of a model without its critic. Tied adapters are equal in it and no longer the same tensors."""
+def copy_model(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """A deep copy of a model without its critic. Tied adapters are equal in it and no longer the same tensors.
+
+    Args:
+        dtype: of the copy's weights; by default each weight's own. No second copy in the model's dtype is made for it.
+    """
     layers = [layer for layer in model.modules() if getattr(layer, "kwargs", {}).get("tied_adapter")]
     views = [layer.kwargs.pop("tied_adapter") for layer in layers]  # tensors with a gradient, which torch cannot copy
     try:
         with policy_only(model):
-            return copy.deepcopy(model)
+            return copy.deepcopy(model, {} if dtype is None else cast_weights(model, dtype))
     finally:
         for layer, view in zip(layers, views, strict=True):
             layer.kwargs["tied_adapter"] = view

@@ -55,6 +55,22 @@ def train_in_float32(model: nn.Module) -> None:
         )
 
 
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> dict[int, nn.Parameter]:
+    """The weights of a model in a dtype, by the id of each: what `copy.deepcopy` takes for its memo.
+
+    As where `from_pretrained` is asked for the dtype, buffers (such as the frequencies of positions) keep theirs, and
+    so do weights that the family keeps in float32.
+    """
+    kept = {name for module in model.modules() for name in getattr(module, "_keep_in_fp32_modules_strict", None) or ()}
+    if dtype == torch.float16:
+        kept |= {name for module in model.modules() for name in getattr(module, "_keep_in_fp32_modules", None) or ()}
+    cast: dict[int, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not any(f".{each}." in f".{name}." for each in kept):
+            cast[id(parameter)] = nn.Parameter(parameter.detach().to(dtype, copy=True), requires_grad=False)
+    return cast
+
+
 def training_dtype(policy: nn.Module) -> torch.dtype:
     """The precision in which a policy's weights train, its adapter's where it has one."""
     trained = (p.dtype for p in policy.parameters() if p.requires_grad and p.is_floating_point())
@@ -99,6 +115,20 @@ def warn_of_half_precision(what: str, parameters: Iterable[Tensor], rate: float,
         rate,
         remedy,
     )
+
+
+def warn_of_reference(policy: nn.Module, reference: nn.Module) -> None:
+    """Say so where a reference has fewer bits than the policy: log-ratios do not start at 0 then."""
+    of_policy = next((p.dtype for p in base_transformer(policy).parameters() if p.is_floating_point()), None)
+    of_reference = next((p.dtype for p in base_transformer(reference).parameters() if p.is_floating_point()), None)
+    if of_reference in HALF and of_policy not in (None, of_reference):
+        logger.warning(
+            "the reference has its weights in %s and the policy in %s: log-ratios differ from 0 by that rounding "
+            "before anything is learnt, in bfloat16 by about 0.1%% of a response's log-prob, so that the loss of DPO "
+            "does not start exactly at ln 2",
+            _names({of_reference}),  # type: ignore[arg-type]
+            _names({of_policy}),  # type: ignore[arg-type]
+        )
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from ..utils.flop_counter import scope
 from ..utils.hashing import hash_of
 from .auxiliary import is_critic_parameter
 from .forward import forward
-from .modes import computing_like, evaluating, freeze, without_dropout
+from .modes import computing_like, evaluating, freeze, is_quantized, without_dropout
 from .peft_adapters import (
     REFERENCE_ADAPTER,
     copy_adapter,
@@ -41,6 +41,7 @@ from .peft_adapters import (
     using_adapter,
 )
 from .weights import full_weight
+from .wrappers import base_transformer
 
 IGNORED_SETTINGS = {
     "_name_or_path",
@@ -159,7 +160,12 @@ class AdapterCopy(Reference):
 
 
 def reference_for(
-    model: nn.Module, ref_model: nn.Module | None, *, fresh_adapter: bool, before_training: bool = False
+    model: nn.Module,
+    ref_model: nn.Module | None,
+    *,
+    fresh_adapter: bool,
+    before_training: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Reference:
     """Decide which reference a policy has, and make the copy that it needs.
 
@@ -179,18 +185,22 @@ def reference_for(
         ref_model: the reference that a user gives.
         fresh_adapter: the policy's adapter is new, and leaves the model as it was.
         before_training: the reference is only run before training, so that no copy is needed.
+        dtype: of the weights of a copy of the whole model; by default those of the model.
 
     Raises:
-        ValueError: `ref_model` is the policy itself, or the policy cannot be copied.
+        ValueError: `ref_model` is the policy itself, the policy cannot be copied, or a `dtype` for a reference that has
+            no weights of its own, or for a model that is there already in another.
     """
     if ref_model is not None:
         if ref_model is model:
             raise ValueError("ref_model is the policy itself, so it would train too: leave it out to use a frozen copy")
         check_whole(ref_model)
+        _check_dtype(ref_model, dtype)
         return FrozenModel(freeze(ref_model))
     if not isinstance(model, PeftModel):
         check_whole(model)
     if before_training and not isinstance(model, PeftModel):
+        _refuse_dtype(dtype, "precompute_ref_log_probs runs the policy itself before it trains")
         return PolicyBeforeTraining()
     if isinstance(model, FSDPModule):
         raise ValueError(
@@ -198,11 +208,36 @@ def reference_for(
             "precompute_ref_log_probs=True, which needs no copy"
         )
     if not isinstance(model, PeftModel) or getattr(model.active_peft_config, "bias", "none") != "none":
-        return FrozenModel(freeze(copy_model(model)))
+        if is_quantized(base_transformer(model)):
+            _refuse_dtype(dtype, "a copy of a quantised model stays quantised")
+        return FrozenModel(freeze(copy_model(model, dtype)))
+    _refuse_dtype(dtype, "the reference is the model under the adapter, which the policy runs on too")
     if fresh_adapter and not rewrites_base(model.active_peft_config):
         return AdapterOff()
     copy_adapter(model)
     return AdapterCopy()
+
+
+def _check_dtype(ref_model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Refuse a dtype that a model which was handed in does not have; its head may be in float32."""
+    found = next((p.dtype for p in ref_model.parameters() if p.is_floating_point()), None)
+    if dtype is not None and found != dtype:
+        raise ValueError(
+            f"reference_dtype={_name(dtype)}, and ref_model is a model in {_name(found)}: give its name, or load it by "
+            f"from_pretrained(..., dtype={_name(dtype)!r}) and leave reference_dtype out"
+        )
+
+
+def _refuse_dtype(dtype: torch.dtype | None, why: str) -> None:
+    if dtype is not None:
+        raise ValueError(
+            f"reference_dtype={_name(dtype)} is for a reference with weights of its own, and {why}: leave it out, or "
+            "pass ref_model"
+        )
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_whole(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, set_seed
 
@@ -16,8 +17,8 @@ from ..models.layout_selection import request_layout
 from ..models.load import load_policy, load_scorer
 from ..models.modes import disable_dropout, is_quantized, keep_differentiable, make_trainable, stop_rescaling
 from ..models.new_adapter import add_adapter, check_trains, warn_of_start
-from ..models.precision import train_in_float32, warn_of_half_precision
-from ..models.reference import Reference, reference_for
+from ..models.precision import train_in_float32, warn_of_half_precision, warn_of_reference
+from ..models.reference import FrozenModel, Reference, reference_for
 from ..models.rotary import restore_frequencies
 from ..models.shared_critic import share_critic
 from ..models.tokenizers import load_tokenizer
@@ -190,6 +191,8 @@ def _check_arguments(objective: Objective, args: PreferenceConfig) -> None:
     for name in ("precompute_ref_log_probs", "sync_ref_model"):
         if getattr(args, name) and "reference" not in objective.needs:
             raise ValueError(f"{name}=True, but {objective!r} uses no reference")
+    if args.reference_dtype and "reference" not in objective.needs:
+        raise ValueError(f"reference_dtype={args.reference_dtype!r}, but {objective!r} uses no reference: leave it out")
 
 
 def _check_models(
@@ -278,13 +281,17 @@ def _reference(
     """Only what the objective needs: SimPO and its like never hold a second model."""
     if "reference" not in objective.needs:
         return None
+    asked = args.reference_dtype
     if isinstance(ref_model, str):
-        ref_model = load_policy(ref_model, **args.init_kwargs)
+        ref_model = load_policy(ref_model, **args.init_kwargs | ({} if asked is None else {"dtype": asked}))
     elif ref_model is not None:
         restore_frequencies(ref_model)
         stop_rescaling(ref_model)
     before_training = args.precompute_ref_log_probs
-    reference = reference_for(model, ref_model, fresh_adapter=fresh, before_training=before_training)
+    dtype = None if asked is None else getattr(torch, asked)
+    reference = reference_for(model, ref_model, fresh_adapter=fresh, before_training=before_training, dtype=dtype)
+    if isinstance(reference, FrozenModel):
+        warn_of_reference(model, reference.model)
     if args.sync_ref_model:
         reference.blend(model, 0.0)  # if it cannot, it raises now rather than after ref_model_sync_steps
     return reference

@@ -22,6 +22,8 @@ from . import trackers
 from .setting_names import check_known
 from .trl_settings import check_settings, not_here
 
+AUTO = "auto"
+REFERENCE_DTYPES = ("bfloat16", "float16", "float32")
 Kind = TypeVar("Kind", bound=Objective)
 
 
@@ -113,11 +115,17 @@ class PreferenceConfig(TrainingArguments):
         "goes on with, as in TRL), or auto: user where the tokenizer has a chat template.",
     )
     dataset_num_proc: int | None = option(None, "Processes for tokenising the dataset.")
-    max_tokens_per_batch: int | None = option(
+    max_tokens_per_batch: int | str | None = option(
         None,
         "Instead of per_device_train_batch_size rows, which is then ignored, a training batch on a device "
         "holds as many rows of similar length as fit in so many tokens, prompts counted once. Also for "
-        "precompute_ref_log_probs. A longer row is a batch of its own.",
+        "precompute_ref_log_probs. A longer row is a batch of its own. `auto` is what per_device_train_batch_size "
+        "rows have on average, or less where memory has no room for it.",
+    )
+    predict_memory: bool = option(
+        True,
+        "Before the first step, say what memory its peak will need; in one process, of rows that are there. Three "
+        "passes over 144 tokens.",
     )
     pad_to_multiple_of: int | str | None = option(
         None, "Round padded lengths up to a multiple of it; `auto` and None do not."
@@ -129,6 +137,13 @@ class PreferenceConfig(TrainingArguments):
         choices=list(LAYOUTS),
     )
     disable_dropout: bool = option(True, "Set the dropout of policy and reference to zero.")
+    reference_dtype: str | None = option(
+        None,
+        "Data type of the reference's weights, where it has its own: a copy of the policy, or a ref_model given by "
+        "name. None is the policy's, or model_init_kwargs'. bfloat16 takes half of float32's memory, and moves the "
+        "reference by rounding; log-probs stay in float32.",
+        choices=list(REFERENCE_DTYPES),
+    )
     precompute_ref_log_probs: bool = option(
         False, "Run the reference once over the data before training, and cache the result."
     )
@@ -173,8 +188,17 @@ class PreferenceConfig(TrainingArguments):
             )
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
-        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
-            raise ValueError(f"max_tokens_per_batch={self.max_tokens_per_batch}: a batch holds at least one token")
+        if self.reference_dtype not in (None, *REFERENCE_DTYPES):
+            raise ValueError(
+                f"reference_dtype={self.reference_dtype!r}: choose one of {', '.join(REFERENCE_DTYPES)}, or None for "
+                "the policy's"
+            )
+        if self.sync_ref_model and self.reference_dtype in ("bfloat16", "float16"):
+            raise ValueError(
+                f"sync_ref_model moves the reference by shares of a difference, which {self.reference_dtype} would "
+                "round away: leave reference_dtype out, or set it to float32"
+            )
+        self.max_tokens_per_batch = _budget(self.max_tokens_per_batch)
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
             raise ValueError(
                 "auto_find_batch_size changes a number of rows, which max_tokens_per_batch ignores: drop one"
@@ -290,4 +314,17 @@ def _multiple(given: int | str | None) -> int | None:
         return None
     if not str(given).isdecimal() or int(given) < 1:
         raise ValueError(f"pad_to_multiple_of={given!r}: give a number of tokens, at least 1, or `auto` for none")
+    return int(given)
+
+
+def _budget(given: int | str | None) -> int | str | None:
+    """`max_tokens_per_batch` as a number, None or AUTO; a command line has it as text."""
+    if given is None or str(given).lower() in ("none", "null"):
+        return None
+    if str(given).lower() == AUTO:
+        return AUTO
+    if not str(given).isdecimal() or int(given) < 1:
+        raise ValueError(
+            f"max_tokens_per_batch={given!r}: a batch holds at least one token, so give a number, or `{AUTO}`"
+        )
     return int(given)

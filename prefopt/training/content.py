@@ -44,7 +44,7 @@ FREE: Mapping[str, str] = {
     "ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config deepspeed local_rank auto_find_batch_size",
     "how memory and time are spent": "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing "
     "gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps "
-    "use_cache full_determinism",
+    "use_cache full_determinism predict_memory",
     "what the content of model, tokenizer and rows says": "model_init_kwargs trust_remote_code chat_template_path "
     "chat_template_kwargs pad_token",
     "what has no effect here, or ends a sick run": "remove_unused_columns label_names length_column_name "

@@ -71,7 +71,7 @@ class Evaluation:
             # Statistics are over the whole set, so a first pass sees every row; the state stays training's own.
             batches = iter(self.step.add_statistics(self.model, list(batches))[0])
         for batch in batches:
-            yield batch, self.step.outputs(self.model, batch)
+            yield batch, self.step.outputs_without_gradient(self.model, batch)
 
     def _add(self, loss: Loss, out: Outputs, batch: Batch) -> None:
         self.meter.add(loss.metrics)

@@ -99,6 +99,7 @@ class Health:
                 "learning_rate": self.args.learning_rate,
                 "max_length": self.args.max_length,
                 "rows_per_step": rows_per_step,
+                "reference_dtype": self.args.reference_dtype,
                 "held_out": len(held_out) if held_out is not None and not isinstance(held_out, Mapping) else None,
             },
             "dtype": str(training_dtype(model)).removeprefix("torch."),

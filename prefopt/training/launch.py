@@ -152,11 +152,12 @@ def launch_in_words(accelerator: Accelerator, args: Any, rows: int, model: nn.Mo
     world = accelerator.num_processes
     engine, place = _engine(accelerator)
     computed = {"no": "", "bf16": ", computed in bfloat16", "fp16": ", computed in float16"}.get(_precision(args), "")
-    about = "about " if args.max_tokens_per_batch else ""
+    about, budget = ("about ", args.max_tokens_per_batch) if args.max_tokens_per_batch else ("", None)
+    batches = f" in batches of at most {budget:,} tokens" if isinstance(budget, int) else ""
     processes = "one process" if world == 1 else f"{world} processes"
     dtype = str(training_dtype(model)).removeprefix("torch.")
     weights = f"{dtype} weights{computed}" + (f", {place}" if world > 1 else "")
-    return f"{processes} on {accelerator.device.type}{engine}; {about}{rows} rows a step; {weights}"
+    return f"{processes} on {accelerator.device.type}{engine}; {about}{rows} rows a step{batches}; {weights}"
 
 
 def _engine(accelerator: Accelerator) -> tuple[str, str]:

@@ -34,6 +34,14 @@ class MetricsAccumulator:
             held = self._held.get(name)
             self._held[name] = new if held is None else _fold(held, new)
 
+    def mark(self) -> dict[str, Metric]:
+        """What is collected so far, for `back_to`."""
+        return dict(self._held)
+
+    def back_to(self, mark: dict[str, Metric]) -> None:
+        """Forget what was added since `mark`."""
+        self._held = dict(mark)
+
     def peek(self) -> dict[str, float]:
         """Every metric as far as this process has it, of which nothing is taken away."""
         return {name: _value(metric) for name, metric in self._held.items() if metric.count > 0 and not metric.minus}

@@ -111,8 +111,9 @@ class ReferencePass:
 def _own_batches(args: PreferenceConfig, dataset: Dataset) -> list[list[int]]:
     """Row numbers of each of this rank's batches, longest first: memory runs out at once or never."""
     rank, world = args.process_index, args.world_size
-    if args.max_tokens_per_batch is not None and args.precompute_ref_batch_size is None:
-        return shard_by_tokens(token_counts(dataset), args.max_tokens_per_batch, rank, world)
+    budget = args.max_tokens_per_batch
+    if isinstance(budget, int) and args.precompute_ref_batch_size is None:  # "auto" is found once training begins
+        return shard_by_tokens(token_counts(dataset), budget, rank, world)
     size = args.precompute_ref_batch_size or args.eval_batch_size
     lengths = [len(row["prompt_ids"]) + max(map(len, row["response_ids"]), default=0) for row in dataset]
     by_length = sorted(range(len(dataset)), key=lambda i: -lengths[i])

@@ -11,7 +11,9 @@ Whoever runs an objective has a `StepRunner` and needs no trainer for it. A step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +29,22 @@ from ..objectives.checks import loss_of
 from .cross_batch import DONE, with_statistics
 from .metrics import MetricsAccumulator, exact, term_metrics
 from .nonfinite import NonFiniteGuard
+from .out_of_memory import Room
 
 State = dict[str, Tensor]
 Units = dict[str, Tensor]
 """How many of each unit a step holds, as the mean over ranks: DDP averages the gradients of ranks."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The traces of some micro-batches of a step."""
+
+    state: State
+    loss: float
+    metrics: dict[str, Metric]
+    suspects: list[int]
+    terms: list[str]
 
 
 class StepRunner:
@@ -60,6 +74,9 @@ class StepRunner:
         self.state = self._before = self.initial_state()
         self._loss = 0.0
         """Of this rank's share of the step, so far."""
+        self.reading = Room("run a model without gradients on", recovers=accelerator.num_processes == 1)
+        self.remedy: Callable[[], str] = lambda: "fewer rows at a time"
+        """Says what would lower the peak of memory; whoever knows the run's arguments knows better."""
 
     def initial_state(self) -> State:
         """What the objective remembers before the first step, where training is."""
@@ -86,8 +103,13 @@ class StepRunner:
                 "these rows have no precomputed ref_logps and the reference was released after precomputing: pass "
                 "ref_model to the trainer, give it this dataset as eval_dataset, or set precompute_ref_log_probs=False"
             )
-        with self.accelerator.autocast():
-            out = self.reference(model, batch, frozenset({"logps"}))
+        reference = self.reference
+
+        def run(part: Batch) -> Outputs:
+            with self.accelerator.autocast():
+                return reference(model, part, frozenset({"logps"}))
+
+        out = self.reading.without_gradient(batch, run, "the reference", self.remedy)
         return batch.with_columns(ref_logps=out.required("logps"))
 
     def add_statistics(
@@ -99,11 +121,21 @@ class StepRunner:
             outs = [self._outputs_before(model, batch) if needed else Outputs() for batch in batches]
         return with_statistics(self.objective, self.state, batches, outs)
 
-    @torch.no_grad()
+    def complete(self, model: nn.Module, parts: list[Batch]) -> list[Batch]:
+        """The parts of one micro-batch, with the statistics of all of it where these were left to `loss`."""
+        if self.objective.cross_batch and DONE not in parts[0]:
+            parts, self.state = self.add_statistics(model, parts)
+        return parts
+
     def _outputs_before(self, model: nn.Module, batch: Batch) -> Outputs:
         # Dropout would draw random numbers that a resumed run, which restores them after this pass, does not see drawn.
         with without_dropout(model):
-            return self.outputs(model, batch)
+            return self.outputs_without_gradient(model, batch)
+
+    @torch.no_grad()
+    def outputs_without_gradient(self, model: nn.Module, batch: Batch) -> Outputs:
+        """As `outputs`, of a batch that may be larger than what fits into memory at a time."""
+        return self.reading.without_gradient(batch, partial(self.outputs, model), "a pass", self.remedy)
 
     def count(self, batches: Sequence[Batch]) -> tuple[Units, int]:
         """How many of each unit the batches hold, and of tokens, on all ranks, which must all call it."""
@@ -151,6 +183,18 @@ class StepRunner:
         if len(loss.terms) > 1:
             sizes = self.objective.sizes(batch)
             self.metrics.add({f"loss/{name}": metric for name, metric in term_metrics(loss, sizes).items()})
+
+    # ---- what is taken back ----------------------------------------------------------------------------------------
+
+    def noted(self) -> Noted:
+        """What the micro-batches of this step have left here so far."""
+        return Noted(self.state, self._loss, self.metrics.mark(), list(self.guard.suspects), list(self.guard.terms))
+
+    def back_to(self, noted: Noted) -> None:
+        """Forget what came after `noted`."""
+        self.state, self._loss = noted.state, noted.loss
+        self.metrics.back_to(noted.metrics)
+        self.guard.suspects, self.guard.terms = list(noted.suspects), list(noted.terms)
 
     # ---- after the gradient ----------------------------------------------------------------------------------------
 

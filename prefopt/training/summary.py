@@ -12,6 +12,7 @@ from ..utils.visible import visible
 from .card import CARD, is_hub_id
 from .checkpoint import steps_of
 from .metrics import encoding_counts
+from .out_of_memory import IN_PARTS
 
 PICTURES = ("rewards.png", "rollouts.png")
 TIMING = ("runtime", "per_second", "flos", "epoch")
@@ -31,6 +32,7 @@ def summary_of(trainer: Any, metrics: Mapping[str, float] | None = None, dropped
     done = [
         *_run(trainer, measured, dropped),
         *_encoding(measured),
+        *_memory(measured),
         *_numbers(measured, history),
         *_places(trainer, out),
         *_responses(trainer, out),
@@ -70,6 +72,12 @@ def _encoding(metrics: Mapping[str, float]) -> Lines:
     """What encoding did to the rows that were trained on."""
     counts = encoding_counts(metrics).items()
     return [("encoding", f"{count:,} {NOTES[COUNTS[name]]}") for name, count in counts]
+
+
+def _memory(metrics: Mapping[str, float]) -> Lines:
+    """What memory had no room for."""
+    count = int(metrics.get(IN_PARTS, 0))
+    return [("memory", f"{count:,} micro-batches were computed in parts, for want of memory")] if count else []
 
 
 def _time(seconds: float) -> str:

@@ -45,19 +45,22 @@ from . import trackers
 from .build import build, note_precision
 from .built import Built
 from .checkpointing import Checkpoints, ended
-from .config import PreferenceConfig
+from .config import AUTO, PreferenceConfig
 from .content import deciding_rows, weights_hash
 from .dataloaders import Batching
 from .evaluation import Evaluation
 from .final_model import scratch
+from .fitting import listed, remedies
 from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
 from .launch import check_engine, check_launch, check_lengths, launch_in_words
 from .lineage import Lineage, name_of_model, name_of_rows, name_of_scorer
 from .log_lines import make_readable
+from .memory import MemoryForecast
 from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
+from .out_of_memory import Room, StepRecovery, recovers
 from .output_folder import check_apart
 from .parts import source_for, trained_by
 from .places import check_places
@@ -201,6 +204,15 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
         guard = NonFiniteGuard(args.max_skipped_steps, skips=not self.is_deepspeed_enabled)
         self.step = StepRunner(built.objective, built.reference, self.accelerator, MetricsAccumulator(), guard)
+        self.step.remedy = lambda: listed(self._remedies())
+        self.recovery = StepRecovery(
+            self.step,
+            Room("compute the gradients of", recovers=recovers(self.accelerator, args)),
+            lambda: self.model.zero_grad(set_to_none=True),
+            lambda: f"step {self.state.global_step + 1}",
+            self.step.remedy,
+        )
+        self.memory = MemoryForecast(self, built.scorer)
         self.trained = trained_by(lambda: self.model, args, self.step)
         note_precision(self.model, objective, args, self.trained.rates(), optimizers[0] or optimizer_cls_and_kwargs)
         self.source = source_for(self, built)
@@ -227,6 +239,10 @@ class PreferenceTrainer(Trainer):
     def launch(self) -> str:
         """What the run is trained on, for people: processes, engine, rows of a step, precision, where weights are."""
         return launch_in_words(self.accelerator, self.args, self.get_total_train_batch_size(self.args), self.model)
+
+    def _remedies(self) -> list[str]:
+        own = isinstance(self.reference, FrozenModel)
+        return remedies(self.args, self.model, self.objective, own_reference=own) or ["a smaller model"]
 
     def _to_device(self, built: Built) -> None:
         """Move what Trainer does not know to the device."""
@@ -278,7 +294,12 @@ class PreferenceTrainer(Trainer):
                 there; or the objective cannot be trained on these rows by these arguments.
         """
         per_step = self.get_total_train_batch_size(self.args)
-        logger.info("%s", self.launch)
+        if self.args.max_tokens_per_batch != AUTO:
+            logger.info("%s", self.launch)
+        if not self.recovery.room.recovers:
+            logger.info(
+                "a step that memory has no room for ends this run: it is computed in parts by one process alone"
+            )
         with (
             self.checkpoints.claimed(resume_from_checkpoint) as wanted,
             listening(self.args.signal_grace, lambda ending: logger.warning("%s", ending)),
@@ -292,6 +313,10 @@ class PreferenceTrainer(Trainer):
         return result
 
     def _train(self, resume_from: str | bool | None, *args: Any, **kwargs: Any) -> Any:
+        if self.args.max_tokens_per_batch == AUTO:
+            self.memory.settle(resume_from)
+            logger.info("%s", self.launch)
+        self.memory.tell(self._remedies)
         folder = self.checkpoints.to_resume(resume_from)
         self.source.resumes(None if folder is None else Path(folder))
         self.step.guard.start()
@@ -299,7 +324,7 @@ class PreferenceTrainer(Trainer):
         result = super().train(folder, *args, **kwargs)
         if math.isnan(result.training_loss):
             result.metrics.pop("train_loss", None)  # no step was left, or none was learnt from
-        result.metrics.update(encoding_metrics(self.health.encoding))
+        result.metrics.update(encoding_metrics(self.health.encoding) | self.recovery.metrics())
         return result
 
     def _own_rows(self) -> Any:
@@ -316,6 +341,7 @@ class PreferenceTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The batches of a run: rows by number or by tokens, of a dataset, of iterations or of rollouts."""
+        self.memory.settle(None)
         return self.source.train_loader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -352,6 +378,7 @@ class PreferenceTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        self.recovery.begin()
         batches, units, tokens = self.step.prepare(self.model_wrapped, batches)
         self.state.num_input_tokens_seen += tokens
         return batches, units
@@ -367,7 +394,10 @@ class PreferenceTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
     ) -> Tensor:
         """One micro-batch: its loss by the units of the whole step, and the gradient."""
-        return self.step.backpropagated(super().training_step(model, inputs, num_items_in_batch))
+        own = super().training_step
+        return self.recovery.run(
+            model, inputs, lambda part: self.step.backpropagated(own(model, part, num_items_in_batch))
+        )
 
     def create_optimizer(self, model: Any = None) -> Any:
         begun = self.optimizer is not None

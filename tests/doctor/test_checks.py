@@ -117,6 +117,9 @@ HEALTHY = {
     "few pairs of a reward model": Run(logs(accuracy=[0.5] * 2), {"settings": {"rows_per_step": 4}}),
     "few pairs with a cue": with_facts(DPO, rows={"pairs": 10, "same": 0, "unequal": 10, "longer": 10, "told": 10}),
     "rounding of long responses": with_facts(DPO, first={"rewards/chosen": 0.02, "logps/chosen": -900.0}),
+    "rounding of a reference in bfloat16": with_facts(
+        DPO, settings={"reference_dtype": "bfloat16"}, first={"rewards/chosen": 0.02, "logps/chosen": -40.0}
+    ),
     "warm-up": with_logs(DPO, learning_rate=falling(0.0, 1e-6)),
     "a threshold that was asked for": Run(
         facts={"objective": {"score_threshold": 1.0}}, iterations=[REPORT | {"rows": 3}]
@@ -146,6 +149,9 @@ SICK = {
     "overfitting": with_logs(DPO, eval_loss=[0.69, 0.6, 0.9]),
     "overfitting accuracy": with_logs(DPO, rewards__accuracies=[1.0] * 10, **{"eval_rewards/accuracies": [0.6]}),
     "reference_mismatch": with_facts(DPO, first={"rewards/chosen": -0.03, "logps/chosen": -40.0}),
+    "reference_mismatch in bfloat16": with_facts(
+        DPO, settings={"reference_dtype": "bfloat16"}, first={"rewards/chosen": -0.04, "logps/chosen": -40.0}
+    ),
     "both_falling": with_logs(DPO, logps__chosen=falling(-100.0, -180.0), logps__rejected=falling(-100.0, -260.0)),
     "at_chance": with_logs(REWARD, accuracy=[0.5, 0.49] * 5),
     "constant_scores": with_logs(REWARD, min_reward=[0.25] * 10, max_reward=[0.25] * 10),

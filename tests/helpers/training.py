@@ -18,5 +18,6 @@ def quiet(tmp_path: Path, **changes: Any) -> dict[str, Any]:
         "save_strategy": "no",
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
+        "predict_memory": False,
         **changes,
     }
