@@ -66,10 +66,10 @@ def tables() -> Iterator[tuple[tuple[str, ...], Options]]:
             yield (name,), {}
             for tool, module in command.tools.items():
                 yield (name, tool), _parsed(import_module(module)._parser())
-        elif hasattr(module := import_module(command.module), "help_page"):
-            yield (name,), _paged(module.help_page(command, f"prefopt {name}", whole=True))
+        elif hasattr(home := import_module(command.module), "help_page"):
+            yield (name,), _paged(home.help_page(command, f"prefopt {name}", whole=True))
         else:
-            yield (name,), _parsed(module._parser(f"prefopt {name}"))
+            yield (name,), _parsed(home._parser(f"prefopt {name}"))
 
 
 def _paged(page: Any) -> Options:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 
 from prefopt.models.sharding import _check_parts
+from prefopt.objectives.ppo import PPO
 from prefopt.objectives.rejection_sampling import RejectionSampling
 from prefopt.objectives.reward import BradleyTerry
 from prefopt.training.launch import check_engine, check_launch, check_sampling, check_world
@@ -112,7 +113,7 @@ REFUSED_SAMPLING: dict[str, tuple[dict[str, Any], Any, str]] = {
         "fsdp_activation_checkpointing does not work.*--gradient_checkpointing",
     ),
     "offload": (
-        {"is_fsdp_enabled": True, "accelerator": accelerator(fsdp_plugin=SimpleNamespace(cpu_offload=object()))},
+        {"is_fsdp_enabled": True, "accelerator": accelerator(fsdp_plugin=SimpleNamespace(cpu_offload=CPUOffloadPolicy()))},
         RejectionSampling(),
         "fsdp_offload_params does not work",
     ),
@@ -130,6 +131,8 @@ def test_a_policy_in_parts_is_refused_where_it_cannot_generate(case: str) -> Non
     whole = {"is_deepspeed_enabled": False, "is_fsdp_enabled": False, "model": nn.Linear(1, 1)}
     whole["accelerator"] = accelerator()
     check_sampling(SimpleNamespace(**whole), objective)
-    check_sampling(SimpleNamespace(**{**whole, "is_fsdp_enabled": True, "model": InParts(1, 1)}), RejectionSampling())
+    spread = SimpleNamespace(**{**whole, "is_fsdp_enabled": True, "model": InParts(1, 1)})
+    for generating in (RejectionSampling(), PPO()):
+        check_sampling(spread, generating)
     with pytest.raises(ValueError, match=said):
         check_sampling(SimpleNamespace(**{**whole, **given}), objective)
