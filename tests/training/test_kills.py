@@ -19,6 +19,8 @@ from tests.helpers.processes import completed, launch
 
 KILLS = int(os.environ.get("PREFOPT_KILLS", "2"))
 PROGRAM = "tests.helpers.programs.killed_runs"
+HOURS = 2 * 3600.0
+"""Seconds that all methods may take, on a busy machine."""
 FEW = dict.fromkeys(("dpo-lora", "rejection-sampling", "ppo-max", "dpo-two-ranks"), 1)
 ALONE = ("sft", "dpo", "dpo-lora", "dpo-precomputed", "reward", "rrhf", "rejection-sampling", "ppo-max")
 RANKS = (
@@ -30,7 +32,7 @@ ALL = {**dict.fromkeys((*ALONE, *RANKS), KILLS), "compare": 2 * KILLS}
 
 def attempts(folder: Path, methods: dict[str, int], name: str, seed: int) -> list[dict[str, Any]]:
     argument = json.dumps({"folder": str(folder), "methods": methods, "signal": name, "seed": seed})
-    lines = completed(1, PROGRAM, argument).stdout.splitlines()
+    lines = completed(1, PROGRAM, argument, HOURS).stdout.splitlines()
     return [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT ")]
 
 
