@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..utils.extensions import is_named, load_named
 from .http import is_service, service_from
 from .reward_model import RewardModelScorer
 from .scorer import CallableScorer, Scorer
@@ -18,15 +19,18 @@ def scorer_from(source: Any, **options: Any) -> Scorer:
 
     Args:
         source: the path, hub id or model of a reward model; the URL of a service, or a mapping with its `url` and
-            other fields of `HTTPScorer`; any callable; or a scorer, which is returned as it is.
+            other fields of `HTTPScorer`; any callable, itself or as `module:name`; or a scorer, which is returned as it
+            is.
         options: for `RewardModelScorer`, `HTTPScorer` or `CallableScorer`, such as `tokenizer` or `fingerprint`.
 
     Raises:
         TypeError: a source of none of these kinds, or options for a ready scorer.
-        ValueError: settings of a service that cannot be.
+        ValueError: settings of a service that cannot be, or a module or name that does not exist.
     """
     if is_service(source):
         return service_from(source, **options)
+    if isinstance(source, str) and is_named(source):
+        source = load_named(source, "scorer")
     if isinstance(source, str | Path | nn.Module):
         return RewardModelScorer(source, **options)
     if callable(getattr(type(source), "score", None)):

@@ -433,3 +433,15 @@ def test_whitening_on_literal_numbers() -> None:
     """Mean 3, variance (4 + 1 + 1 + 4) / 4 = 2.5."""
     assert whiten([1.0, 2.0, 4.0, 5.0]) == pytest.approx([x / 2.5**0.5 for x in (-2, -1, 1, 2)])
     assert whiten([0.1] * 3) == [0.0] * 3 and whiten([7.0]) == [0.0] and whiten([]) == []
+
+
+def by_length(prompts: Any, responses: Any) -> list[float]:
+    """For `scorer_from`, by its name."""
+    return [float(len(response)) for response in responses]
+
+
+def test_a_function_may_be_named() -> None:
+    scorer = scorer_from(f"{__name__}:by_length")
+    assert scorer.score([[{"role": "user", "content": "?"}]], ["four"]) == [4.0]
+    with pytest.raises(ValueError, match="no_such_module"):
+        scorer_from("no_such_module:by_length")

@@ -113,7 +113,10 @@ REFUSED_SAMPLING: dict[str, tuple[dict[str, Any], Any, str]] = {
         "fsdp_activation_checkpointing does not work.*--gradient_checkpointing",
     ),
     "offload": (
-        {"is_fsdp_enabled": True, "accelerator": accelerator(fsdp_plugin=SimpleNamespace(cpu_offload=CPUOffloadPolicy()))},
+        {
+            "is_fsdp_enabled": True,
+            "accelerator": accelerator(fsdp_plugin=SimpleNamespace(cpu_offload=CPUOffloadPolicy())),
+        },
         RejectionSampling(),
         "fsdp_offload_params does not work",
     ),
