@@ -64,9 +64,11 @@ def tables() -> Iterator[tuple[tuple[str, ...], Options]]:
     for name, command in all_commands().items():
         if command.tools:
             yield (name,), {}
-            for tool, module in command.tools.items():
-                yield (name, tool), _parsed(import_module(module)._parser())
-        elif hasattr(module := import_module(command.module), "help_page"):
+            for tool, path in command.tools.items():
+                yield (name, tool), _parsed(import_module(path)._parser())
+            continue
+        module: Any = import_module(command.module)
+        if hasattr(module, "help_page"):
             yield (name,), _paged(module.help_page(command, f"prefopt {name}", whole=True))
         else:
             yield (name,), _parsed(module._parser(f"prefopt {name}"))
