@@ -64,12 +64,14 @@ def tables() -> Iterator[tuple[tuple[str, ...], Options]]:
     for name, command in all_commands().items():
         if command.tools:
             yield (name,), {}
-            for tool, module in command.tools.items():
-                yield (name, tool), _parsed(import_module(module)._parser())
-        elif hasattr(home := import_module(command.module), "help_page"):
-            yield (name,), _paged(home.help_page(command, f"prefopt {name}", whole=True))
+            for tool, path in command.tools.items():
+                yield (name, tool), _parsed(import_module(path)._parser())
+            continue
+        module: Any = import_module(command.module)
+        if hasattr(module, "help_page"):
+            yield (name,), _paged(module.help_page(command, f"prefopt {name}", whole=True))
         else:
-            yield (name,), _parsed(home._parser(f"prefopt {name}"))
+            yield (name,), _parsed(module._parser(f"prefopt {name}"))
 
 
 def _paged(page: Any) -> Options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,7 +56,10 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, *, gradient_che
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
     elif gradient_checkpointing:
         model.enable_input_require_grads()
-    adapted = get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
+    with warnings.catch_warnings():
+        # PEFT asks transformers for what it calls otherwise now, which is nothing that a user could mend.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
+        adapted = get_peft_model(model, _for_scorer(model, peft_config) if is_scorer(model) else peft_config)
     name_base(adapted)
     return adapted
 

@@ -163,7 +163,8 @@ class PreferenceConfig(TrainingArguments):
     enable_jit_checkpoint: bool = option(False, "Accepted for compatibility: signals save a checkpoint anyway.")
 
     def __new__(cls, *args: Any, **given: Any) -> PreferenceConfig:
-        check_known(cls, given)
+        if "__dataclass_fields__" in vars(cls):  # one that a subclass makes by itself may take what it likes
+            check_known(cls, given)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

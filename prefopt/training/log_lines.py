@@ -79,7 +79,7 @@ def _width() -> int:
     return min(shutil.get_terminal_size().columns, WIDEST) - 1
 
 
-class _Short(TrainerCallback):
+class ShortRun(TrainerCallback):
     """Has a run log its end where it is too short to have logged anything."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -113,4 +113,4 @@ def make_readable(trainer: Trainer) -> None:
         if type(callback) in ours:
             trainer.remove_callback(callback)
             trainer.add_callback(ours[type(callback)])
-    trainer.add_callback(_Short)
+    trainer.add_callback(ShortRun)

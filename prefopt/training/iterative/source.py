@@ -12,6 +12,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..generating import GeneratingSource
 from ..interruption import iterations_done
+from ..log_lines import ShortRun
 from ..source import Train
 from .loop import IterationLoop, Training
 
@@ -77,7 +78,7 @@ class IterationSource(GeneratingSource):
 
     def _added_callbacks(self) -> list[TrainerCallback]:
         """Those that the user passed or added: a trainer brings the others by itself."""
-        own = (DefaultFlowCallback, PrinterCallback, ProgressCallback)
+        own: tuple[type, ...] = (DefaultFlowCallback, PrinterCallback, ProgressCallback, ShortRun)
         own += tuple(get_reporting_integration_callbacks(self.host.args.report_to))
         return [callback for callback in self.host.callback_handler.callbacks if not isinstance(callback, own)]
 
