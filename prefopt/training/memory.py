@@ -260,7 +260,12 @@ class MemoryForecast:
         mean = float(token_counts(rows).double().mean())
         asked = max(1, round(mean * self.host.train_batch_size))
         foresight = self._foresight()
-        args.max_tokens_per_batch = found = asked if foresight is None else foresight.budget(rows, asked)
+        try:
+            found = asked if foresight is None else foresight.budget(rows, asked)
+        except Exception as error:  # whatever a model does with short rows, a training is not to end with it
+            found = asked
+            _unpredicted(error)
+        args.max_tokens_per_batch = found
         size, less = self.host.train_batch_size, asked / found
         why = (
             f"as per_device_train_batch_size={size} asks for"
@@ -279,8 +284,7 @@ class MemoryForecast:
         try:
             found = foresight.of(longest(host.train_dataset, host.args, host.train_batch_size))
         except Exception as error:  # whatever a model does with short rows, a training is not to end with it
-            logger.warning("the memory that this run needs could not be predicted: %s: %s", type(error).__name__, error)
-            return
+            return _unpredicted(error)
         self.predicted = found
         if found is None:
             logger.info("the memory that this run needs cannot be predicted of this model")
@@ -302,6 +306,10 @@ class MemoryForecast:
             settings: Any = host.args.activation_checkpointing_kwargs or {}
             check_by_layers(host.model, dict(settings))
         return Foresight(host.args, host.model, host.step.objective, host.step.reference, host.accelerator)
+
+
+def _unpredicted(error: Exception) -> None:
+    logger.warning("the memory that this run needs could not be predicted: %s: %s", type(error).__name__, error)
 
 
 def check_by_layers(model: Any, settings: dict[str, Any]) -> None:

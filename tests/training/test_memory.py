@@ -116,10 +116,10 @@ def test_an_error_in_it_stops_no_run(
         raise RuntimeError("an operation of a family of its own")
 
     monkeypatch.setattr(memory, "activations", fail)
-    run = trainer(tmp_path, tokenizer)
+    run = trainer(tmp_path, tokenizer, max_tokens_per_batch="auto")
     with caplog.at_level(logging.WARNING, "prefopt"):
         run.train()
-    assert run.state.global_step == 2
+    assert run.state.global_step == 2 and run.args.max_tokens_per_batch == round(6 * float(COSTS.double().mean()))
     assert "memory that this run needs could not be predicted: RuntimeError: an operation of a family" in caplog.text
 
 
