@@ -126,10 +126,12 @@ def test_every_public_name_resolves() -> None:
 
 
 def test_only_forward_calls_a_model_and_only_sample_generates() -> None:
-    """Where a thing lives is a promise: `.generate(` in the sampler, label -100 where others' token ids come in."""
+    """Where a thing lives is a promise: `.generate(` in the sampler, and in the program that vLLM runs in; label -100
+    where others' token ids come in."""
     sources = {path: path.read_text(encoding="utf-8") for path in FILES}
     assert {room_of(p) + "/" + p.name for p, text in sources.items() if ".generate(" in text} == {
-        "generation/sampling.py"
+        "generation/sampling.py",
+        "generation/_vllm_program.py",
     }
     minus_100 = {p.name for p, text in sources.items() if re.search(r"[=(, ]-100\b", text)}
     assert minus_100 == {"token_columns.py", "data_formats.py"}  # which says so in the docs

@@ -26,7 +26,8 @@ MAY_NEED = {
     "labelling": {"labels"},
     "training/ppo/plot.py": {"report"},
     "data/reading/sources.py": {"modelscope"},
-    "generation/vllm.py": {"vllm"},
+    "generation/_vllm_program.py": {"vllm"},
+    "generation/_vllm_server.py": {"http"},
     "scoring/http.py": {"http"},
     "utils/http.py": {"http"},
 }

@@ -42,6 +42,11 @@ def check_without(switch: str, arguments: Any, names: Iterable[str]) -> None:
         raise ValueError(f"--{changed[0]} means nothing without --{switch}: add it, or leave --{changed[0]} out")
 
 
+def located(arguments: LoadingArguments) -> dict[str, Any]:
+    """Which of a repository's versions is meant."""
+    return {name: value for name, value in loading(arguments).items() if name == "revision"}
+
+
 def load_for_sampling(arguments: LoadingArguments, device: Any) -> tuple[Any, Any]:
     """The policy on its device, and its tokenizer."""
     from ..models.load import load_policy
@@ -49,6 +54,6 @@ def load_for_sampling(arguments: LoadingArguments, device: Any) -> tuple[Any, An
     from ..models.tokenizers import load_tokenizer
 
     name, kwargs = os.path.expanduser(str(arguments.model_name_or_path)), loading(arguments)
-    tokenizer = load_tokenizer(name, **{key: kwargs[key] for key in ("revision",) if key in kwargs})
+    tokenizer = load_tokenizer(name, **located(arguments))
     policy = load_policy(name, quantization_config=get_quantization_config(arguments), **kwargs)
     return freeze(policy if is_quantized(policy) else policy.to(device)), tokenizer

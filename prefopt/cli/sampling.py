@@ -8,8 +8,11 @@ To go on, or to sample more responses to each prompt, is to run the command agai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ from ..candidates.generate import Origin, generate_into
 from ..candidates.pool import Pool
 from ..data.template_variables import set_template_defaults
 from ..data.text_prompts import check_mode, with_turns
+from ..objectives.engine_arguments import EngineArguments
 from ..objectives.sampling_arguments import SamplingArguments
 from ..training.arguments import LoadingArguments, RowsArguments
 from ..training.checkpoint import begin
@@ -27,7 +31,7 @@ from .command import HELP_ALL, Command
 from .console import is_first
 from .help_page import Page
 from .help_pages import NEEDED, Pages, asked_for, names_of
-from .models import FOUR_BITS, check_place, check_without, load_for_sampling, named
+from .models import FOUR_BITS, check_place, check_without, load_for_sampling, located, named
 from .parsing import TrlParser
 
 if TYPE_CHECKING:
@@ -46,7 +50,7 @@ SHORT = ("temperature", "top_p", "max_new_tokens", "sampling_batch_size", "seed"
 
 
 @dataclass(kw_only=True)
-class SamplingCommandArguments(SamplingArguments):
+class SamplingCommandArguments(SamplingArguments, EngineArguments):
     """How to sample responses, and where to put them."""
 
     output_dir: str = option("output", "Folder for the responses. The same command again goes on there.")
@@ -108,7 +112,7 @@ def page_of(command: Command, prog: str, kinds: Sequence[type], title: str, whol
     pages = Pages(command, prog, options, needed, data, f"{more} --output_dir out")
     if not whole:
         return pages.short(title, {"Sampling": SHORT, "Model": ("dtype", "load_in_4bit")})
-    sampling = [*names_of(SamplingArguments), "seed"]
+    sampling = [*names_of(SamplingArguments), *names_of(EngineArguments), "seed"]
     own = [name for kind in kinds for name in names_of(kind) if name not in sampling]
     groups = {"Model": names_of(LoadingArguments), "Data": names_of(RowsArguments)}
     return pages.all(title, {f"{title}, more": own, "Sampling": sampling, **groups})
@@ -128,6 +132,7 @@ def check(args: SamplingCommandArguments, model_args: LoadingArguments, rows_arg
     named("dataset_name", rows_args.dataset_name)
     check_place("--model_name_or_path", name)
     args.check_sampling()
+    args.check_vllm(args.source, (args.temperature,))
     check_mode(args.text_prompts)
     if not model_args.load_in_4bit:
         check_without("load_in_4bit", model_args, FOUR_BITS)
@@ -142,18 +147,23 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
     import torch
     from accelerate import PartialState
 
-    from ..models.reference import policy_fingerprint
+    from ..generation.samplers import OWN, sampler_from, version_of
 
     processes, folder = PartialState(cpu=not torch.accelerator.is_available()), Path(args.output_dir).expanduser()
-    policy, tokenizer = load_for_sampling(model_args, processes.device)
+    sampler = sampler_from(args, **located(model_args))
+    policy, tokenizer = load_for_sampling(model_args, "cpu" if args.use_vllm else processes.device)
+    sampler.check(policy, trains=False)
     set_template_defaults(tokenizer, args.chat_template_kwargs)
     rows = with_turns(rows, tokenizer, args.text_prompts)
     dataset = DatasetAnswers(rows)
-    version = policy_fingerprint(policy, tokenizer)
+    version = version_of(policy, tokenizer, sampler)
     if is_first():
-        begin(folder, {"objective": what, "policy": version, **_deciding(args)}, resume=True)
+        engine = {} if sampler.identity(policy) == OWN else {"engine": sampler.identity(policy)}
+        begin(folder, {"objective": what, "policy": version, **engine, **_deciding(args)}, resume=True)
     pool = Pool(folder / "pool")
-    new = generate_into(pool, policy, tokenizer, dataset.prompts, args, Origin(version, args.seed), progress=True)
+    name = os.path.expanduser(str(model_args.model_name_or_path))
+    with sampler.serving(policy, partial(nullcontext, name)) as served:
+        new = generate_into(pool, served, tokenizer, dataset.prompts, args, Origin(version, args.seed), progress=True)
     processes.destroy_process_group()  # what is left is the first one's: the others need not wait for it
     return Sampled(folder, rows, pool, frozenset(dataset.answers), version, new, args.responses_per_prompt)
 

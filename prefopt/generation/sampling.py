@@ -132,7 +132,7 @@ def generate_by_vllm(
     """Generate by vLLM, asking again for sequences that are not at their end when it stops."""
     groups = list(groups_by_prompt(sequences, max(1, len(sequences))))
     while sequences:
-        add_answers(sequences, policy.engine.generate(**policy.requests(sequences, distribution, rules)), rules)
+        add_answers(sequences, policy.answers(sequences, distribution, rules), rules)
         on_end([sequence for sequence in sequences if sequence.finish_reason])
         sequences = [sequence for sequence in sequences if not sequence.finish_reason]
     if is_counting():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..utils.options import option
+from .engine_arguments import EngineArguments
 
 SOURCES = ("sampling", "diverse-beam", "mixed")
 STARTS = ("base", "previous")
@@ -84,7 +85,7 @@ class SamplingArguments:
 
 
 @dataclass(kw_only=True)
-class IterationArguments(SamplingArguments):
+class IterationArguments(SamplingArguments, EngineArguments):
     """How often responses are sampled, scored, selected and trained on. In effect where a scorer is given."""
 
     iterations: int = option(3, "How often responses are sampled, scored, selected and trained on.")
@@ -114,6 +115,7 @@ class IterationArguments(SamplingArguments):
     def check_iterations(self) -> None:
         """Raise ValueError for a setting outside its range, or two that do not go together."""
         self.check_sampling()
+        self.check_vllm(self.source, (self.temperature, *(self.temperatures or ())))
         _check_choice("init", self.init, STARTS)
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations} must be at least 1")

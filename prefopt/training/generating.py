@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from ..candidates.dataset_answers import prompts_of
 from ..candidates.evaluate import METRICS, REWARD, Evaluated, evaluate_policy
+from ..generation.samplers import sampler_from
 from ..models.sharding import shard
 from ..objectives.base import Objective
 from ..objectives.sampling_arguments import IterationArguments
 from ..scoring.scorer import Scorer
+from ..utils.distributed import on_first, rank
 from .config import PreferenceConfig
 from .launch import check_sampling
 from .source import Evaluate, Host, Source
+
+TO_SAMPLE = "policy-to-sample"
+"""The folder of a run that holds the policy while an engine samples from it."""
 
 
 def check_unscored(objective: Objective) -> None:
@@ -61,6 +69,8 @@ class GeneratingSource(Source):
         super().__init__(host)
         self.scorer = scorer
         self.objective: Any = host.step.objective
+        self.sampler = sampler_from(self.objective)
+        self.sampler.check(host.model, trains=True)
         check_sampling(host, self.objective)
         shard(host.model, host.accelerator, trains=True)  # before it trains for the first time, it generates
 
@@ -74,13 +84,26 @@ class GeneratingSource(Source):
         if isinstance(rows, dict):
             parts = [host.evaluate(part, metric_key_prefix=f"{prefix}_{name}") for name, part in rows.items()]
             return {name: value for part in parts for name, value in part.items()}
-        evaluated = evaluate_policy(
-            host.model, host.processing_class, prompts_of(rows), self.scorer, self.objective, host.args.seed
-        )
+        with self.sampler.serving(host.model, self.policy_folder) as policy:
+            evaluated = evaluate_policy(
+                policy, host.processing_class, prompts_of(rows), self.scorer, self.objective, host.args.seed
+            )
         metrics = {f"{prefix}_{name}": value for name, value in self.metrics_of(evaluated).items()}
         host.log(metrics)
         host.control = host.callback_handler.on_evaluate(host.args, host.state, host.control, metrics)
         return metrics
+
+    @contextmanager
+    def policy_folder(self) -> Iterator[str]:
+        """A folder with the policy as it is, for an engine that loads it from there."""
+        folder = Path(str(self.host.args.output_dir)) / TO_SAMPLE
+        self.host.save_policy(str(folder))
+        on_first(lambda: None)  # by then it is whole, for the other processes too
+        try:
+            yield str(folder)
+        finally:
+            if rank() == 0:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def metrics_of(self, evaluated: Evaluated) -> dict[str, float]:
         """What evaluation tells of responses to held-out prompts."""

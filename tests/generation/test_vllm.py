@@ -6,7 +6,6 @@ import ast
 import copy
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,23 +18,20 @@ from prefopt.candidates import Pool
 from prefopt.candidates.generate import Origin, generate_into, sample_responses
 from prefopt.data.encode import encode_prompt
 from prefopt.generation import Sample, sample
+from prefopt.generation._vllm_process import EngineProcess
 from prefopt.generation.beams import beam_search
 from prefopt.generation.vllm import VLLM
 from prefopt.objectives.sampling_arguments import SamplingArguments
 from tests.helpers.models import tiny_llama
-from tests.helpers.vllm import LLM, LoRARequest, SamplingParams
+from tests.helpers.vllm import LLM, SamplingParams, stand_in
 
 QUESTIONS = ("法国的首都是哪里？", "What is 2 + 2?", "你好！怎么烤蛋糕？", "Hi")
 PROMPTS = [[{"role": "user", "content": question}] for question in QUESTIONS]
 
 
 @pytest.fixture(autouse=True)
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = {name: ModuleType(name) for name in ("vllm", "vllm.lora", "vllm.lora.request")}
-    vars(modules["vllm"]).update(LLM=LLM, SamplingParams=SamplingParams)
-    vars(modules["vllm.lora.request"]).update(LoRARequest=LoRARequest)
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+def standing_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def folder(policy, tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def served(folder: Path, stand_in: None) -> VLLM:
+def served(folder: Path, standing_in: None) -> VLLM:
     return VLLM(folder)
 
 
@@ -92,7 +88,7 @@ def test_only_the_policys_stop_tokens_end_a_response(policy, tokenizer, tmp_path
     tokenizer.save_pretrained(tmp_path)
     with VLLM(tmp_path) as served:
         found = assert_as_loaded(served, ending, tokenizer, max_new_tokens=12)
-        assert set(ending.generation_config.eos_token_id) < set(served.engine.asked[0].stop_token_ids)
+        assert set(ending.generation_config.eos_token_id) < set(served.engine.llm.asked[0].stop_token_ids)
     assert found[0][0].finish_reason == found[1][0].finish_reason == "stop"
     assert found[0][0].ids == plain[0][0].ids[: len(found[0][0].ids)]
 
@@ -129,7 +125,7 @@ def test_an_adapter_is_served_on_its_base(policy, tokenizer, folder: Path, tmp_p
     adapted.save_pretrained(tmp_path)
     with VLLM(tmp_path) as served:
         found = assert_as_loaded(served, adapted, tokenizer, max_new_tokens=8)
-        assert served.engine.room == 16
+        assert served.engine.llm.room == 16
     assert found != sample(policy, tokenizer, PROMPTS, temperature=0, max_new_tokens=8)
 
 
@@ -138,7 +134,7 @@ def test_an_adapter_is_served_on_its_base(policy, tokenizer, folder: Path, tmp_p
 
 def test_settings_reach_the_engine_as_they_are(served, policy, tokenizer) -> None:
     found = sample(served, tokenizer, PROMPTS, k=4, temperature=0.7, top_k=3, top_p=0.9, max_new_tokens=6)
-    asked = served.engine.asked[0]
+    asked = served.engine.llm.asked[0]
     assert (asked.temperature, asked.top_k, asked.top_p, asked.max_tokens) == (0.7, 3, 0.9, 6)
     for one in (one for row in found for one in row):
         with torch.no_grad():
@@ -152,7 +148,7 @@ def test_settings_reach_the_engine_as_they_are(served, policy, tokenizer) -> Non
 
 def test_each_response_has_a_seed_of_its_own(served, tokenizer) -> None:
     found = sample(served, tokenizer, [PROMPTS[0], PROMPTS[0]], k=6, max_new_tokens=8)
-    assert len({settings.seed for settings in served.engine.asked}) == 12
+    assert len({settings.seed for settings in served.engine.llm.asked}) == 12
     assert len({tuple(ids) for responses in ids_of(found) for ids in responses}) == 12
 
 
@@ -196,8 +192,10 @@ def test_the_engines_own_limit_is_the_context(served, folder: Path, tokenizer) -
 
 
 def test_a_temperature_that_vllm_would_change_is_refused(served, tokenizer) -> None:
-    with pytest.raises(ValueError, match=r"temperature=0.005.*0.01 at least"):
+    with pytest.raises(ValueError, match=r"temperature=0.005.*from 0.01 to 2"):
         sample(served, tokenizer, PROMPTS, temperature=0.005)
+    with pytest.raises(ValueError, match=r"temperature=2.5.*from 0.01 to 2"):
+        sample(served, tokenizer, PROMPTS, temperature=2.5)
 
 
 def changed(**values: Any) -> Any:
@@ -219,7 +217,7 @@ def changed(**values: Any) -> Any:
     ids=["aborted", "no log-probs", "cut short", "too few"],
 )
 def test_answers_that_are_none_are_refused(served, tokenizer, change: Any, message: str) -> None:
-    served.engine.change = change  # of request 1, to the longest prompt
+    served.engine.llm.change = change  # of request 1, to the longest prompt
     with pytest.raises(RuntimeError, match=message):
         sample(served, tokenizer, PROMPTS, k=2, temperature=0, max_new_tokens=4)
 
@@ -231,11 +229,11 @@ def test_what_only_a_loaded_model_can_do_says_so(served, tokenizer) -> None:
 
 def test_a_closed_engine_is_free_and_responds_no_more(folder: Path, tokenizer) -> None:
     served = VLLM(folder)
-    engine = served.engine
+    engine: Any = served.engine
     served.close()
     served.close()
-    assert engine.stopped == 1
-    with pytest.raises(AttributeError, match="'engine'.*until it is closed"):
+    assert engine.closed == 1
+    with pytest.raises(ValueError, match="this VLLM is closed"):
         sample(served, tokenizer, PROMPTS)
 
 
@@ -246,10 +244,15 @@ def test_adapters_that_vllm_cannot_serve_are_refused(policy, tmp_path: Path) -> 
         VLLM(tmp_path)
 
 
-def test_without_vllm_the_message_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ImportError, match=r"pip install prefopt\[vllm\]"):
-        VLLM(folder)
+def test_without_vllm_the_message_says_what_to_install(
+    folder: Path, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefopt.generation.vllm.EngineProcess", EngineProcess)
+    with (
+        VLLM(folder, python=sys.executable) as served,
+        pytest.raises(ImportError, match=r"pip install 'prefopt\[vllm\]'.*vllm_python"),
+    ):
+        sample(served, tokenizer, PROMPTS, max_new_tokens=2)
 
 
 def test_only_making_a_vllm_imports_it() -> None:

@@ -1,15 +1,28 @@
-"""A stand-in for vLLM, with its interface: as strict as vLLM where a mistake would stay unseen, and slower."""
+"""A stand-in for vLLM, with its interface: as strict as vLLM where a mistake would stay unseen, and slower.
+
+The package in `fake_vllm` is another one, for engines in processes of their own: its responses are made up.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from peft import PeftModel
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, LlamaForCausalLM
+
+from prefopt.generation._vllm_program import Engine
+
+FAKE = Path(__file__).parent / "fake_vllm"
 
 
 @dataclass
@@ -56,6 +69,9 @@ class LLM:
         max_model_len: int | None = None,
         enable_lora: bool = False,
         max_lora_rank: int = 16,
+        dtype: str = "auto",
+        enable_chunked_prefill: bool = True,
+        enforce_eager: bool = False,
     ):
         assert generation_config == "vllm" and max_lora_rank in (1, 8, 16, 32, 64, 128, 256, 320, 512)
         self.model: Any = LlamaForCausalLM.from_pretrained(model, dtype="auto").eval()
@@ -63,12 +79,9 @@ class LLM:
         self.raw, self.room = logprobs_mode == "raw_logprobs", max_lora_rank if enable_lora else 0
         self.limit = max_model_len or self.model.config.max_position_embeddings
         self.asked: list[SamplingParams] = []
-        self.stopped = 0
-        core = SimpleNamespace(shutdown=self.shut)
-        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=self.limit), engine_core=core)
-
-    def shut(self) -> None:
-        self.stopped += 1
+        assert dtype == str(self.model.dtype).removeprefix("torch."), "left open, vLLM takes another one"
+        assert not enable_chunked_prefill, "on CPUs, a seeded prompt in chunks ends vLLM"
+        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=self.limit))
 
     def generate(
         self,
@@ -78,7 +91,7 @@ class LLM:
         use_tqdm: bool = True,
         lora_request: LoRARequest | None = None,
     ) -> list[Any]:
-        assert not self.stopped and len(prompts) == len(sampling_params) and not use_tqdm
+        assert len(prompts) == len(sampling_params) and not use_tqdm
         assert all(set(prompt) == {"prompt_token_ids"} for prompt in prompts)
         if lora_request is not None and not isinstance(self.model, PeftModel):
             self.model = PeftModel.from_pretrained(self.model, lora_request.lora_path).eval()
@@ -133,3 +146,45 @@ class LLM:
             return "stop", seen
         over = len(ids) >= settings.max_tokens or len(prompt) + len(ids) >= self.limit
         return ("length", None) if over else (None, None)
+
+
+class InProcess:
+    """An engine as `_vllm_program.py` runs it, in this very process."""
+
+    def __init__(self, python: str | None, model: str, adapter: str | None, arguments: Mapping[str, Any]):
+        self.engine = Engine(model, adapter, dict(arguments))
+        self.llm: Any = self.engine.llm
+        self.limit, self.closed = self.engine.limit, 0
+
+    def respond(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return self.engine.respond([dict(request) for request in requests])
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a `VLLM` start the stand-in, in this process."""
+    names = ("vllm", "vllm.lora", "vllm.lora.request", "vllm.platforms")
+    modules = {name: ModuleType(name) for name in names}
+    vars(modules["vllm"]).update(LLM=LLM, SamplingParams=SamplingParams)
+    vars(modules["vllm.lora.request"]).update(LoRARequest=LoRARequest)
+    vars(modules["vllm.platforms"]).update(current_platform=SimpleNamespace(is_cpu=lambda: True))
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("prefopt.generation.vllm.EngineProcess", InProcess)
+
+
+def fake_vllm(monkeypatch: pytest.MonkeyPatch, log: Path, **behaviour: Any) -> None:
+    """Let engines in processes of their own import the package in `fake_vllm`, which writes down what is asked of it.
+
+    Args:
+        behaviour: see there.
+    """
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(FAKE), os.environ.get("PYTHONPATH")))))
+    monkeypatch.setenv("FAKE_VLLM", json.dumps({"log": str(log), **behaviour}))
+
+
+def asked_of(log: Path) -> list[dict[str, Any]]:
+    """What engines were asked, in its order: {"start": ...} or {"requests": ...}, with the engine's pid."""
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []

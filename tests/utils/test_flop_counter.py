@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -40,7 +38,7 @@ from prefopt.models.shared_critic import share_critic
 from prefopt.scoring import RewardModelScorer
 from prefopt.utils.flop_counter import FlopCounter, add, count_flops, is_counting, paused, scope
 from tests.helpers.models import FAMILIES, tiny, tiny_llama
-from tests.helpers.vllm import LLM, SamplingParams
+from tests.helpers.vllm import stand_in
 
 LOGPS, SCORES, VALUES = (frozenset({name}) for name in ("logps", "scores", "values"))
 ROWS = [{"prompt_ids": [7, 8, 9], "response_ids": [[4, 5], [6, 7, 8, 9]]}]
@@ -285,9 +283,7 @@ def test_responses_are_counted_by_their_lengths(
 
 def test_vllm_is_counted_by_the_same_formula(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It caches prompts, and its model is known by its config."""
-    engine = ModuleType("vllm")
-    vars(engine).update(LLM=LLM, SamplingParams=SamplingParams)
-    monkeypatch.setitem(sys.modules, "vllm", engine)
+    stand_in(monkeypatch)
     tiny_llama().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with VLLM(tmp_path) as policy, count_flops() as counter:

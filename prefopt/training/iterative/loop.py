@@ -19,7 +19,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ from ...candidates.selection import by_prompt, left_out, rows_for
 from ...candidates.temperature_search import search_temperatures
 from ...data.records import DataError, Messages
 from ...generation.prompts import EncodedPrompts, encode_prompts
+from ...generation.samplers import Folder, Sampler, version_of
 from ...models.reference import policy_fingerprint
 from ...models.weights import Snapshot, restore, snapshot
+from ...objectives.engine_arguments import EngineArguments
 from ...objectives.sampling_arguments import IterationArguments
 from ...scoring.scorer import Scorer
 from ...utils.distributed import on_first
@@ -51,8 +53,8 @@ from .run_folder import Row, RunFolder
 
 logger = logging.getLogger(__name__)
 
-FREE = ("iterations", "sampling_batch_size")
-"""Settings that may change when a run goes on: how far it goes, and what memory there is."""
+FREE = ("iterations", "sampling_batch_size", *(field.name for field in fields(EngineArguments)))
+"""Settings that may change when a run goes on: how far it goes, what memory there is, and where an engine is."""
 FEWEST = 0.1
 """Of the prompts, those with a response to select: less is the few questions that have short answers."""
 
@@ -66,12 +68,14 @@ class Training:
         evaluate: metrics of the policy on held-out prompts; none where they are not asked for.
         save: the policy, to a folder.
         load: the policy, from a folder.
+        folder: brings a folder with the policy as it is, to be sampled from.
     """
 
     train: Callable[[Dataset, int, Path, str | None], TrainOutput]
     evaluate: Callable[[], dict[str, float]]
     save: Callable[[str], None]
     load: Callable[[str], None]
+    folder: Folder
 
 
 @dataclass
@@ -81,6 +85,7 @@ class IterationLoop:
     Args:
         training: trains, evaluates, saves and loads the policy.
         policy: the model, the same object all along.
+        sampler: who samples from it.
         settings: the objective, which says how responses are generated, how often and what is selected.
         args: where the run is written, and how it trains.
         rows: rows of text, which bring the prompts.
@@ -91,6 +96,7 @@ class IterationLoop:
     policy: Any
     tokenizer: Any
     scorer: Scorer
+    sampler: Sampler
     settings: IterationArguments
     args: PreferenceConfig
     rows: Iterable[Any]
@@ -117,7 +123,7 @@ class IterationLoop:
         """
         began = time.monotonic()
         for number in range(self._begin(resume), self.settings.iterations):
-            version = policy_fingerprint(self.policy, self.tokenizer)
+            version = version_of(self.policy, self.tokenizer, self.sampler)
             with listener().at_once():
                 self.sample(number, version)
                 self.score()
@@ -131,9 +137,11 @@ class IterationLoop:
 
     def sample(self, number: int, version: str) -> None:
         """Responses of the policy to the iteration's prompts, and the dataset's own if asked for, into the pool."""
-        origin = Origin(version, self.args.seed, iteration=number, temperature=self._temperature(number, version))
         prompts = self.prompts.at(self.dataset.numbers_of(number, self.settings.prompts_per_iteration, self.args.seed))
-        generate_into(self.pool, self.policy, self.tokenizer, prompts, self.settings, origin, progress=self._shows)
+        with self.sampler.serving(self.policy, self.training.folder) as policy:
+            temperature = self._temperature(policy, number, version)
+            origin = Origin(version, self.args.seed, iteration=number, temperature=temperature)
+            generate_into(self.pool, policy, self.tokenizer, prompts, self.settings, origin, progress=self._shows)
         if self.settings.dataset_responses:
             answers = self.dataset.candidates(prompts, number, self.settings.responses_per_prompt)
             on_first(lambda: self.pool.append(answers))
@@ -208,6 +216,7 @@ class IterationLoop:
         """What must be the same to go on."""
         sampled = {name: value for name, value in asdict(self.settings).items() if name not in FREE}
         policy = {"policy": policy_fingerprint(self.policy, self.tokenizer), "seed": self.args.seed}
+        policy |= {"engine": self.sampler.identity(self.policy)}
         answers = self.dataset.answers if self.settings.dataset_responses else list(self.dataset.answers)
         rows = {"distinct prompts": len(self.dataset.prompts), "prompts": fingerprint_of_values(answers)}
         held_out = deciding_rows(self.args, self.held_out, lambda rows: rows)
@@ -231,12 +240,12 @@ class IterationLoop:
     def _shows(self) -> bool:
         return not self.args.disable_tqdm
 
-    def _temperature(self, number: int, version: str) -> float | None:
+    def _temperature(self, policy: Any, number: int, version: str) -> float | None:
         """The best of those to search, None for the settings' own."""
         if not self.settings.temperatures:
             return None
         return search_temperatures(
-            self.policy,
+            policy,
             self.tokenizer,
             self._held_out_prompts(),
             self.scorer,

@@ -30,12 +30,13 @@ class IterationSource(GeneratingSource):
         """
         self._check_run(resume_from)
         host = self.host
-        training = Training(self._train_on, self._evaluation, host.save_policy, host.load_policy)
+        training = Training(self._train_on, self._evaluation, host.save_policy, host.load_policy, self.policy_folder)
         self.loop = IterationLoop(
             training,
             host.model,
             host.processing_class,
             self.scorer,
+            self.sampler,
             self.objective,
             host.args,
             host.train_dataset,
