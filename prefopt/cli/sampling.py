@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +145,7 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
     import torch
     from accelerate import PartialState
 
-    from ..generation.samplers import OWN, sampler_from, version_of
+    from ..generation.samplers import OWN, folder_at, sampler_from, version_of
 
     processes, folder = PartialState(cpu=not torch.accelerator.is_available()), Path(args.output_dir).expanduser()
     sampler = sampler_from(args, **located(model_args))
@@ -162,7 +160,7 @@ def sample(what: str, args: SamplingCommandArguments, model_args: LoadingArgumen
         begin(folder, {"objective": what, "policy": version, **engine, **_deciding(args)}, resume=True)
     pool = Pool(folder / "pool")
     name = os.path.expanduser(str(model_args.model_name_or_path))
-    with sampler.serving(policy, partial(nullcontext, name)) as served:
+    with sampler.serving(policy, folder_at(name)) as served:
         new = generate_into(pool, served, tokenizer, dataset.prompts, args, Origin(version, args.seed), progress=True)
     processes.destroy_process_group()  # what is left is the first one's: the others need not wait for it
     return Sampled(folder, rows, pool, frozenset(dataset.answers), version, new, args.responses_per_prompt)

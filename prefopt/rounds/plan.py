@@ -34,6 +34,7 @@ from ..compare.plan import (
     built,
     check_launch,
     check_start,
+    engine_in,
     read_values,
     with_sections,
 )
@@ -69,7 +70,8 @@ class RoundsPlan:
         data: as of a comparison; `train` brings the prompts, and with `open` of a mix the pairs.
         sft: settings of supervised fine-tuning, which makes v0; None takes the policy as it is.
         model: fields of `ModelConfig`, such as `dtype` or `use_peft`.
-        training: settings for every training that has them.
+        training: settings for every training that has them; `use_vllm` and its like are for all that is sampled
+            between trainings.
         launch: the command of a launcher, as `torchrun --nproc_per_node 2`, by whose processes trainings are done
             together: one for all, or "sft", "reward" or "train" -> command.
         round: what every round does: stage -> settings.
@@ -97,6 +99,7 @@ class RoundsPlan:
         if self.data.train is None:
             raise PlanError("data: `train` is missing: rows that bring the rounds' prompts")
         built(ModelConfig, self.model, "model")
+        engine_in(self.training, (self.evaluation.temperature,))
         if self.launch is not None:
             check_launch(self.launch, LAUNCHED if self.sft is not None else LAUNCHED[1:])
 
@@ -165,6 +168,7 @@ class RoundsPlan:
             raise PlanError(f"{where}: train: on what? give a `sample`, or `rows: labels` to train on the labels")
         if round.reward is not None and round.reward.scorer is not None:
             check_origin(round.reward.scorer, round.number, f"{where}: reward: scorer")
+        engine_in(self.training, _temperatures(round))
         for stage in round.train:
             for name in (stage.init, stage.reference):
                 check_origin(name, round.number, f"{where}: train")
@@ -185,6 +189,14 @@ class RoundsPlan:
     def plain(self) -> dict[str, Any]:
         """The plan as a YAML file holds it, without what has its default value."""
         return dict(plain(self))
+
+
+def _temperatures(round: Round) -> list[float]:
+    """At which a round samples."""
+    sample, label = round.sample, round.label
+    own = [] if sample is None else [*sample.temperatures, float(sample.settings.get("temperature", 1.0))]
+    told = [stage.instructions.temperature for stage in round.train if stage.instructions is not None]
+    return [*own, *(label.temperatures if label is not None else ()), *told]
 
 
 def _as_trained(values: Mapping[str, Any]) -> dict[str, Any]:

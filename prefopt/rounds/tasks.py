@@ -17,7 +17,7 @@ from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 from ..compare.plan import TESTBED, PlanError
-from ..compare.run import ENCODING, READING, contents_of, launched_by
+from ..compare.run import ENCODING, READING, contents_of, engine_inputs, launched_by
 from ..scoring.http import is_service
 from ..tasks import Task
 from ..training.trainers import SFTConfig
@@ -149,7 +149,7 @@ class RoundTasks:
         needs = {"prompts": self.prompts(number), "start": self.start}
         needs |= {f"policy {i}": self.version(name, number) for i, name in enumerate(label.policies)}
         sampling = {k: v for k, v in self.plan.training.items() if k in SAMPLED} | dict(label.sampling)
-        inputs = {**self._encoding, "temperatures": list(label.temperatures), "sampling": sampling}
+        inputs = {**self._sampling, "temperatures": list(label.temperatures), "sampling": sampling}
         return self._task("candidates", number, inputs, needs)
 
     @once
@@ -241,7 +241,7 @@ class RoundTasks:
         sample = self._round(number).sample
         if sample is None or not sample.temperatures:
             return None
-        inputs = {**self._encoding, "temperatures": list(sample.temperatures), "sampling": dict(sample.settings)}
+        inputs = {**self._sampling, "temperatures": list(sample.temperatures), "sampling": dict(sample.settings)}
         inputs |= {"prompts": sample.search_prompts, "max_truncated": sample.max_truncated}
         if self._round(number).select.include_truncated:
             inputs["include_truncated"] = True
@@ -257,7 +257,7 @@ class RoundTasks:
         needs = {"prompts": self.prompts(number), "policy": self.version(PREVIOUS, number)}
         if (search := self.search(number)) is not None:
             needs["search"] = search
-        return self._task("generate", number, {**self._encoding, "sampling": dict(sample.settings)}, needs)
+        return self._task("generate", number, {**self._sampling, "sampling": dict(sample.settings)}, needs)
 
     @once
     def score(self, number: int) -> Task:
@@ -310,7 +310,7 @@ class RoundTasks:
         assert stage.instructions is not None
         given = asdict(stage.instructions)
         sampling = {name: given.pop(name) for name in ("temperature", "max_new_tokens")}
-        inputs = {**self._encoding, "instructions": given, "sampling": sampling}
+        inputs = {**self._sampling, "instructions": given, "sampling": sampling}
         needs = {"prompts": self.prompts(number), "start": self.start, "policy": init}
         return self._task("gatt", number, inputs, needs, str(place + 1))
 
@@ -344,7 +344,7 @@ class RoundTasks:
         needs = {"test": self.held_out, "start": self.start, "policy": self.policy_of(version)}
         needs["previous"] = self.policy_of(version - 1)
         names = ("responses_per_prompt", "temperature", "max_new_tokens", "batch_size", "shots")
-        inputs = {**self._models, **self._encoding, **self._sizes(*names), "choices": self.choices}
+        inputs = {**self._sampling, **self._sizes(*names), "choices": self.choices}
         # The same random numbers for all versions: what differs is the policy.
         return RoundTask("evaluate", "", self.plan.seed, {**inputs, "version": version}, needs, version)
 
@@ -396,6 +396,11 @@ class RoundTasks:
     def _encoding(self) -> dict[str, Any]:
         kept = {name: self.plan.training[name] for name in ENCODING if name in self.plan.training}
         return {**self._models, "settings": kept}
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        """What a stage needs to know that samples, beside how."""
+        return {**self._encoding, **engine_inputs(self.plan.training)}
 
     def _sizes(self, *names: str) -> dict[str, Any]:
         return {"evaluation": {name: getattr(self.plan.evaluation, name) for name in names}}

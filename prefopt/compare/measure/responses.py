@@ -11,6 +11,7 @@ KL(policy || reference) of a response that the policy sampled, with r_t = pi_ref
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +53,7 @@ class ResponseEvaluator:
         scorer: a reward model; None leaves scores unknown.
         gold: see `plan.dataset_sources.DatasetSource`.
         stream: what else sets the random numbers apart.
+        serve: the evaluated policy -> what is sampled from, which is itself by default.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -62,21 +64,23 @@ class ResponseEvaluator:
     max_new_tokens: int = 128
     batch_size: int = 128
     stream: tuple[int, ...] = STREAM
+    serve: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 
     def sample(self, policy: Any, prompts: Sequence[Messages], k: int, seed: int) -> list[list[Sample]]:
         """`k` responses to each prompt; two policies answer with the same random numbers."""
-        return sample(
-            policy,
-            self.tokenizer,
-            prompts,
-            k=k,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-            seed=seed,
-            stream=self.stream,
-            keys=[prompt_key(prompt) for prompt in prompts],
-            batch_size=self.batch_size,
-        )
+        with self.serve(policy) as served:
+            return sample(
+                served,
+                self.tokenizer,
+                prompts,
+                k=k,
+                temperature=self.temperature,
+                max_new_tokens=self.max_new_tokens,
+                seed=seed,
+                stream=self.stream,
+                keys=[prompt_key(prompt) for prompt in prompts],
+                batch_size=self.batch_size,
+            )
 
     def score(self, prompts: Sequence[Messages], samples: Sequence[Sequence[Sample]]) -> np.ndarray:
         """Scores of all responses, one prompt's after the other's; NaN without a scorer: [responses]."""

@@ -27,5 +27,6 @@ from .plan import read_plan as read_plan
 from .sections import PlanError as PlanError
 from .sections import built as built
 from .sections import check_launch as check_launch
+from .sections import engine_in as engine_in
 from .sections import read_values as read_values
 from .sections import with_sections as with_sections

@@ -26,7 +26,7 @@ from ...utils.settings import plain
 from ...utils.visible import shown
 from .method_spec import BASELINE, MethodSpec, make_method_spec
 from .sections import PlanError as PlanError
-from .sections import built, check_launch, read_values, with_sections
+from .sections import built, check_launch, engine_in, read_values, with_sections
 
 TESTBED = "testbed"
 
@@ -154,7 +154,7 @@ class Plan:
         reward: settings of the reward model's training, its path or hub id, or None for none. A service may
             take its place: its URL, or a mapping with `url` and other fields of `scoring.HTTPScorer`.
         model: fields of `ModelConfig`, such as `dtype` or `use_peft`.
-        training: settings for every method and stage that has them.
+        training: settings for every method and stage that has them; `use_vllm` and its like are for evaluation too.
         launch: the command of a launcher, as `torchrun --nproc_per_node 2`, by whose processes trainings are done
             together: one for all, or "sft", "reward" or the name of a method -> command.
         methods: name -> settings; `method` among them where the name is none. `checkpoint` is a policy that was
@@ -191,6 +191,7 @@ class Plan:
                 raise PlanError(f"judges: {shown(judge)} is {what}: give `score`, module:function, a path or a mapping")
         check_start(self.policy, self.data, self.sft)
         built(ModelConfig, self.model, "model")
+        engine_in(self.training, (self.evaluation.temperature,))
         if self.launch is not None:
             stages = [name for name in ("sft", "reward") if isinstance(getattr(self, name), Mapping)]
             check_launch(self.launch, (*stages, *map(str, self.methods)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...objectives.engine_arguments import EngineArguments
 from ...tasks.launched import command_of
 from ...utils import settings
 from ...utils.names import hint
@@ -62,6 +64,24 @@ def check_launch(given: Any, names: Collection[str]) -> None:
             command_of(command)
         except ValueError as error:
             raise PlanError(str(error)) from None
+
+
+def engine_in(training: Mapping[str, Any], temperatures: Sequence[float]) -> dict[str, Any]:
+    """Who samples responses, by a plan's settings for all trainings; nothing where that is prefopt itself.
+
+    Args:
+        temperatures: at which the plan samples, beside what its methods and rounds say themselves.
+
+    Raises:
+        PlanError: a setting that cannot be, or sampling that vLLM does not do.
+    """
+    given = {field.name: training[field.name] for field in fields(EngineArguments) if field.name in training}
+    arguments = built(EngineArguments, given, "training")
+    try:
+        arguments.check_vllm("sampling", temperatures)
+    except ValueError as error:
+        raise PlanError(f"training: {error}") from error
+    return given if arguments.use_vllm else {}
 
 
 def read_values(path: str | Path, needed: str) -> dict[str, Any]:

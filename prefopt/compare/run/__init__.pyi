@@ -13,4 +13,5 @@ from .tasks import READING as READING
 from .tasks import ComparisonTask as ComparisonTask
 from .tasks import Tasks as Tasks
 from .tasks import contents_of as contents_of
+from .tasks import engine_inputs as engine_inputs
 from .tasks import launched_by as launched_by

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 
+from ...generation.samplers import Sampler, folder_at, sampler_from
 from ...models.load import load_policy
 from ...models.modes import freeze, is_quantized
 from ...models.reference import fingerprint
+from ...objectives.engine_arguments import EngineArguments
 from ...scoring.http import is_service, service_from
 from ...scoring.reward_model import RewardModelScorer
 from ...scoring.scorer import Scorer
@@ -23,7 +27,7 @@ from ...training.build import tokenizer_for
 from ...training.config import PreferenceConfig
 from ..measure import ResponseEvaluator
 from ..plan import Data, DatasetSource, Evaluation, HeldOutData, TrainingData, built, make_dataset_source
-from .tasks import ENCODING
+from .tasks import ENCODING, ENGINE
 
 MODEL = "model"
 
@@ -111,16 +115,32 @@ class TaskContext:
         kept = {name: settings[name] for name in ENCODING if name in settings}
         return PreferenceConfig(str(self.folder), use_cpu=True, **kept)
 
-    def evaluator(self, sizes: Mapping[str, Any], stream: tuple[int, ...], scorer: Any) -> ResponseEvaluator:
+    @property
+    def sampler(self) -> Sampler:
+        """Who samples from policies that do not train at the time."""
+        return sampler_from(built(EngineArguments, self.inputs.get(ENGINE, {}), "training"))
+
+    def serving(self, source: str, policy: Any) -> AbstractContextManager[Any]:
+        """A policy that was loaded from `source`, as `sample` takes it."""
+        self.sampler.check(policy, trains=False)
+        return self.sampler.serving(policy, folder_at(source))
+
+    def evaluator(
+        self, sizes: Mapping[str, Any], stream: tuple[int, ...], scorer: Any, source: str | None = None
+    ) -> ResponseEvaluator:
         """Generates responses as the plan says, and measures them.
 
         Args:
+            source: where the policy that it is for was loaded from; None of one that trains.
             sizes: `temperature`, `max_new_tokens` and `batch_size` of sampling.
             stream: sets the random numbers apart from those of other evaluations.
         """
         reference = self.policy(self.start)
         sampling = {name: sizes[name] for name in ("temperature", "max_new_tokens", "batch_size")}
-        return ResponseEvaluator(self.tokenizer, reference, scorer, self.source.gold, **sampling, stream=stream)
+        serve = nullcontext if source is None else partial(self.serving, source)
+        return ResponseEvaluator(
+            self.tokenizer, reference, scorer, self.source.gold, **sampling, stream=stream, serve=serve
+        )
 
     @property
     def policy_folder(self) -> str:

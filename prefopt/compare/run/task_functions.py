@@ -272,7 +272,7 @@ def evaluate(context: TaskContext) -> Result:
     sizes, n = context.inputs["evaluation"], context.inputs["n"]
     k, scorer = sizes["responses_per_prompt"], context.scorer()
     policy, prompts = context.policy(context.policy_folder), context.held_out.prompts
-    evaluator = context.evaluator(sizes, STREAM, scorer)
+    evaluator = context.evaluator(sizes, STREAM, scorer, context.policy_folder)
     if (own := context.own_tokenizer) is not None:
         evaluator = replace(evaluator, tokenizer=own, reference=None)
     with measured() as spent:
@@ -301,11 +301,12 @@ def _evaluate_policy(context: TaskContext, policy: Any, evaluator: ResponseEvalu
 
 def validate(context: TaskContext) -> Result:
     """The mean score of responses to validation prompts, by which hyperparameters are chosen."""
-    evaluator = context.evaluator(context.inputs["evaluation"], VALIDATION_STREAM, context.scorer())
+    sizes, source = context.inputs["evaluation"], context.policy_folder
+    evaluator = context.evaluator(sizes, VALIDATION_STREAM, context.scorer(), source)
     prompts = context.rows.validation
     if not prompts:
         raise ValueError("there are no validation prompts to choose settings by: give data a `validation`")
-    responses = evaluator.evaluate(context.policy(context.policy_folder), prompts, k=1, seed=context.seed)
+    responses = evaluator.evaluate(context.policy(source), prompts, k=1, seed=context.seed)
     scores = responses["score"].to_numpy()
     return {"score": float(scores.mean()), "error": standard_error(scores)}
 

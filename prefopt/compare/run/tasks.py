@@ -27,6 +27,7 @@ from ..plan import (
     Plan,
     PlanError,
     check_settings,
+    engine_in,
     make_dataset_source,
     objective_of,
 )
@@ -45,6 +46,8 @@ READING = 3
 """
 LATER = {"columns": None, "text_prompts": "verbatim"}
 """Settings of the data that came later -> their defaults, which are left out of what a task is known by."""
+ENGINE = "engine"
+"""What a task's inputs call the settings of who samples."""
 FORMATS = {
     "rows": 1,
     "held_out": 1,
@@ -192,6 +195,7 @@ class Tasks:
         """Evaluates a method on the held-out rows."""
         inputs = {**self._models, **self._scorer, **self._sizes(*SAMPLING), "choices": self.choices, "n": spec.n}
         inputs |= {"method": None if spec.trains else spec.method, "settings": self._encoding(self.plan.training)}
+        inputs |= self._engine
         if spec.policy is not None:
             inputs["checkpoint"] = contents_of(spec.policy)
         needs = {"test": self.held_out(seed), **self.start(seed), **self.reward(seed), **self.train(spec, seed)}
@@ -219,13 +223,17 @@ class Tasks:
     def validate(self, spec: MethodSpec, seed: int) -> Task:
         """Scores a trial's responses to validation prompts."""
         inputs = {**self._models, **self._scorer, **self._sizes(*SAMPLING)}
-        inputs["settings"] = self._encoding(self.plan.training)
+        inputs |= {"settings": self._encoding(self.plan.training), **self._engine}
         needs = {"rows": self.rows(seed), **self.start(seed), **self.reward(seed), **self.train(spec, seed)}
         return ComparisonTask("validate", spec.name, seed, inputs, needs)
 
     @property
     def _models(self) -> dict[str, Any]:
         return {"policy": self.policy, "model": dict(self.plan.model)}
+
+    @property
+    def _engine(self) -> dict[str, Any]:
+        return engine_inputs(self.plan.training)
 
     @property
     def _scorer(self) -> dict[str, Any]:
@@ -239,6 +247,12 @@ class Tasks:
         """The plan's settings for all trainings, as far as this kind of config has them."""
         known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
         return {name: value for name, value in self.plan.training.items() if name in known}
+
+
+def engine_inputs(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task's inputs say of who samples; nothing where that is prefopt itself."""
+    given = engine_in(training, ())
+    return {ENGINE: given} if given else {}
 
 
 def launched_by(given: Any, name: str) -> dict[str, Any]:

@@ -32,20 +32,21 @@ def gatt(context: StageContext) -> Result:
     settings = context.inputs["instructions"]
     kinds = {name: settings[name] for name in ("languages", "kinds")}
     instructions = sample_instructions(len(conversations), context.stream, **kinds)
-    policy = context.policy(context.policy_at("policy"))
+    source = context.policy_at("policy")
 
     def respond(prompts: Sequence[Any], number: int) -> Sequence[Any]:
         more = {**context.inputs["sampling"], "seed": context.stream, "stream": (number,)}
-        return [replies[0] for replies in sample(policy, context.tokenizer, prompts, **more)]
+        return [replies[0] for replies in sample(served, context.tokenizer, prompts, **more)]
 
-    made = gatt_rows(
-        conversations,
-        instructions,
-        _written_down(context.folder / REPLIES, respond),
-        answers="sampled",
-        each_turn=True,
-        keep=holds if settings["keep"] else None,
-    )
+    with context.serving(source, context.policy(source)) as served:
+        made = gatt_rows(
+            conversations,
+            instructions,
+            _written_down(context.folder / REPLIES, respond),
+            answers="sampled",
+            each_turn=True,
+            keep=holds if settings["keep"] else None,
+        )
     if not made.rows:
         raise DataError(f"gatt: no response is left to train on: {dict(made.dropped)}")
     write_rows(context.folder / SELECTED, made.rows)

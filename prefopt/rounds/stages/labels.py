@@ -14,7 +14,7 @@ from ...candidates.selection import write_rows
 from ...compare.measure import judge_from
 from ...data.loading import load
 from ...data.records import DataError
-from ...models.reference import policy_fingerprint
+from ...generation.samplers import version_of
 from ...objectives.sampling_arguments import SamplingArguments
 from ...testbed import find_prompt, pairs_from
 from ...utils.extensions import load_named
@@ -35,13 +35,15 @@ def candidates(context: StageContext) -> Result:
     asked = prompts_for(context, "label")
     versions = []
     for side in (0,) if same else (0, 1):
-        policy = context.policy(context.policy_at(f"policy {side}"))
-        versions.append(version := policy_fingerprint(policy, context.tokenizer))
+        source = context.policy_at(f"policy {side}")
+        policy = context.policy(source)
+        versions.append(version := version_of(policy, context.tokenizer, context.sampler))
         sampling = SamplingArguments(**settings | {"responses_per_prompt": 2 if same else 1})
         origin = Origin(
             version, context.plan_seed, context.round, LABELLED + side, temperatures[side % len(temperatures)]
         )
-        generate_into(Pool(context.folder / POOL), policy, context.tokenizer, asked, sampling, origin)
+        with context.serving(source, policy) as served:
+            generate_into(Pool(context.folder / POOL), served, context.tokenizer, asked, sampling, origin)
     return {"prompts": len(asked), "policies": versions}
 
 

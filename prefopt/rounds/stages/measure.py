@@ -15,8 +15,9 @@ from .files import Result
 def evaluate(context: StageContext) -> Result:
     """Responses to held-out prompts, with their divergence from v0 and from the version before."""
     sizes = context.inputs["evaluation"]
-    policy = context.policy(context.policy_at("policy"))
-    evaluator = context.evaluator(sizes, STREAM, None)
+    source = context.policy_at("policy")
+    policy = context.policy(source)
+    evaluator = context.evaluator(sizes, STREAM, None, source)
     held = context.held_out
     found = evaluator.evaluate(policy, held.prompts, k=sizes["responses_per_prompt"], seed=context.plan_seed)
     records.write(context.folder / "responses.parquet", found)

@@ -12,7 +12,7 @@ from ...candidates.report import describe
 from ...candidates.selection import by_prompt, rows_for, write_rows
 from ...candidates.temperature_search import search_temperatures
 from ...data.records import DataError
-from ...models.reference import policy_fingerprint
+from ...generation.samplers import version_of
 from ...objectives.sampling_arguments import SamplingArguments
 from ...utils.extensions import load_named
 from ..context import StageContext
@@ -22,33 +22,37 @@ from .round_prompts import prompts_for
 
 def search(context: StageContext) -> Result:
     """The temperature whose best of K scores highest, with the temperatures that may be as good."""
-    policy = context.policy(context.policy_at("policy"))
-    found = search_temperatures(
-        policy,
-        context.tokenizer,
-        context.rows.validation[: context.inputs["prompts"]],
-        context.scorer(),
-        SamplingArguments(**context.inputs["sampling"]),
-        temperatures=context.inputs["temperatures"],
-        folder=context.folder / "search",
-        version=policy_fingerprint(policy, context.tokenizer),
-        seed=context.stream,
-        max_truncated=context.inputs["max_truncated"],
-        include_truncated=context.inputs.get("include_truncated", False),
-    )
+    source = context.policy_at("policy")
+    policy = context.policy(source)
+    with context.serving(source, policy) as served:
+        found = search_temperatures(
+            served,
+            context.tokenizer,
+            context.rows.validation[: context.inputs["prompts"]],
+            context.scorer(),
+            SamplingArguments(**context.inputs["sampling"]),
+            temperatures=context.inputs["temperatures"],
+            folder=context.folder / "search",
+            version=version_of(policy, context.tokenizer, context.sampler),
+            seed=context.stream,
+            max_truncated=context.inputs["max_truncated"],
+            include_truncated=context.inputs.get("include_truncated", False),
+        )
     return {"best": found.best, "plausible": list(found.plausible)}
 
 
 def generate(context: StageContext) -> Result:
     """K responses to each prompt of the round."""
-    policy = context.policy(context.policy_at("policy"))
+    source = context.policy_at("policy")
+    policy = context.policy(source)
     searched = context.task.needs["search"].result(context.out) if "search" in context.task.needs else None
     sampling = SamplingArguments(**context.inputs["sampling"])
     temperature = sampling.temperature if searched is None else searched["best"]
-    version = policy_fingerprint(policy, context.tokenizer)
+    version = version_of(policy, context.tokenizer, context.sampler)
     origin = Origin(version, context.plan_seed, context.round, 0, temperature)
     asked = prompts_for(context, "sample")
-    generate_into(Pool(context.folder / POOL), policy, context.tokenizer, asked, sampling, origin)
+    with context.serving(source, policy) as served:
+        generate_into(Pool(context.folder / POOL), served, context.tokenizer, asked, sampling, origin)
     return {"prompts": len(asked), "policy": version, "temperature": temperature}
 
 
