@@ -48,7 +48,7 @@ SHORT = ("temperature", "top_p", "max_new_tokens", "sampling_batch_size", "seed"
 
 
 @dataclass(kw_only=True)
-class SamplingCommandArguments(SamplingArguments, EngineArguments):
+class SamplingCommandArguments(EngineArguments, SamplingArguments):
     """How to sample responses, and where to put them."""
 
     output_dir: str = option("output", "Folder for the responses. The same command again goes on there.")

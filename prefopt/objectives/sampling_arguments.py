@@ -85,7 +85,7 @@ class SamplingArguments:
 
 
 @dataclass(kw_only=True)
-class IterationArguments(SamplingArguments, EngineArguments):
+class IterationArguments(EngineArguments, SamplingArguments):
     """How often responses are sampled, scored, selected and trained on. In effect where a scorer is given."""
 
     iterations: int = option(3, "How often responses are sampled, scored, selected and trained on.")

@@ -116,6 +116,14 @@ ALIASES: dict[str, str] = {
     "max_completion_length": "max_new_tokens",
     "max_tokens": "max_new_tokens",
     "stop": "stop_strings",
+    "engine": "use_vllm",
+    "vllm": "use_vllm",
+    "vllm_url": "vllm_server_base_url",
+    "vllm_base_url": "vllm_server_base_url",
+    "vllm_max_model_len": "vllm_max_model_length",
+    "max_model_len": "vllm_max_model_length",
+    "gpu_memory_utilization": "vllm_gpu_memory_utilization",
+    "tensor_parallel_size": "vllm_tensor_parallel_size",
     "kl_coeff": "kl_coef",
     "init_kl_coef": "kl_coef",
     "kl_penalty": "kl_coef",
@@ -126,7 +134,25 @@ _REFERENCE = (
     "the reference is the model that training starts from; in Python another one can be given, as ref_model of the "
     "trainer"
 )
+_URL = "a vLLM server is asked at its URL: use_vllm and vllm_server_base_url=http://HOST:PORT"
+_NO_RATIO = "what vLLM samples here is scored and imitated or ranked, so that there is no ratio to correct"
+_CLOSED = "vLLM loads the policy's folder anew each time, and is closed before anything trains: leave it out"
 ELSEWHERE: dict[str, str] = {
+    **dict.fromkeys(("vllm_server_host", "vllm_server_port"), _URL),
+    **dict.fromkeys(("vllm_enable_sleep_mode", "vllm_group_port"), _CLOSED),
+    **dict.fromkeys(
+        (
+            "vllm_importance_sampling_correction",
+            "vllm_importance_sampling_mode",
+            "vllm_importance_sampling_clip_max",
+            "vllm_importance_sampling_clip_min",
+            "vllm_importance_sampling_cap",
+        ),
+        _NO_RATIO,
+    ),
+    "vllm_server_timeout": "start the command when the server is up: it is asked at once",
+    "vllm_model_impl": "vLLM chooses; in Python, VLLM(folder, model_impl=...) is a policy for sample and best_of_n",
+    "vllm_structured_outputs_regex": "responses are sampled from the policy's own distribution: score their form",
     "ref_model": _REFERENCE,
     "ref_model_name_or_path": _REFERENCE,
     "ref_model_path": _REFERENCE,
