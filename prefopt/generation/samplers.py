@@ -17,7 +17,7 @@ from peft import PeftModel
 from ..models.modes import is_quantized
 from ..models.reference import policy_fingerprint
 from ..models.wrappers import unwrap_parallel
-from ..objectives.engine_arguments import EngineArguments
+from ..objectives.engine_arguments import DTYPES, EngineArguments
 from ..utils.distributed import world_size
 from .vllm import VLLM, check_served
 
@@ -86,6 +86,8 @@ class VLLMSampler:
     def check(self, policy: Any, *, trains: bool) -> None:
         inner = unwrap_parallel(policy)
         adapter = inner.active_peft_config if isinstance(inner, PeftModel) else None
+        if self._dtype(inner) not in DTYPES:
+            raise ValueError(f"use_vllm: vLLM does not compute in {self._dtype(inner)}: set vllm_dtype=float32")
         if is_quantized(inner):
             raise ValueError("use_vllm: vLLM would serve the policy unquantised, as another one: load it in 16 bits")
         if adapter is not None:

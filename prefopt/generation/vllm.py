@@ -102,7 +102,7 @@ class VLLM:
         """What samples, started when it is first needed.
 
         Raises:
-            ImportError: there is no vLLM; the message says what to install or to pass.
+            MissingExtra: there is no vLLM; the message says what to install or to pass.
             ValueError: vLLM cannot serve the model, or it was closed.
             EngineError: it did not start; the message quotes the last that it said.
         """

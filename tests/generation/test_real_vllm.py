@@ -35,8 +35,16 @@ QUESTIONS = (
     "Why is it dark?",
 )
 PROMPTS = [[{"role": "user", "content": question}] for question in QUESTIONS]
-ENGINE = {"max_model_len": 512, "gpu_memory_utilization": 0.3}
-FLAGS = ["--use_vllm", "--vllm_python", PYTHON, "--vllm_max_model_length", "512"]
+ENGINE = {"max_model_len": 512, "gpu_memory_utilization": 0.15}
+FLAGS = [
+    "--use_vllm",
+    "--vllm_python",
+    PYTHON,
+    "--vllm_max_model_length",
+    "512",
+    "--vllm_gpu_memory_utilization",
+    "0.15",
+]
 
 pytestmark = pytest.mark.skipif(not (PYTHON and MODEL), reason="PREFOPT_VLLM_PYTHON and PREFOPT_MODEL: make test-vllm")
 
@@ -57,27 +65,34 @@ def served() -> Iterator[VLLM]:
         yield engine
 
 
-def off_by(policy: Any, samples: list[list[Sample]]) -> torch.Tensor:
-    """How far each token's log-prob is from what the trainer's forward pass has: [tokens]."""
+def logps_of(policy: Any, samples: list[list[Sample]]) -> torch.Tensor:
+    """Each token's log-prob by the trainer's forward pass: [tokens]."""
     rows = [{"prompt_ids": row[0].prompt_ids, "response_ids": [one.ids for one in row]} for row in samples]
     known, mask = token_logps(policy, rows)
-    said = torch.tensor([logp for row in samples for one in row for logp in one.logps], dtype=torch.float64)
-    return (known[mask] - said).abs()
+    return known[mask]
+
+
+def said_of(samples: list[list[Sample]]) -> torch.Tensor:
+    """Each token's log-prob as vLLM says it: [tokens]."""
+    return torch.tensor([logp for row in samples for one in row for logp in one.logps], dtype=torch.float64)
 
 
 def test_log_probs_are_those_of_the_trainers_forward_pass_in_float32(served: VLLM, policy: Any, tokenizer: Any) -> None:
     found = sample(served, tokenizer, PROMPTS, k=2, max_new_tokens=32, temperature=0.7, top_k=50)
-    off = off_by(policy, found)
+    off = (said_of(found) - logps_of(policy, found)).abs()
     print(f"float32: {len(off)} log-probs, mean difference {off.mean():.2e}, largest {off.max():.2e}")
     assert len(off) > 100 and off.max() < 1e-4
 
 
-def test_log_probs_are_those_of_the_trainers_forward_pass_in_bfloat16(tokenizer: Any) -> None:
+def test_log_probs_in_bfloat16_are_off_by_rounding_alone(policy: Any, tokenizer: Any) -> None:
+    """Their mean is right, and they are as near to float32's as the trainer's own in bfloat16 are."""
     with VLLM(MODEL, python=PYTHON, dtype="bfloat16", **ENGINE) as served:
-        found = sample(served, tokenizer, PROMPTS, k=2, max_new_tokens=32)
-    off = off_by(load_policy(MODEL, dtype="bfloat16").eval(), found)
-    print(f"bfloat16: {len(off)} log-probs, mean difference {off.mean():.2e}, largest {off.max():.2e}")
-    assert len(off) > 100 and off.mean() < 0.005
+        found = sample(served, tokenizer, PROMPTS, k=8, max_new_tokens=32)
+    ours = logps_of(load_policy(MODEL, dtype="bfloat16").eval(), found)
+    exact, said = logps_of(policy, found), said_of(found)
+    mean, off, own = (said - ours).mean(), (said - exact).abs().mean(), (ours - exact).abs().mean()
+    print(f"bfloat16: {len(said)} log-probs, mean difference {mean:.2e}; from float32's {off:.2e}, trainer's {own:.2e}")
+    assert len(said) > 1000 and abs(mean) < 0.005 and off < 2 * own
 
 
 def test_a_seeds_text_depends_neither_on_order_nor_on_company(served: VLLM, tokenizer: Any) -> None:
@@ -110,7 +125,7 @@ def test_the_engine_ends_with_a_parent_that_is_killed() -> None:
     program = (
         "import sys; from prefopt.generation._vllm_process import EngineProcess\n"
         f"engine = EngineProcess({PYTHON!r}, {MODEL!r}, None, {{'dtype': 'float32', 'max_model_len': 512, "
-        "'gpu_memory_utilization': 0.3})\n"
+        "'gpu_memory_utilization': 0.15})\n"
         "print(engine.process.pid, flush=True)\n"
         "engine.respond([dict(prompt_token_ids=[5] * 9, seed=1, max_tokens=400, ignore_eos=True, logprobs=0)] * 64)\n"
     )

@@ -18,12 +18,12 @@ from tests.helpers.iterations import config, vowels
 from tests.helpers.models import untrained
 
 
-def run(folder: Path) -> dict[str, object]:
+def run(folder: Path, **settings: object) -> dict[str, object]:
     tokenizer = build_tokenizer()
     rows, held_out = (Dataset.from_list(preference_rows(24, seed=3, split=split)) for split in ("train", "test"))
     # A rank takes half a step's rows, so that the step is the same.
     each = 4 // int(os.environ.get("WORLD_SIZE", "1"))
-    args = config(folder, iterations=2, sampling_batch_size=4)
+    args = config(folder, **{"iterations": 2, "sampling_batch_size": 4, **settings})
     args.per_device_train_batch_size = each
     trainer = RejectionSamplingTrainer(
         untrained(tokenizer).double(),
@@ -46,6 +46,7 @@ def run(folder: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = run(Path(json.loads(sys.argv[1])["folder"]))
+    given = json.loads(sys.argv[1])
+    found = run(Path(given.pop("folder")), **given)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         print("RESULT " + json.dumps(found))

@@ -16,6 +16,7 @@ from prefopt.candidates import Pool
 from prefopt.generation._vllm_process import EngineError
 from tests.helpers.iterations import config, files_of, vowels
 from tests.helpers.models import tiny_llama
+from tests.helpers.processes import launch
 from tests.helpers.vllm import asked_of, fake_vllm
 
 ROWS = [{"prompt": f"question {number}", "chosen": "aye", "rejected": "no"} for number in range(6)]
@@ -133,6 +134,21 @@ def test_what_one_engine_has_sampled_is_not_gone_on_with_by_the_other(
         trainer_of(policy, tmp_path / "out", use_vllm=False).train(resume_from_checkpoint=True)
 
 
+def test_two_processes_have_an_engine_each_and_sample_what_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, engines = [], []
+    for ranks in (1, 2):
+        log = tmp_path / f"asked-{ranks}.jsonl"
+        fake_vllm(monkeypatch, log)
+        more = {"folder": str(tmp_path / str(ranks)), "use_vllm": True, "vllm_dtype": "float32", "iterations": 1}
+        found.append(launch(ranks, "tests.helpers.programs.sampling_ranks", **more))
+        engines.append(len([each for each in asked_of(log) if "start" in each]))
+    assert [each["world"] for each in found] == [1, 2] and engines[1] == 2 * engines[0]
+    assert found[0]["files"] == found[1]["files"] and found[0]["files"]
+    assert found[0]["weights"] == pytest.approx(found[1]["weights"], abs=1e-9)
+
+
 # What is refused before anything is sampled
 
 
@@ -174,6 +190,12 @@ def test_adapters_that_vllm_does_not_serve_are_refused_at_once(
     config = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["q_proj"], **adapter)
     with pytest.raises(ValueError, match=rf"the policy is an adapter with .*{message}.*leave out use_vllm"):
         trainer_of(policy, tmp_path / "out", more={"peft_config": config})
+
+
+def test_a_dtype_that_vllm_does_not_compute_in_is_refused_at_once(tokenizer: Any, tmp_path: Path) -> None:
+    more = {"processing_class": tokenizer}
+    with pytest.raises(ValueError, match="vLLM does not compute in float64: set vllm_dtype"):
+        trainer_of(tiny_llama(dtype=torch.float64), tmp_path / "out", more=more)  # type: ignore[arg-type]
 
 
 def test_a_server_is_not_asked_for_weights_that_train(policy: str, tmp_path: Path) -> None:
