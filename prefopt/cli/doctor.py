@@ -81,7 +81,8 @@ def _show(name: str, sickness: Sickness, lang: str) -> None:
     from rich.text import Text
 
     # Of a terminal that calls itself dumb, rich does not look at the width.
-    console = Console(file=sys.stdout, highlight=False, width=shutil.get_terminal_size().columns)
+    size = shutil.get_terminal_size()  # of both: rich takes a dumb terminal to have 80 columns if one is not given
+    console = Console(file=sys.stdout, highlight=False, width=size.columns, height=size.lines)
     console.print(Text(one_line(f"{name}: {sickness.name}")))
     for part in sickness.parts(lang):
         console.print(Padding(Text(one_line(part)), (0, 0, 0, 2), expand=False))
