@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 FLOORS = (
     (("cli", "the command line"),),
-    (("rounds", "and once more?"),),
+    (("rounds", "and once more?"), ("migrate", "from where?")),
     (("compare", "which is better?"),),
     (
         ("training", "how is it trained?"),

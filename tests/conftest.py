@@ -30,6 +30,8 @@ hypothesis.settings.load_profile("prefopt")
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LEVELS = {name: logging.getLogger(name).level for name in ("prefopt", "transformers")}
+"""Of logs, before any test."""
 UNSUPPORTED = ("pack_vnni2 is only supported when avx512 is supported",)
 """What torch 2.13 says where ATEN_CPU_CAPABILITY=default takes the kernels of bfloat16 attention away."""
 
@@ -74,10 +76,11 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_process() -> Iterator[None]:
     """A command sets the levels of logs, and what signals do, which the next test must not notice."""
-    levels = {name: logging.getLogger(name).level for name in ("prefopt", "transformers")}
+    for name, level in LEVELS.items():  # also of what a module's own fixtures ran
+        logging.getLogger(name).setLevel(level)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield
-    for name, level in levels.items():
+    for name, level in LEVELS.items():
         logging.getLogger(name).setLevel(level)
     for number, handler in handlers.items():
         signal.signal(number, handler)
