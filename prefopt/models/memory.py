@@ -32,8 +32,8 @@ from .modes import training
 from .whole_scores import LAST
 from .wrappers import unwrap
 
-SIZES = (48, 96, 144)
-"""Tokens of a prompt with its responses in the three runs."""
+SHORT, EACH, RUNS = 48, 4, 3
+"""Tokens of a prompt with its responses in the shortest run, at least; at least so many of each; how many runs."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,11 @@ def activations(
     part = backbone(inner)
     if selection.reading != LAST or part is None or not (is_scorer(inner) or selection.heads):
         return None
+    if not (sizes := _sizes(inner, shape)):
+        return None
     runs = []
     with training(inner), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for tokens in SIZES:
+        for tokens in sizes:
             batch = shape.scaled(tokens)
             runs.append(
                 (_positions(batch, selection.layout, device), _run(inner, part, batch, selection, whole, context))
@@ -131,9 +133,18 @@ def activations(
     if len(counts) != 1:
         return None
     matrix = np.array([[1.0, positions, squares] for (positions, squares), _ in runs])
+    if np.linalg.matrix_rank(matrix) < len(sizes):
+        return None
     fitted = np.linalg.lstsq(matrix, np.array([run.live for _, run in runs], dtype=float), rcond=None)[0]
     last = runs[-1][1]
     return Activations(fitted, np.array(last.gradients), last.forward, last.width, selection.layout)
+
+
+def _sizes(inner: Any, shape: Shape) -> list[int]:
+    """Tokens of a prompt with its responses in each run; none where the model has no positions for so many."""
+    shortest = max(SHORT, EACH * (1 + max(map(len, shape.responses))))
+    limit = getattr(inner.config.get_text_config(), "max_position_embeddings", None)
+    return [] if limit and limit < RUNS * shortest else [shortest * run for run in range(1, RUNS + 1)]
 
 
 def _positions(shape: Shape, layout: str, device: torch.device) -> tuple[int, int]:

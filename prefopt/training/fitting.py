@@ -29,8 +29,10 @@ def remedies(args: PreferenceConfig, model: nn.Module, objective: Objective, *, 
     can: dict[str, bool] = {
         "gradient_checkpointing=True": not args.gradient_checkpointing,
         "bf16=True": not (args.bf16 or args.fp16),
-        "reference_dtype='bfloat16'": own_reference and args.reference_dtype is None,
-        "precompute_ref_log_probs=True": own_reference and not objective.on_policy and not args.sync_ref_model,
+        "reference_dtype='bfloat16'": own_reference and args.reference_dtype is None and not args.sync_ref_model,
+        "precompute_ref_log_probs=True": own_reference
+        and args.reference_dtype is None
+        and not (objective.on_policy or args.sync_ref_model),
         "an adapter (--use_peft, peft_config=LoraConfig(...))": not adapted,
         "4-bit weights under the adapter (--load_in_4bit)": adapted and not _quantised(model),
         "optim='paged_adamw_8bit'": not adapted and BEGINNING in optimizer and not any(s in optimizer for s in SMALLER),

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 
 from ..data.batching import token_counts
@@ -154,7 +155,7 @@ class Foresight:
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits(middle) else (low, middle - 1)
-        return max(own, asked if low == max(1, asked // own) else low * own)
+        return asked if low == max(1, asked // own) else low * own
 
     def _activations(self, shape: Shape) -> Activations | None:
         """Of rows of one proportion, which is taken to be that of the first shape that was asked for."""
@@ -251,7 +252,7 @@ class MemoryForecast:
     def settle(self, resume_from: str | bool | None) -> None:
         """Replace `auto` in the arguments by a number: that with which the run was begun, where it goes on."""
         args, rows = self.host.args, self.host.train_dataset
-        if args.max_tokens_per_batch != AUTO or self.scorer is not None:
+        if args.max_tokens_per_batch != AUTO or self.scorer is not None or not len(rows or ()):
             return
         recorded = on_first(lambda: _recorded(Path(str(args.output_dir)), resume_from))
         if recorded is not None:
@@ -299,10 +300,15 @@ class MemoryForecast:
             logger.warning("%s, and so it may not fit. What needs less: %s", found, ", ".join([smaller, *remedies()]))
 
     def _foresight(self) -> Foresight | None:
-        host = self.host
-        if self.scorer is not None or host.accelerator.num_processes > 1 or not len(host.train_dataset or ()):
+        host, state = self.host, self.host.accelerator
+        engine = state.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        if self.scorer is not None or state.num_processes > 1 or engine or not len(host.train_dataset or ()):
             return None
-        if host.args.activation_checkpointing:
+        if {weight.device.type for weight in host.model.parameters()} != {host.args.device.type}:
+            return None  # it is moved later, or is spread over devices
+        if len({weight.device for weight in host.model.parameters()}) > 1:
+            return None
+        if host.args.activation_checkpointing and hasattr(host.model, "activation_checkpointing_enable"):
             settings: Any = host.args.activation_checkpointing_kwargs or {}
             check_by_layers(host.model, dict(settings))
         return Foresight(host.args, host.model, host.step.objective, host.step.reference, host.accelerator)

@@ -48,10 +48,11 @@ class Room:
         doing: what they fit in for, as a message says it.
         recovers: whether a batch may be taken apart. Where processes work together each has to run its models as often
             as the others.
+        passes_on: the error goes on, to who takes smaller batches then.
     """
 
-    def __init__(self, doing: str, *, recovers: bool = True):
-        self.doing, self.recovers = doing, recovers
+    def __init__(self, doing: str, *, recovers: bool = True, passes_on: bool = False):
+        self.doing, self.recovers, self.passes_on = doing, recovers, passes_on
         self.tokens: int | None = None
         """At most so many at a time; None while everything did fit."""
         self.split = 0
@@ -150,6 +151,12 @@ def recovers(accelerator: Accelerator, args: TrainingArguments) -> bool:
     return alone and "layerwise" not in optimizer and "lomo" not in optimizer
 
 
+def room_for_steps(accelerator: Accelerator, args: TrainingArguments) -> Room:
+    """The room of a training's steps; `auto_find_batch_size` has its own way where a batch is not taken apart."""
+    possible = recovers(accelerator, args)
+    return Room("compute the gradients of", recovers=possible, passes_on=args.auto_find_batch_size and not possible)
+
+
 class StepRecovery:
     """Computes the gradients of a step, micro-batch by micro-batch, in parts where memory has no room for more.
 
@@ -165,10 +172,11 @@ class StepRecovery:
     ):
         self.step, self.room, self.drop, self.where, self.remedy = step, room, drop, where, remedy
         self._done: list[Batch] = []
+        self._split_before = 0
 
     def begin(self) -> None:
         """A step begins, and no weight has a gradient."""
-        self._done = []
+        self._done, self._split_before = [], self.room.split
 
     def run(self, model: Any, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
         """The loss of one micro-batch, whose gradient is added to that of those before it.
@@ -194,6 +202,7 @@ class StepRecovery:
                 self._done.append(batch)
                 return loss
             self.step.back_to(before)
+            self.room.split = self._split_before  # what is computed again is counted again
             self.drop()
             release()
             self.room.shrink(part, self.where(), self.remedy)
@@ -214,7 +223,7 @@ class StepRecovery:
         try:
             return compute(part)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or self.room.passes_on:
                 raise
         # Outside of the handler: the error holds on to every tensor of the pass that failed.
         raise _Failed(part)

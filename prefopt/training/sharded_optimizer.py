@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import fsdp2_canonicalize_names
 from torch import nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
@@ -65,7 +66,7 @@ def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path) -> None
     with _own_errors():
         checkpoint.load({ROOT: state}, storage_reader=reader, planner=planner)
     set_optimizer_state_dict(model, optimizer, state, options=OPTIONS)
-    for name, parameter in model.named_parameters():
+    for name, parameter in fsdp2_canonicalize_names(dict(model.named_parameters())).items():
         if name in unknown:
             optimizer.state.pop(parameter, None)
 

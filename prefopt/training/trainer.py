@@ -60,7 +60,7 @@ from .log_lines import make_readable
 from .memory import MemoryForecast
 from .metrics import MetricsAccumulator, encoding_metrics
 from .nonfinite import NonFiniteGuard
-from .out_of_memory import Room, StepRecovery, recovers
+from .out_of_memory import StepRecovery, room_for_steps
 from .output_folder import check_apart
 from .parts import source_for, trained_by
 from .places import check_places
@@ -207,7 +207,7 @@ class PreferenceTrainer(Trainer):
         self.step.remedy = lambda: listed(self._remedies())
         self.recovery = StepRecovery(
             self.step,
-            Room("compute the gradients of", recovers=recovers(self.accelerator, args)),
+            room_for_steps(self.accelerator, args),
             lambda: self.model.zero_grad(set_to_none=True),
             lambda: f"step {self.state.global_step + 1}",
             self.step.remedy,

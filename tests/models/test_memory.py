@@ -76,10 +76,19 @@ def test_what_lives_after_the_forward_pass_is_what_autograd_keeps(kind: str, sha
 def test_a_longer_row_takes_exactly_what_short_ones_say(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(kind)
     found = activations(model, SHAPE, whole=kind == "reward", context=nullcontext)
-    monkeypatch.setattr(memory, "SIZES", (270, 280, 290))
+    monkeypatch.setattr(memory, "_sizes", lambda *_: [270, 280, 290])
     directly = activations(model, SHAPE, whole=kind == "reward", context=nullcontext)
     assert found is not None and directly is not None
     assert found.live(SHAPE, CPU) == pytest.approx(directly.live(SHAPE, CPU), rel=0.02, abs=4096)
+
+
+def test_many_responses_make_the_short_rows_longer() -> None:
+    """Rounded to a few tokens each, rows of three lengths would be one and the same."""
+    model, many = model_of("plain"), Shape((40,), ((12,) * 64,))
+    found = activations(model, many, whole=False, context=nullcontext)
+    longer = Shape((80,), ((24,) * 64,))
+    assert found is not None
+    assert found.live(many, CPU).max() < found.live(longer, CPU).max() < 3 * found.live(many, CPU).max()
 
 
 class Peak(memory._LiveBytes):

@@ -126,15 +126,19 @@ def test_an_error_in_it_stops_no_run(
 # ---- max_tokens_per_batch="auto" -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [1, 6])
 def test_with_room_auto_is_what_the_rows_of_a_batch_have(
-    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+    size: int, tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = trainer(tmp_path, tokenizer, max_tokens_per_batch="auto")
+    """Also where the longest row alone has more."""
+    assert float(COSTS.double().mean()) < COSTS.max() < 6 * float(COSTS.double().mean())
+    run = trainer(tmp_path, tokenizer, max_tokens_per_batch="auto", per_device_train_batch_size=size)
     with caplog.at_level(logging.INFO, "prefopt"):
         run.train()
-    expected = round(6 * float(COSTS.double().mean()))
+    expected = round(size * float(COSTS.double().mean()))
     assert run.args.max_tokens_per_batch == expected
-    assert f"max_tokens_per_batch=auto: {expected} tokens, about 6" in caplog.text
+    rows = expected / float(COSTS.double().mean())
+    assert f"max_tokens_per_batch=auto: {expected} tokens, about {rows:.3g} rows a batch" in caplog.text
     for text in (run.launch, caplog.text):
         assert f"rows a step in batches of at most {expected} tokens" in text
 
