@@ -53,6 +53,8 @@ from tests.helpers.training import quiet
 assert TASK_FUNCTIONS and STAGE_FUNCTIONS  # paid for here, not by every process of a comparison
 IN_A_ROW = 3
 """How often a run is killed before it may end."""
+TRIES = 8
+"""Runs for each kill: one that is faster than the undisturbed one was has ended before it is struck."""
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 OTHER: dict[str, Any] = {}
 """Arguments by which all runs are others."""
@@ -260,7 +262,7 @@ def attempts(name: str, folder: Path, count: int, signum: int, rng: random.Rando
     whole = undisturbed(run, folder / "whole")
     planned = kills(whole, count, signum, rng, run)
     number = 0
-    while planned and number < 3 * count:
+    while planned and number < TRIES * count:
         place, number = folder / str(number), number + 1
         struck = []
         while planned and len(struck) < IN_A_ROW:
