@@ -6,9 +6,11 @@ given, and is decided in `reference_for`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -351,9 +353,20 @@ def write_cache(path: Path, logps: Tensor) -> None:
     """Keep log-probs for later runs. A run that dies here leaves nothing that a later one would trust.
 
     Several runs may write the same log-probs at the same time, so each has a file of its own until it is whole.
+
+    Raises:
+        OSError: the file could not be written, as on a full disk; the message names it.
     """
-    content, known = {"ref_logps": logps.contiguous()}, {"hash": _hash(logps)}
-    files.replace(path, lambda staged: save_file(content, staged, known), staging=f".{os.getpid()}.staging")
+
+    def write(staged: Path) -> None:
+        try:
+            save_file({"ref_logps": logps.contiguous()}, staged, {"hash": _hash(logps)})
+        except SafetensorError as error:  # which says the number of the system's error, and not the file
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code), str(path)) from error
+
+    files.replace(path, write, staging=f".{os.getpid()}.staging")
 
 
 def _hash(logps: Tensor) -> str:

@@ -88,7 +88,12 @@ class ReferencePass:
             logger.warning("%s is damaged, and is computed anew", path)
         flat = self._compute(dataset)
         if self.args.should_save:
-            write_cache(path, flat)
+            try:
+                write_cache(path, flat)
+            except OSError as error:
+                logger.warning(
+                    "%s; the reference log-probs are in memory, and a resumed run computes them again", error
+                )
         return flat
 
     def _compute(self, dataset: Dataset) -> Tensor:

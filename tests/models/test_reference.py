@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from prefopt import DPOConfig, DPOTrainer
@@ -323,6 +324,31 @@ def test_a_cache_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     write_cache(path, torch.arange(3.0))
     assert [p.name for p in path.parent.iterdir()] == ["abc.safetensors"]
     assert torch.equal(read_cache(path), torch.arange(3.0))
+
+
+def test_a_cache_that_cannot_be_written_names_its_file_and_the_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As safetensors says it: the number of the error alone."""
+
+    def full(*args: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(room, "save_file", full)
+    path = tmp_path / "ref_logps" / "abc.safetensors"
+    with pytest.raises(OSError, match=r"are free.*abc\.safetensors") as error:
+        write_cache(path, torch.arange(3.0))
+    assert error.value.errno == errno.ENOSPC and not path.exists()
+
+
+def test_a_run_goes_on_without_its_cache(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    monkeypatch.setenv("PREFOPT_CACHE", str(tmp_path / "cache"))
+    args = DPOConfig(**quiet(tmp_path, precompute_ref_log_probs=True))
+    trainer = DPOTrainer(tiny_llama(), args=args, train_dataset=ROWS, processing_class=tokenizer)
+    assert "ref_logps" in trainer.train_dataset.column_names and "are in memory" in caplog.text
 
 
 # ---- modes ---------------------------------------------------------------------------------------------------------
