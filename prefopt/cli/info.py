@@ -41,12 +41,20 @@ def main(command: Command, prog: str, argv: Sequence[str]) -> int:
 
         lines = described(Path(args.folder).expanduser())
     if args.json:
-        print(json.dumps(dict(lines), indent=2, ensure_ascii=False))
+        print(json.dumps(_by_name(lines), indent=2, ensure_ascii=False))
         return 0
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(f"{name:<{width}}  {visible(value)}")
     return 0
+
+
+def _by_name(lines: Sequence[tuple[str, str]]) -> dict[str, str | list[str]]:
+    """The lines by their names; of a name that several have, a list."""
+    found: dict[str, list[str]] = {}
+    for name, value in lines:
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 def environment() -> list[tuple[str, str]]:

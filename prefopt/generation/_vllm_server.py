@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -72,8 +73,12 @@ class EngineServer:
 
         try:
             response = self._poster.client.get(f"{self.url}/v1/models", timeout=60)
+            if response.status_code in (401, 403):
+                raise ValueError(
+                    f"vllm_server_base_url={self.url} answers HTTP {response.status_code}: set VLLM_API_KEY to its key"
+                )
             cards = [card for card in response.json()["data"] if not card.get("parent")]
-        except (httpx2.RequestError, LookupError, TypeError, ValueError) as error:
+        except (httpx2.RequestError, LookupError, TypeError, JSONDecodeError) as error:
             reason = self._poster.cleaned(f"{type(error).__name__}: {error}")
             raise ValueError(
                 f"vllm_server_base_url={self.url}: no vLLM server answers there ({reason}): start one by "

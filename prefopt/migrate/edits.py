@@ -69,30 +69,35 @@ class Source:
         self.edits.append(((begin, after), ""))
 
     def add_arguments(self, call: ast.Call, added: dict[str, str]) -> None:
-        """Give a call more arguments by name, laid out as those that it has."""
-        end = self.span(call)[1] - 1
-        given = [*call.args, *(keyword.value for keyword in call.keywords)]
-        if not given:
-            return self.insert(end, ", ".join(f"{name}={value}" for name, value in added.items()))
-        first = self.span(call.keywords[0] if call.keywords else given[-1])[0]
-        line = self.bytes.rfind(b"\n", 0, first) + 1
-        indent = self.bytes[line:first].decode("utf-8")
-        before = self.bytes[:end].rstrip()
-        comma = "" if before.endswith(b",") else ","
-        if not indent.strip() and call.end_lineno != call.lineno:
-            text = "".join(f"\n{indent}{name}={value}," for name, value in added.items())
-            return self.edits.append(((len(before), len(before)), comma + text))
-        text = " ".join(f"{name}={value}," for name, value in added.items()).rstrip(",")
-        return self.edits.append(((len(before), len(before)), f"{comma} {text}"))
+        """Give a call more arguments by name, laid out as those that it has: after those without a name, which stay."""
+        given = [f"{name}={value}" for name, value in added.items()]
+        if call.args:
+            begin, end = self.span(call.args[-1])
+            between = f",\n{indent}" if (indent := self._indent(begin)) and call.end_lineno != call.lineno else ", "
+            return self.insert(end, "".join(between + each for each in given))
+        if not call.keywords:
+            return self.insert(self.span(call)[1] - 1, ", ".join(given))
+        begin = self.span(call.keywords[0])[0]
+        if indent := self._indent(begin):
+            return self.insert(begin - len(indent), "".join(f"{indent}{each},\n" for each in given))
+        return self.insert(begin, "".join(f"{each}, " for each in given))
+
+    def _indent(self, at: int) -> str:
+        """The space before a place, where that begins a line; else ""."""
+        before = self.bytes[self.bytes.rfind(b"\n", 0, at) + 1 : at]
+        return "" if before.strip() else before.decode("utf-8")
 
     def insert(self, at: int, text: str) -> None:
         self.edits.append(((at, at), text))
 
     def insert_before(self, statement: ast.stmt, lines: list[str]) -> None:
         """Lines of code before a statement, as deep as it."""
-        begin = self.starts[statement.lineno - 1]
-        indent = " " * statement.col_offset
-        self.insert(begin, "".join(f"{indent}{line}\n" for line in lines))
+        begin = self.span(statement)[0]
+        line = self.starts[statement.lineno - 1]
+        if self.bytes[line:begin].strip():  # as in `if this: that`
+            return self.insert(begin, "".join(f"{each}; " for each in lines))
+        indent = self.bytes[line:begin].decode("utf-8")
+        self.insert(line, "".join(f"{indent}{each}\n" for each in lines))
 
     def edited(self) -> str:
         """The text with its edits; of two at one place the later asked for comes last."""

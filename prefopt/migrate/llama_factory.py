@@ -180,6 +180,10 @@ def _rows(values: Values, path: Path, note: Callable[..., None]) -> Values:
 def _loss(values: Values, command: str, note: Callable[..., None]) -> Values:
     if command == "sft" and values.get("use_dft_loss"):
         return {"loss_type": "dft"}
+    if command == "kto":
+        if values.get("pref_ftx"):
+            note("pref_ftx", "the likelihood beside KTO is a second loss here: --loss_type kto sft", by_hand=True)
+        return {"beta": values.get("pref_beta", 0.1)}
     if command != "dpo":
         return {}
     loss, share = str(values.get("pref_loss", "sigmoid")), float(values.get("pref_ftx") or 0.0)
@@ -198,7 +202,11 @@ def _setting(key: str, value: Any, known: frozenset[str], note: Callable[..., No
     if key in SILENT or key in ("dataset", "val_size", "quantization_bit", "use_dft_loss", "simpo_gamma", "pref_beta"):
         return {}
     if key in OTHERWISE:
-        note(key, OTHERWISE[key], by_hand=key in ("ref_model", "train_on_prompt", "max_samples", "eval_dataset"))
+        note(
+            key,
+            OTHERWISE[key],
+            by_hand=key in ("ref_model", "train_on_prompt", "max_samples", "eval_dataset", "pref_bco_weight"),
+        )
         return {}
     if value is None or key in (
         "lora_rank",

@@ -34,7 +34,18 @@ def migrated_script(text: str) -> Migrated:
         SyntaxError: it is no Python.
         ValueError: it has nothing of TRL.
     """
-    return _Script(Source(text)).migrated()
+    migrated = _Script(Source(text)).migrated()
+    try:
+        ast.parse(migrated.text)
+    except SyntaxError as error:
+        note = Note(error.lineno or 1, "the edits do not fit together here: make those of these notes", by_hand=True)
+        return Migrated(text, (*migrated.notes, note))
+    return migrated
+
+
+ARGS_SECOND = ("RewardTrainer", "SFTTrainer")
+UNNAMED = {"DPOTrainer": 2, "KTOTrainer": 2, "PPOTrainer": 0, **dict.fromkeys(ARGS_SECOND, 2)}
+"""Arguments without a name that mean the same to TRL's trainer and prefopt's; of others the model alone."""
 
 
 class _Script:
@@ -211,6 +222,8 @@ class _Script:
             return self._note(call, f"{name} has no counterpart: `prefopt --help` lists the methods", by_hand=True)
         if kind == "PPOTrainer" and self._steps_by_hand(call):
             return None
+        if len(call.args) > UNNAMED.get(name, 1):
+            return self._note(call, f"{name}: name the arguments after the first, whose order is another", by_hand=True)
         moved: dict[str, str] = {}
         for keyword in call.keywords:
             if keyword.arg is not None:
@@ -251,6 +264,8 @@ class _Script:
     def _moved(self, call: ast.Call, kind: str, moved: dict[str, str]) -> None:
         """Settings of a trainer's call, put into its config; and a config of the right kind where it had none."""
         args = next((keyword.value for keyword in call.keywords if keyword.arg in ("args", "config")), None)
+        if args is None and kind in ARGS_SECOND and len(call.args) > 1:
+            args = call.args[1]
         made = self.values.get(args.id) if isinstance(args, ast.Name) else args
         if args is None:
             if moved:

@@ -76,6 +76,8 @@ def _number(value: float) -> str:
 
 
 def _width() -> int:
+    if not sys.stdout.isatty():
+        return sys.maxsize  # a file keeps all numbers
     return min(shutil.get_terminal_size().columns, WIDEST) - 1
 
 

@@ -20,6 +20,7 @@ from prefopt.candidates.candidate import Candidate
 from prefopt.candidates.pool import Pool
 from prefopt.cli import folders
 from prefopt.cli.chat import Chat, Growing
+from prefopt.cli.info import _by_name
 from prefopt.generation.stopping import SequenceState
 from prefopt.models import load_scorer
 from prefopt.utils import jsonl
@@ -279,3 +280,8 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "trainer_state.json: not JSON" in error_of(capsys, "info", tmp_path)
     (tmp_path / "plan.yaml").write_text("a: [")
     assert "plan.yaml: not YAML" in error_of(capsys, "info", tmp_path)
+
+
+def test_lines_of_one_name_are_a_list_in_json() -> None:
+    lines = [("model", "policy"), ("method", "PPO"), ("model", "critic")]
+    assert _by_name(lines) == {"model": ["policy", "critic"], "method": "PPO"}

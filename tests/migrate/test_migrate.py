@@ -176,3 +176,40 @@ def test_defaults_that_differ_are_written_out() -> None:
 
 def test_every_key_has_one_answer() -> None:
     assert not RENAMES.keys() & OTHERWISE.keys()
+
+
+HEAD = "from trl import DPOTrainer, ORPOTrainer, SFTTrainer\n"
+CALLS = {
+    "several at the end go": "DPOTrainer(model, ref, beta=0.2, train_dataset=d, max_length=9, max_prompt_length=5)",
+    "a comment at the end": "SFTTrainer(model, train_dataset=d,\n  max_seq_length=512,\n  packing=False  # pack\n)",
+    "all of them go": "DPOTrainer(model, beta=0.2)",
+    "by name alone": "DPOTrainer(model=model, train_dataset=d, beta=0.2)",
+    "a line each": "DPOTrainer(\n    model,  # policy\n    ref,\n    beta=0.2,\n    train_dataset=d,\n)",
+    "the first by name goes": "DPOTrainer(\n    beta=0.2,\n    model=model,\n)",
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_what_moves_into_a_config_leaves_python(case: str) -> None:
+    found = migrated_script(HEAD + f"t = {CALLS[case]}\n")
+    (call,) = [node for node in ast.walk(ast.parse(found.text)) if isinstance(node, ast.Call) and _is_trainer(node)]
+    names = [keyword.arg for keyword in call.keywords]
+    assert "args" in names and not {"beta", "max_length", "max_seq_length"} & set(names)
+    (config,) = [keyword.value for keyword in call.keywords if keyword.arg == "args"]
+    assert isinstance(config, ast.Call) and {k.arg for k in config.keywords} & {"beta", "max_length"}
+
+
+def _is_trainer(node: ast.Call) -> bool:
+    return isinstance(node.func, ast.Name) and node.func.id.endswith("Trainer")
+
+
+@pytest.mark.parametrize("call", ["DPOTrainer(model, ref, args, beta=0.2)", "ORPOTrainer(model, args)"])
+def test_arguments_without_a_name_are_left_to_people(call: str) -> None:
+    found = migrated_script(HEAD + f"t = {call}\n")
+    assert not found.whole and any("name the arguments" in note.text for note in found.notes)
+
+
+def test_a_line_before_a_statement_that_does_not_begin_one() -> None:
+    source = Source("if a: t = f(1)\n")
+    source.insert_before(source.tree.body[0].body[0], ["b = 2"])  # type: ignore[attr-defined]
+    assert source.edited() == "if a: b = 2; t = f(1)\n"
