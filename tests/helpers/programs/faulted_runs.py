@@ -80,8 +80,12 @@ def tried(run: Run, folder: Path, fault: Fault, whole: Whole) -> dict[str, Any]:
 
 
 def named(log: str, path: str, folder: Path) -> bool:
-    """Whether the last error names the file, as it is or is to be called, or the checkpoint that it is part of."""
-    said = log.rpartition("Traceback")[2]
+    """Whether the last error, or a warning after which the run went on to the next failing write, names the file.
+
+    As it is or is to be called, or the checkpoint that it is part of.
+    """
+    warnings = [line for line in log.splitlines() if line.startswith("[Errno")]
+    said = "\n".join([log.rpartition("Traceback")[2], *warnings])
     final = re.sub(r"/\.staging(/model)?|\.(\d+\.)?staging", "", path)
     checkpoint = re.search(r".*/checkpoint-\d+", final)
     temporary = Path(final).name.startswith(".tmp")  # safetensors', beside the file
