@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -71,8 +70,8 @@ def _run(folder: Path) -> Lines:
 def _progress(folder: Path, steps: list[int]) -> Lines:
     """How many steps are done of how many, and what was logged last."""
     places = [folder / STATE, *(folder / f"checkpoint-{step}" / STATE for step in steps[-1:])]
-    state = max(map(_json, places), key=lambda each: each.get("global_step", -1))
-    logs = _json(folder / "doctor.json").get("logs") or state.get("log_history") or []
+    state = max(map(jsonl.read_object, places), key=lambda each: each.get("global_step", -1))
+    logs = jsonl.read_object(folder / "doctor.json").get("logs") or state.get("log_history") or []
     lines = []
     if state:
         lines.append(("steps", f"{state.get('global_step', 0):,} of {state.get('max_steps', 0):,}"))
@@ -86,7 +85,7 @@ def _progress(folder: Path, steps: list[int]) -> Lines:
 
 
 def _objective(folder: Path) -> Lines:
-    objective = (_json(folder / "doctor.json").get("facts") or {}).get("objective") or {}
+    objective = (jsonl.read_object(folder / "doctor.json").get("facts") or {}).get("objective") or {}
     return [("method", str(objective["name"]))] if "name" in objective else []
 
 
@@ -94,9 +93,9 @@ def _model(folder: Path) -> Lines:
     """A saved model alone."""
     if not (places := _model_places(folder)):
         return []
-    adapter = _json(folder / "adapter_config.json")
+    adapter = jsonl.read_object(folder / "adapter_config.json")
     kind = f"an adapter ({adapter.get('peft_type')})" if adapter else "a model"
-    config = _json(folder / "config.json")
+    config = jsonl.read_object(folder / "config.json")
     lines = [("folder", f"{folder}: {kind}")]
     lines += [("base model", str(adapter.get("base_model_name_or_path")))] if adapter else []
     lines += (
@@ -129,7 +128,9 @@ def _version(record: Mapping[str, Any]) -> str:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    return next((found for place in (folder, folder / "policy") if (found := _json(place / "prefopt.json"))), {})
+    return next(
+        (found for place in (folder, folder / "policy") if (found := jsonl.read_object(place / "prefopt.json"))), {}
+    )
 
 
 def _model_places(folder: Path) -> list[Path]:
@@ -239,7 +240,12 @@ def _program(folder: Path) -> Lines:
         return []
     held = _holds(path)
     unknown = f"{path} is there: a program writes here, or was killed"
-    return [("now", "a program writes here" if held else unknown if held is None else "nobody writes here")]
+    return [
+        (
+            "now",
+            "a program writes here" if held else unknown if held is None else "no program on this machine writes here",
+        )
+    ]
 
 
 def _holds(path: Path) -> bool | None:
@@ -249,16 +255,6 @@ def _holds(path: Path) -> bool | None:
     node = path.stat()
     place = f"{os.major(node.st_dev):02x}:{os.minor(node.st_dev):02x}:{node.st_ino}"
     return any(place in line.split() for line in LOCKS.read_text().splitlines())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}): restore the file, or delete it") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _is_number(value: object) -> bool:

@@ -18,7 +18,7 @@ from datasets import Dataset
 from peft import PeftModel
 
 from ..models.wrappers import unwrap_parallel
-from ..utils import files, secrets
+from ..utils import files, jsonl, secrets
 from .card import CARD, card_of, is_ours
 from .config import PreferenceConfig
 from .declarations import DECLARATIONS
@@ -112,14 +112,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is damaged.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}): delete it, it only describes the model") from error
-    return found if isinstance(found, dict) else {}
+    return jsonl.read_object(folder / FILE, "delete it, it only describes the model")
 
 
 def versions() -> dict[str, str]:
@@ -131,6 +124,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # a source tree that is not installed
             continue
     return found
+
+
+def names_given(model: Any, reference: Any, scorer: Any, train: Any, held_out: Any) -> dict[str, str | None]:
+    """What a record calls that which a trainer was given."""
+    return {
+        "model": name_of_model(model),
+        "reference": name_of_model(reference),
+        "scorer": None if scorer is None else name_of_scorer(scorer),
+        "train": name_of_rows(train),
+        "eval": name_of_rows(held_out),
+    }
 
 
 def name_of_rows(rows: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import pstdev
@@ -58,9 +57,9 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: a file is damaged; the message names it.
     """
-    record = _json(folder / FILE)
+    record = jsonl.read_object(folder / FILE)
     states = [folder / STATE, *(folder / f"checkpoint-{step}" / STATE for step in steps_of(folder)[-1:])]
-    logs = [record.get("logs") or [], *(_json(state).get("log_history") or [] for state in states)]
+    logs = [record.get("logs") or [], *(jsonl.read_object(state).get("log_history") or [] for state in states)]
     logs.append(list(jsonl.read(folder / TASK_LOG)))
     facts = dict(record.get("facts") or {}) or _of_checkpoint(folder)
     records = RolloutLog(folder / ROLLOUTS).read()
@@ -75,15 +74,15 @@ def read_run(folder: Path) -> Run:
 
 def read_facts(folder: Path) -> Mapping[str, Any]:
     """What a run has noted of itself, nothing if it has not."""
-    return _json(folder / FILE).get("facts") or {}
+    return jsonl.read_object(folder / FILE).get("facts") or {}
 
 
 def _of_checkpoint(folder: Path) -> dict[str, Any]:
     """The objective by the record of a run of iterations or the newest checkpoint: older versions noted no more."""
-    if iterations := _json(folder / RUN):
+    if iterations := jsonl.read_object(folder / RUN):
         return {"objective": {**iterations, "name": iterations.get("objective")}}
     for step in steps_of(folder)[-1:]:
-        objective = (_json(folder / f"checkpoint-{step}" / MANIFEST).get("run") or {}).get("objective")
+        objective = (jsonl.read_object(folder / f"checkpoint-{step}" / MANIFEST).get("run") or {}).get("objective")
         return {"objective": objective} if isinstance(objective, Mapping) else {}
     return {}
 
@@ -102,16 +101,3 @@ def _figures(alarm: Alarm) -> dict[str, Any]:
 
 def _spread(scores: list[float]) -> float | None:
     return pstdev(scores) if len(scores) > 1 else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A file's object, an empty one if there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}): restore the file, or delete it") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: not a JSON object: restore the file, or delete it")
-    return value

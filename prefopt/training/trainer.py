@@ -55,7 +55,7 @@ from .given_rows import given_rows, purpose_of
 from .health import Health, check_models
 from .interruption import asked_by_any, told
 from .launch import check_engine, check_launch, check_lengths, launch_in_words
-from .lineage import Lineage, name_of_model, name_of_rows, name_of_scorer
+from .lineage import Lineage, names_given
 from .log_lines import make_readable
 from .memory import MemoryForecast
 from .metrics import MetricsAccumulator, encoding_metrics
@@ -156,13 +156,7 @@ class PreferenceTrainer(Trainer):
         check_launch(args)
         trackers.check_installed(cast(list[str], args.report_to))
         listener().meet()
-        names = {
-            "model": name_of_model(model),
-            "reference": name_of_model(ref_model),
-            "scorer": None if scorer is None else name_of_scorer(scorer),
-            "train": name_of_rows(train_dataset),
-            "eval": name_of_rows(eval_dataset),
-        }
+        names = names_given(model, ref_model, scorer, train_dataset, eval_dataset)
         objective = checked_objective(objective)
         train_dataset, eval_dataset = given_rows(train_dataset, eval_dataset, args, purpose_of(objective))
         built = build(

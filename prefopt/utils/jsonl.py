@@ -135,3 +135,23 @@ def replace(path: Path, records: Iterable[Record]) -> None:
         OSError: it could not be written, as on a full disk; the message names the file. What it held is intact.
     """
     files.replace(path, map(line_of, records))
+
+
+def read_object(path: Path, remedy: str = "restore the file, or delete it") -> dict[str, Any]:
+    """The object that a JSON file holds, an empty one if there is no file.
+
+    Args:
+        remedy: what to do about a damaged file, as the message ends.
+
+    Raises:
+        ValueError: it is not JSON, or no object; the message names it.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}): {remedy}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object: {remedy}")
+    return value

@@ -229,7 +229,10 @@ def test_info_of_a_run_that_was_killed(
     locks.write_text("1: FLOCK  ADVISORY  WRITE 1 00:00:1 0 EOF\n")
     monkeypatch.setattr(folders, "LOCKS", locks)
     found = info(capsys, tmp_path / "run")
-    assert found["folder"].endswith("run: a training that is not finished") and found["now"] == "nobody writes here"
+    assert (
+        found["folder"].endswith("run: a training that is not finished")
+        and found["now"] == "no program on this machine writes here"
+    )
 
     place = f"{os.major(node.st_dev):02x}:{os.minor(node.st_dev):02x}:{node.st_ino}"
     locks.write_text(f"1: FLOCK  ADVISORY  WRITE 1 {place} 0 EOF\n")

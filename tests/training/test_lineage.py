@@ -67,7 +67,7 @@ def test_a_folder_says_what_made_it(place: Path) -> None:
 def test_a_card_is_one_that_the_hub_reads(adapted: bool, place: Path) -> None:
     trained(peft_config=LoraConfig(r=2) if adapted else None)
     card = ModelCard.load(place / "out/README.md")
-    assert card.data.library_name == ("peft" if adapted else "transformers")
+    assert card.data.to_dict()["library_name"] == ("peft" if adapted else "transformers")
     assert card.data.pipeline_tag == "text-generation"
     assert card.data.tags == ["prefopt", "dpo", *(["lora"] if adapted else [])]
     assert card.data.base_model is None and card.data.datasets is None, "folders of this machine are no hub ids"
